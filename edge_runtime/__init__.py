@@ -1,0 +1,1 @@
+"""The onboard half: open an engine bundle inside a byte budget and turn camera frames into inspection reports."""

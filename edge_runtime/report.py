@@ -1,0 +1,181 @@
+"""What an inspection report is: its fields, its JSON, and the schema a model's answer is held to.
+
+Knows nothing of models, images or ROS. Two JSON forms exist. The *answer* is what the language
+model writes, short because every token costs time; its schema constrains decoding. The *report* is
+what people and programs read; it adds confidences, timings and the truncation mark.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+DEFECT_CLASSES = ("crack", "corrosion", "spalling", "exposed_rebar", "efflorescence")
+SEVERITIES = ("minor", "moderate", "severe", "critical")
+ACTIONS = ("monitor", "inspect closely", "schedule repair", "repair now")
+MAX_FINDINGS = 8
+MAX_DESCRIPTION_CHARS = 120
+
+_REGION_STEPS = 100  # an answer gives coordinates in hundredths of the frame
+
+
+@dataclass(frozen=True)
+class Region:
+    """An axis-aligned box in fractions of the frame's width and height, 0 at the top left."""
+
+    x_min: float
+    y_min: float
+    x_max: float
+    y_max: float
+
+    def iou(self, other: Region) -> float:
+        """Intersection over union with ``other``, 0.0 where either box has no area."""
+        width = min(self.x_max, other.x_max) - max(self.x_min, other.x_min)
+        height = min(self.y_max, other.y_max) - max(self.y_min, other.y_min)
+        if width <= 0 or height <= 0:
+            return 0.0
+        shared = width * height
+        return shared / (self.area + other.area - shared)
+
+    @property
+    def area(self) -> float:
+        """Share of the frame that the box covers, 0 to 1."""
+        return max(self.x_max - self.x_min, 0.0) * max(self.y_max - self.y_min, 0.0)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One defect: what it is, how bad, where, how sure the model is, and what to do about it.
+
+    ``confidence`` is the product of the probabilities, among the answers the schema allows, with
+    which the model opened this finding and named its class.
+    """
+
+    defect_class: str  # one of DEFECT_CLASSES
+    severity: str  # one of SEVERITIES
+    region: Region
+    confidence: float  # 0 to 1
+    description: str
+    action: str  # one of ACTIONS
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Milliseconds that each step of one report took."""
+
+    preprocess_ms: float = 0.0
+    vision_ms: float = 0.0  # vision encoder and connector
+    prefill_ms: float = 0.0
+    decode_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class InspectionReport:
+    """The findings of one frame; ``truncated`` where a token limit cut the model's answer short."""
+
+    findings: tuple[Finding, ...] = ()
+    truncated: bool = False
+    tokens: int = 0  # tokens of the answer, forced ones included
+    timings: Timings = field(default_factory=Timings)
+
+
+def answer_schema() -> dict[str, Any]:
+    """JSON schema of a model's answer, in the order in which the model writes it."""
+    coordinate = {"type": "integer", "minimum": 0, "maximum": _REGION_STEPS}
+    finding = {
+        "type": "object",
+        "properties": {
+            "class": {"enum": list(DEFECT_CLASSES)},
+            "severity": {"enum": list(SEVERITIES)},
+            "region": {"type": "array", "items": coordinate, "minItems": 4, "maxItems": 4},
+            "description": {"type": "string", "pattern": rf"^[A-Za-z0-9 ,.%-]{{0,{MAX_DESCRIPTION_CHARS}}}$"},
+            "action": {"enum": list(ACTIONS)},
+        },
+        "required": ["class", "severity", "region", "description", "action"],
+        "additionalProperties": False,
+    }
+    return {
+        "type": "object",
+        "properties": {"findings": {"type": "array", "items": finding, "maxItems": MAX_FINDINGS}},
+        "required": ["findings"],
+        "additionalProperties": False,
+    }
+
+
+def answer_from_findings(findings: Sequence[Finding]) -> str:
+    """The compact JSON answer that a perfect model would write for ``findings``."""
+    items = [
+        {
+            "class": f.defect_class,
+            "severity": f.severity,
+            "region": [round(v * _REGION_STEPS) for v in (f.region.x_min, f.region.y_min, f.region.x_max, f.region.y_max)],
+            "description": f.description,
+            "action": f.action,
+        }
+        for f in findings
+    ]
+    return json.dumps({"findings": items}, separators=(",", ":"))
+
+
+def findings_from_answer(answer: str, confidences: Sequence[float]) -> tuple[Finding, ...]:
+    """Parse a complete answer; ``confidences`` has one value a finding, in order.
+
+    Corners given in the wrong order are swapped, so that a region is never inside out.
+
+    Raises:
+        ValueError: the answer does not satisfy :func:`answer_schema`, or the counts differ.
+    """
+    items = json.loads(answer)["findings"]
+    return tuple(_finding_from_item(item, confidence) for item, confidence in zip(items, confidences, strict=True))
+
+
+def _finding_from_item(item: Mapping[str, Any], confidence: float) -> Finding:
+    x0, y0, x1, y1 = (value / _REGION_STEPS for value in item["region"])
+    return Finding(
+        defect_class=item["class"],
+        severity=item["severity"],
+        region=Region(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)),
+        confidence=confidence,
+        description=item["description"],
+        action=item["action"],
+    )
+
+
+def json_from_report(report: InspectionReport) -> dict[str, Any]:
+    """The report as plain dicts, lists and numbers; ``defect_class`` is spelled ``class``."""
+    document = asdict(report)
+    for finding in document["findings"]:
+        finding["class"] = finding.pop("defect_class")
+    document["findings"] = list(document["findings"])
+    return document
+
+
+def report_from_json(document: Mapping[str, Any]) -> InspectionReport:
+    """Inverse of :func:`json_from_report`.
+
+    Raises:
+        ValueError: a field is missing or has the wrong form.
+    """
+    try:
+        findings = tuple(
+            Finding(
+                defect_class=item["class"],
+                severity=item["severity"],
+                region=Region(**item["region"]),
+                confidence=float(item["confidence"]),
+                description=item["description"],
+                action=item["action"],
+            )
+            for item in document["findings"]
+        )
+        return InspectionReport(
+            findings=findings,
+            truncated=bool(document["truncated"]),
+            tokens=int(document["tokens"]),
+            timings=Timings(**document["timings"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not an inspection report: {error!r}") from error

@@ -1,0 +1,1 @@
+"""ONNX graph emitters, one per component."""

@@ -1,0 +1,1 @@
+"""The reference inspector: scene renderer, training, evaluation and weights."""

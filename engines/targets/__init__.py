@@ -1,0 +1,1 @@
+"""Compilers: from an ONNX graph to a file that one inference engine loads."""

@@ -1,0 +1,45 @@
+"""Package metadata; tool settings live in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROS = [
+    "ros-rclpy[fastrtps]==7.1.6",
+    "ros-sensor-msgs==5.3.6",
+    "ros-diagnostic-msgs==5.3.6",
+]
+
+setup(
+    name="edge-runtime",
+    version="0.1.0",
+    description="Vision-language inspection on a Jetson: quantized engines, a byte budget, and ROS 2 reports",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["edge_runtime", "edge_runtime.*", "engines", "engines.*"]),
+    package_data={"edge_runtime": ["py.typed"], "engines": ["py.typed", "recipes/*.yaml", "devices/*.yaml", "reference/checkpoint/*"]},
+    install_requires=[
+        "numpy>=1.24,<3",
+        "opencv-python>=4.8,<6",
+        "onnxruntime>=1.22,<2",
+        "llguidance>=1.3,<2",
+        "tokenizers>=0.20,<1",
+        "psutil>=5.9,<8",
+    ],
+    extras_require={
+        "build": ["onnx>=1.17,<2", "ml_dtypes>=0.4,<1", "PyYAML>=6,<7", "tqdm>=4.66,<5"],
+        "jetson": ["pycuda>=2024.1"],
+        "parity": ["torch==2.13.0", "transformers>=5,<6", "safetensors>=0.5,<1", "pillow>=11"],
+        "train": ["torch==2.13.0", "transformers>=5,<6", "safetensors>=0.5,<1", "matplotlib>=3.8,<4"],
+        "ros": ROS,
+        "dev": ["pytest>=8,<10", "pytest-timeout>=2.3", "hypothesis>=6.100,<7", "ruff>=0.9,<1", "mypy>=1.14,<3", "types-PyYAML", "types-psutil", "types-tqdm"],
+    },
+    entry_points={
+        "console_scripts": [
+            "edge-runtime = edge_runtime.cli:main",
+            "edge-engines = engines.cli:main",
+        ],
+    },
+)
