@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any
 
 DEFECT_CLASSES = ("crack", "corrosion", "spalling", "exposed_rebar", "efflorescence")
@@ -111,7 +111,7 @@ def answer_from_findings(findings: Sequence[Finding]) -> str:
         {
             "class": f.defect_class,
             "severity": f.severity,
-            "region": [round(v * _REGION_STEPS) for v in (f.region.x_min, f.region.y_min, f.region.x_max, f.region.y_max)],
+            "region": [round(corner * _REGION_STEPS) for corner in astuple(f.region)],
             "description": f.description,
             "action": f.action,
         }

@@ -1,0 +1,112 @@
+"""The ledger of bytes: what a bundle will need, whether it is admitted, what it took; loads nothing itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import psutil
+
+from edge_runtime.errors import BudgetExceededError
+
+_UNITS = {
+    "": 1, "b": 1,
+    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+    "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
+    "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LedgerItem:
+    """Bytes of one thing, as planned and, once it exists, as measured."""
+
+    name: str
+    planned_bytes: int
+    measured_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Itemised bytes against a budget."""
+
+    items: tuple[LedgerItem, ...]
+    budget_bytes: int | None = None
+
+    @property
+    def planned_bytes(self) -> int:
+        """Sum of what was planned."""
+        return sum(item.planned_bytes for item in self.items)
+
+    @property
+    def measured_bytes(self) -> int:
+        """Sum of what was measured so far."""
+        return sum(item.measured_bytes or 0 for item in self.items)
+
+    def with_measured(self, measured_bytes: Mapping[str, int]) -> Ledger:
+        """A copy with measurements by item name; names that were not planned are added with a plan of 0."""
+        items = [replace(i, measured_bytes=measured_bytes.get(i.name, i.measured_bytes)) for i in self.items]
+        planned = {item.name for item in self.items}
+        items += [LedgerItem(name, 0, size) for name, size in measured_bytes.items() if name not in planned]
+        return replace(self, items=tuple(items))
+
+    def table(self) -> str:
+        """The items as aligned lines of text: name, planned, measured; then the total and the budget."""
+        rows = [("", "planned", "measured")]
+        rows += [(i.name, format_bytes(i.planned_bytes), _format_or_blank(i.measured_bytes)) for i in self.items]
+        measured = self.measured_bytes if any(i.measured_bytes is not None for i in self.items) else None
+        rows.append(("total", format_bytes(self.planned_bytes), _format_or_blank(measured)))
+        if self.budget_bytes is not None:
+            rows.append(("budget", format_bytes(self.budget_bytes), ""))
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = (f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows)
+        return "\n".join(lines)
+
+
+def check_fits(ledger: Ledger, budget_bytes: int) -> Ledger:
+    """Admit ``ledger`` to ``budget_bytes``; the admitted ledger carries the budget.
+
+    Raises:
+        BudgetExceededError: the plan is larger; the message holds the itemised ledger.
+    """
+    admitted = replace(ledger, budget_bytes=budget_bytes)
+    if ledger.planned_bytes > budget_bytes:
+        over = format_bytes(ledger.planned_bytes - budget_bytes)
+        raise BudgetExceededError(
+            f"the plan needs {format_bytes(ledger.planned_bytes)}, {over} more than the budget of "
+            f"{format_bytes(budget_bytes)}; raise the budget, free memory, or build with a smaller recipe "
+            f"(asymmetric-int4)\n{admitted.table()}"
+        )
+    return admitted
+
+
+def parse_bytes(text: str | int) -> int:
+    """Bytes of ``"11.4GB"`` (decimal units), ``"512MiB"`` (binary units), ``"4096"`` or an integer.
+
+    Raises:
+        ValueError: not a positive amount of bytes.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-zA-Z]*)\s*", str(text), re.ASCII)
+    unit = _UNITS.get(match[2].lower()) if match else None
+    size_bytes = round(float(match[1]) * unit) if match and unit else 0
+    if size_bytes < 1:
+        raise ValueError(f"{text!r} is not an amount of memory; write for instance 2GB, 512MiB or 2000000000")
+    return size_bytes
+
+
+def format_bytes(size_bytes: int) -> str:
+    """``size_bytes`` for people, in decimal units: ``"11.4 GB"``."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if abs(size_bytes) >= unit:
+            return f"{size_bytes / unit:.2f} {name}"
+    return f"{size_bytes} B"
+
+
+def available_bytes() -> int:
+    """Memory that can be had without swapping: MemAvailable, which counts reclaimable page cache."""
+    return int(psutil.virtual_memory().available)
+
+
+def _format_or_blank(size_bytes: int | None) -> str:
+    return "" if size_bytes is None else format_bytes(size_bytes)
