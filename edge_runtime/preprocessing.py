@@ -1,0 +1,173 @@
+"""A camera frame into the pixel tensor of a vision encoder; knows no engine, and no image library but OpenCV.
+
+Vision encoders were trained on images resized by Pillow, whose filters widen when they shrink (antialiasing);
+OpenCV's bicubic does not, and turns a hairline crack into dots. So Pillow's resampling (its ``Resample.c``: two
+passes, horizontal first, rounded to 8 bits after each) is done here as products with banded weight matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.bundle import PreprocessingSpec
+from edge_runtime.errors import FrameError
+
+Float32 = NDArray[np.float32]
+
+_BLOCK_OUTPUTS = 16  # outputs that share one weight matrix: wider wastes products with zero, narrower wastes calls
+_STRIP_ROWS = 64  # rows converted to float at once: they stay in cache, and an 8K frame never exists as 400 MB of float
+
+
+def check_frame(frame: Any) -> None:
+    """Refuse what cannot be inspected: a frame is uint8 (H, W, 3), BGR as OpenCV gives it, of at least 1x1.
+
+    Raises:
+        FrameError: another type, dtype or shape, or no pixels.
+    """
+    if not isinstance(frame, np.ndarray):
+        raise FrameError(
+            f"the frame is {type(frame).__name__}, expected a uint8 array (H, W, 3), BGR; read one with cv2.imread"
+        )
+    if frame.dtype != np.uint8:
+        if frame.dtype.kind == "f" and not np.isfinite(frame).all():
+            raise FrameError("the frame holds NaN or infinity, expected uint8 in 0..255; drop it, its source is broken")
+        raise FrameError(f"the frame is {frame.dtype}, expected uint8; scale it to 0..255 and use .astype(np.uint8)")
+    if frame.ndim != 3 or frame.shape[2] != 3:
+        raise FrameError(
+            f"the frame has shape {frame.shape}, expected (H, W, 3), BGR; cv2.cvtColor converts grey and BGRA images"
+        )
+    if frame.size == 0:
+        raise FrameError(f"the frame has no pixels (shape {frame.shape}); drop it, its source delivered nothing")
+
+
+def pixels_from_frame(frame: NDArray[np.uint8], spec: PreprocessingSpec) -> Float32:
+    """The pixel tensor f32 (1, 3, H, W), RGB and normalised, of ``frame``: uint8 (H, W, 3), BGR.
+
+    Equal to the Hugging Face CLIP image processor (Pillow backend) within one of 255 steps before normalising.
+
+    Raises:
+        FrameError: the frame cannot be inspected.
+    """
+    check_frame(frame)
+    height, width = frame.shape[:2]
+    resized = resize_like_pillow(frame, *_resize_windows(height, width, spec), spec.resample)
+    scale = np.float32(spec.rescale_factor) / np.asarray(spec.std, np.float32)
+    offset = np.asarray(spec.mean, np.float32) / np.asarray(spec.std, np.float32)
+    pixels: Float32 = resized * scale[:, None, None] - offset[:, None, None]
+    return pixels[None]  # (1, 3, H, W)
+
+
+@dataclass(frozen=True)
+class OutputWindow:
+    """Outputs ``[first, first + count)`` of an axis resized to ``full`` pixels: a resize and a crop in one."""
+
+    full: int
+    first: int
+    count: int
+
+
+def resize_like_pillow(frame: NDArray[np.uint8], rows: OutputWindow, columns: OutputWindow, resample: int) -> Float32:
+    """Resize and crop as Pillow would; returns whole numbers 0..255 as f32 (3, rows.count, columns.count), RGB.
+
+    ``resample`` is Pillow's number: 2 bilinear, 3 bicubic.
+    """
+    height, width = frame.shape[:2]
+    vertical, horizontal = _bands(height, rows, resample), _bands(width, columns, resample)
+    top, bottom = vertical[0].first, vertical[-1].end  # rows that any output sees
+
+    narrowed = np.empty((3, bottom - top, columns.count), np.float32)
+    planes = np.empty((3, _STRIP_ROWS, width), np.float32)
+    for y in range(top, bottom, _STRIP_ROWS):
+        strip = np.ascontiguousarray(frame[y : min(y + _STRIP_ROWS, bottom)])
+        count = len(strip)
+        for plane, channel in zip(planes, reversed(cv2.split(strip)), strict=True):  # BGR to RGB
+            plane[:count] = channel
+        target = narrowed[:, y - top : y - top + count]
+        for band in horizontal:
+            np.matmul(planes[:, :count, band.first : band.end], band.weights.T, out=target[:, :, band.outputs])
+    _round_to_bytes(narrowed)
+
+    resized = np.empty((3, rows.count, columns.count), np.float32)
+    for band in vertical:
+        np.matmul(band.weights, narrowed[:, band.first - top : band.end - top], out=resized[:, band.outputs])
+    return _round_to_bytes(resized)
+
+
+def _round_to_bytes(values: Float32) -> Float32:
+    values += np.float32(0.5)
+    np.clip(values, 0, 255, out=values)
+    return np.floor(values, out=values)
+
+
+def _resize_windows(height: int, width: int, spec: PreprocessingSpec) -> tuple[OutputWindow, OutputWindow]:
+    if spec.resize == "exact":
+        return OutputWindow(spec.height, 0, spec.height), OutputWindow(spec.width, 0, spec.width)
+    edge = spec.shortest_edge or min(spec.height, spec.width)
+    short = min(height, width)
+    full_height = edge if height == short else int(edge * height / short)
+    full_width = edge if width == short else int(edge * width / short)
+    # Only the crop is computed, so a 1 x 8000 frame costs no more than a square one.
+    return (
+        OutputWindow(full_height, (full_height - spec.height) // 2, spec.height),
+        OutputWindow(full_width, (full_width - spec.width) // 2, spec.width),
+    )
+
+
+@dataclass(frozen=True)
+class _Band:
+    """Weights (outputs, inputs) of neighbouring outputs over the only inputs they see, ``[first, end)``."""
+
+    outputs: slice
+    first: int
+    end: int
+    weights: Float32
+
+
+@lru_cache(maxsize=16)
+def _bands(size: int, window: OutputWindow, resample: int) -> tuple[_Band, ...]:
+    """The filter of one axis, from ``size`` inputs; a camera keeps its size, so this is computed once."""
+    kernel, radius = _KERNELS[resample]
+    scale = size / window.full
+    stretch = max(scale, 1.0)  # the filter widens when shrinking: this is the antialiasing
+    support = radius * stretch
+    if size == window.full:  # Pillow skips the pass
+        stretch, support = 1.0, 0.5
+
+    bands = []
+    for begin in range(0, window.count, _BLOCK_OUTPUTS):
+        end = min(begin + _BLOCK_OUTPUTS, window.count)
+        centers = (np.arange(begin, end) + window.first + 0.5) * scale
+        firsts = np.maximum((centers - support + 0.5).astype(int), 0)
+        ends = np.minimum((centers + support + 0.5).astype(int), size)
+        first, last = int(firsts.min()), int(ends.max())
+        inputs = np.arange(first, last)
+        weights = kernel((inputs[None] - centers[:, None] + 0.5) / stretch)
+        weights[(inputs[None] < firsts[:, None]) | (inputs[None] >= ends[:, None])] = 0.0
+        weights /= weights.sum(axis=1, keepdims=True)
+        bands.append(_Band(slice(begin, end), first, last, weights.astype(np.float32)))
+    return tuple(bands)
+
+
+def _bilinear(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.maximum(1.0 - np.abs(x), 0.0)
+
+
+def _bicubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    a = -0.5  # Pillow's choice, as Keys 1981
+    x = np.abs(x)
+    inner = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
+    outer = (((x - 5.0) * x + 8.0) * x - 4.0) * a
+    return np.where(x < 1.0, inner, np.where(x < 2.0, outer, 0.0))
+
+
+_KERNELS: dict[int, tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], float]] = {
+    2: (_bilinear, 1.0),
+    3: (_bicubic, 2.0),
+}

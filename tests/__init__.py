@@ -1,0 +1,1 @@
+"""The specification: one behaviour a test, mirroring the tree."""

@@ -1,0 +1,68 @@
+"""Stand-ins that behave like the real thing on purpose, for tests that are about something else."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.budget import Ledger, LedgerItem
+from edge_runtime.preprocessing import check_frame
+from edge_runtime.report import Finding, InspectionReport, Region, Timings
+
+CRACK = Finding(
+    defect_class="crack",
+    severity="moderate",
+    region=Region(0.2, 0.3, 0.6, 0.7),
+    confidence=0.9,
+    description="hairline crack across the joint",
+    action="inspect closely",
+)
+
+
+class ScriptedInspector:
+    """An inspector without a model: answers frame after frame from a script, over and over.
+
+    An exception in the script is raised instead of returned. Frames are checked as the real one does.
+    """
+
+    def __init__(
+        self,
+        script: Iterable[InspectionReport | Exception] = (
+            InspectionReport(findings=(CRACK,), tokens=40, timings=Timings(1.0, 2.0, 3.0, 4.0, 10.0)),
+            InspectionReport(tokens=4, timings=Timings(1.0, 2.0, 3.0, 1.0, 7.0)),
+        ),
+        delay_s: float = 0.0,
+    ) -> None:
+        self._script = itertools.cycle(script)
+        self._delay_s = delay_s
+        self.frame_shapes: list[tuple[int, ...]] = []
+        self.closed = False
+        self.ledger = Ledger((LedgerItem("weights", 1_000_000, 1_100_000),), budget_bytes=2_000_000)
+
+    def inspect(self, frame: NDArray[np.uint8]) -> InspectionReport:
+        """The next line of the script, after ``delay_s``."""
+        if self.closed:
+            raise RuntimeError("this inspector is closed")
+        check_frame(frame)
+        self.frame_shapes.append(frame.shape)
+        time.sleep(self._delay_s)
+        step = next(self._script)
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+    def close(self) -> None:
+        self.closed = True
+
+    def __enter__(self) -> ScriptedInspector:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
