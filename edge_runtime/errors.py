@@ -11,6 +11,7 @@
     |   `-- BundleTargetError                            compiled for another engine or machine
     |-- FrameError (ValueError)         1   an image that cannot be inspected
     |-- SourceError (OSError)           1   a camera, video or folder that cannot be opened or vanished
+    |-- FlightLogError (OSError)        1   a flight log that cannot be written, read or understood
     |-- BackendError (RuntimeError)     1   the inference engine failed
     |-- MissingDependencyError (ImportError) 1  an optional library is absent; names the extra
     |-- VerificationError (AssertionError)   3  a measured result is outside its tolerance
@@ -66,6 +67,10 @@ class FrameError(EdgeRuntimeError, ValueError):
 
 class SourceError(EdgeRuntimeError, OSError):
     """A frame source cannot be opened, or stopped delivering."""
+
+
+class FlightLogError(EdgeRuntimeError, OSError):
+    """A flight log cannot be written (a full disk, say), read, or is damaged."""
 
 
 class BackendError(EdgeRuntimeError, RuntimeError):

@@ -1,0 +1,193 @@
+"""The record of one flight as JSON lines: what was inspected, dropped, failed and held; draws and decodes nothing.
+
+Every line is one JSON object, flushed as it is written, so that a crash loses at most the line being written. Its
+``kind`` says what it is:
+
+    flight     opens a flight: bundle, source, start
+    frame      one report, with a small JPEG of its frame where the page is to show it
+    failure    one frame that could not be inspected, and why
+    end        the counters of the intake and the memory ledger
+
+A file is only ever appended to. A second flight in the same file opens with its own ``flight`` line; the last one
+is the one that is read.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from edge_runtime.budget import Ledger
+from edge_runtime.errors import FlightLogError
+from edge_runtime.report import InspectionReport, json_from_report, report_from_json
+from edge_runtime.typed_json import dataclass_from_json
+
+
+@dataclass(frozen=True)
+class FlightHeader:
+    """What flew: the bundle in words, where the frames came from, and when."""
+
+    bundle: str = ""  # "reference, asymmetric-int4, onnxruntime"
+    source: str = ""  # "rendered flight", "/dev/video0"
+    started_unix_s: float | None = None
+
+
+@dataclass(frozen=True)
+class FlightRecord:
+    """One inspected frame; ``index`` counts the frames received from 0, so a number that is missing was dropped."""
+
+    index: int
+    stamp_s: float  # seconds since the flight's first frame
+    source: str
+    report: InspectionReport
+    image: bytes | None = None  # JPEG, at most 640 pixels wide
+
+
+@dataclass(frozen=True)
+class FrameFailure:
+    """One frame that was received and could not be inspected; ``reason`` is the error's message."""
+
+    index: int
+    stamp_s: float
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class FlightEnd:
+    """Counters of the intake and the memory ledger, as they stood when the flight ended."""
+
+    received: int
+    dropped: int  # replaced by a newer frame before the inspector was free
+    failed: int
+    ledger: Ledger | None = None
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A flight as it was read back; ``end`` is None where the flight was cut short."""
+
+    header: FlightHeader = field(default_factory=FlightHeader)
+    records: tuple[FlightRecord, ...] = ()
+    failures: tuple[FrameFailure, ...] = ()
+    end: FlightEnd | None = None
+
+
+class FlightLog:
+    """Appends one flight to a file; close it, or use it in a ``with`` statement. One thread owns it.
+
+    Raises:
+        FlightLogError: the file cannot be opened or written (a full disk, say); every ``write_*`` raises it too.
+    """
+
+    def __init__(self, path: str | Path, header: FlightHeader | None = None) -> None:
+        self._path = Path(path)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("ab")
+        except OSError as error:
+            raise self._write_error(error) from error
+        # A newline of our own ends the line that a crash may have cut in the flight before.
+        self._write("flight", asdict(header or FlightHeader()), lead=b"\n" if self._file.tell() else b"")
+
+    def write_record(self, record: FlightRecord) -> None:
+        """Append one report."""
+        document: dict[str, Any] = {
+            "index": record.index,
+            "stamp_s": record.stamp_s,
+            "source": record.source,
+            "report": json_from_report(record.report),
+        }
+        if record.image is not None:
+            document["image"] = base64.b64encode(record.image).decode("ascii")
+        self._write("frame", document)
+
+    def write_failure(self, failure: FrameFailure) -> None:
+        """Append one frame that could not be inspected."""
+        self._write("failure", asdict(failure))
+
+    def write_end(self, end: FlightEnd) -> None:
+        """Append the counters and the ledger; nothing follows them in this flight."""
+        self._write("end", asdict(end))
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        self._file.close()
+
+    def __enter__(self) -> FlightLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write(self, kind: str, document: Mapping[str, Any], lead: bytes = b"") -> None:
+        try:
+            line = json.dumps({"kind": kind, **document}, separators=(",", ":"), allow_nan=False)
+            self._file.write(lead + line.encode("ascii") + b"\n")
+            self._file.flush()
+        except (OSError, ValueError) as error:  # ValueError: a number that is not finite, or the log is closed
+            raise self._write_error(error) from error
+
+    def _write_error(self, error: Exception) -> FlightLogError:
+        return FlightLogError(f"cannot write flight log {self._path}: {error}; free the disk or name another file")
+
+
+def load_flight(path: str | Path) -> Flight:
+    """Read the last flight of a log; where a crash cut its last line short, the flight lacks that line.
+
+    Raises:
+        FlightLogError: the file cannot be read, is no flight log, or is damaged before the flight's end.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")[:-1]  # what follows the last newline is empty, or a cut line
+    except OSError as error:
+        raise FlightLogError(f"cannot read flight log {path}: {error.strerror or error}") from error
+    starts = [number for number, line in enumerate(lines) if line.startswith(b'{"kind":"flight"')]
+    if not starts:
+        raise FlightLogError(f"{path} is no flight log: no line of it opens a flight")
+    found: dict[str, list[Any]] = {kind: [] for kind in _PARSERS}
+    try:
+        for number in range(starts[-1], len(lines)):
+            document = json.loads(lines[number], parse_float=_finite_float, parse_constant=_finite_float)
+            found[document["kind"]].append(_PARSERS[document["kind"]](document))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FlightLogError(f"flight log {path} is damaged at line {number + 1}: {error!r}") from error
+    return Flight(
+        header=found["flight"][0],
+        records=tuple(found["frame"]),
+        failures=tuple(found["failure"]),
+        end=found["end"][-1] if found["end"] else None,
+    )
+
+
+def _record_from_json(document: Mapping[str, Any]) -> FlightRecord:
+    image = document.get("image")
+    return FlightRecord(
+        index=int(document["index"]),
+        stamp_s=float(document["stamp_s"]),
+        source=str(document["source"]),
+        report=report_from_json(document["report"]),
+        image=None if image is None else base64.b64decode(image, validate=True),
+    )
+
+
+def _finite_float(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is not a finite number")
+    return value
+
+
+_PARSERS: Mapping[str, Callable[[Any], Any]] = {
+    "flight": lambda document: dataclass_from_json(document, FlightHeader),
+    "frame": _record_from_json,
+    "failure": lambda document: dataclass_from_json(document, FrameFailure),
+    "end": lambda document: dataclass_from_json(document, FlightEnd),
+}
