@@ -4,11 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-ROS = [
-    "ros-rclpy[fastrtps]==7.1.6",
-    "ros-sensor-msgs==5.3.6",
-    "ros-diagnostic-msgs==5.3.6",
-]
+TORCH = ["torch==2.13.0", "transformers>=5,<6", "safetensors>=0.5,<1"]  # the pair that the golden arrays come from
 
 setup(
     name="edge-runtime",
@@ -19,10 +15,13 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["edge_runtime", "edge_runtime.*", "engines", "engines.*"]),
-    package_data={"edge_runtime": ["py.typed"], "engines": ["py.typed", "recipes/*.yaml", "devices/*.yaml", "reference/checkpoint/*"]},
+    package_data={
+        "edge_runtime": ["py.typed", "flight_page.html"],
+        "engines": ["py.typed", "recipes/*.yaml", "devices/*.yaml", "reference/checkpoint/*"],
+    },
     install_requires=[
         "numpy>=1.24,<3",
-        "opencv-python>=4.8,<6",
+        "opencv-python-headless>=4.8,<6",  # headless: a robot has no display, nor the libraries that draw on one
         "onnxruntime>=1.22,<2",
         "llguidance>=1.3,<2",
         "tokenizers>=0.20,<1",
@@ -31,10 +30,19 @@ setup(
     extras_require={
         "build": ["onnx>=1.17,<2", "ml_dtypes>=0.4,<1", "PyYAML>=6,<7", "tqdm>=4.66,<5"],
         "jetson": ["pycuda>=2024.1"],
-        "parity": ["torch==2.13.0", "transformers>=5,<6", "safetensors>=0.5,<1", "pillow>=11"],
-        "train": ["torch==2.13.0", "transformers>=5,<6", "safetensors>=0.5,<1", "matplotlib>=3.8,<4"],
-        "ros": ROS,
-        "dev": ["pytest>=8,<10", "pytest-timeout>=2.3", "hypothesis>=6.100,<7", "ruff>=0.9,<1", "mypy>=1.14,<3", "types-PyYAML", "types-psutil", "types-tqdm"],
+        "ros": ["ros-rclpy[fastrtps]==7.1.6", "ros-sensor-msgs==5.3.6", "ros-diagnostic-msgs==5.3.6"],
+        "parity": [*TORCH, "pillow>=11"],
+        "train": [*TORCH, "matplotlib>=3.8,<4"],
+        "dev": [
+            "pytest>=8,<10",
+            "pytest-timeout>=2.3",
+            "hypothesis>=6.100,<7",
+            "ruff>=0.9,<1",
+            "mypy>=1.14,<3",
+            "types-PyYAML",
+            "types-psutil",
+            "types-tqdm",
+        ],
     },
     entry_points={
         "console_scripts": [

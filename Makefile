@@ -1,0 +1,80 @@
+# Sets up what it needs, then does what it is asked. `make` alone lists the targets.
+# Needs: git, make, a C++ compiler, Python 3.10 to 3.13 with its venv module and headers.
+
+PYTHON ?= python3
+BUNDLE := out/reference-asymmetric-int4
+FLIGHT := out/flight
+FRAMES ?= 60
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# A virtual environment is made anew when the Python, the sourced ROS or what is to be installed changes.
+KEY := $(shell { cat setup.py ros2_ws/build-requirements.txt; $(PYTHON) -VV; echo "$(ROS_DISTRO)"; } | sha256sum | cut -c1-16)
+VENV := .venv/.made-$(KEY)
+PARITY_VENV := .venv-parity/.made-$(KEY)
+ROS := .venv/.ros-$(KEY)
+
+# Runs a command with the ROS 2 messages importable, or plainly where this machine can have no ROS.
+WITH_ROS = $$(grep -qx ready $(ROS) && echo ros2_ws/run)
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench parity clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(ROS) $(BUNDLE)/bundle.json ## fly the reference inspector past a rendered bridge; writes out/flight.html
+	@rm -f $(FLIGHT).jsonl
+	@if grep -qx ready $(ROS); then \
+		ros2_ws/run .venv/bin/python -m inspection_ros.demo $(BUNDLE) --frames $(FRAMES) --out $(FLIGHT); \
+	else \
+		echo "demo: no ROS 2 on this machine (see above), so the reports go to this terminal and not to topics"; \
+		.venv/bin/edge-runtime stream $(BUNDLE) rendered --max-frames $(FRAMES) --log $(FLIGHT).jsonl --page $(FLIGHT).html; \
+	fi
+
+test: $(ROS) ## run the tests
+	$(WITH_ROS) .venv/bin/python -m pytest
+
+lint: $(VENV) ## check style and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: $(PARITY_VENV) $(BUNDLE)/bundle.json ## compare the speed with transformers, in one run
+	.venv-parity/bin/python -m benchmarks.transformers_generate $(BUNDLE)
+
+parity: $(PARITY_VENV) ## compare with transformers on torch, and make the golden arrays anew
+	.venv-parity/bin/python -m pytest -m parity
+
+clean: ## remove what was built; the virtual environments stay
+	rm -rf build out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis ros2_ws/build ros2_ws/install ros2_ws/log
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+$(VENV): | check-python
+	rm -rf .venv
+	$(PYTHON) -m venv $(if $(ROS_DISTRO),--system-site-packages) .venv
+	.venv/bin/pip install --quiet --editable '.[build,dev]'
+	@command -v cmake >/dev/null || .venv/bin/pip install --quiet cmake
+	@touch $@
+
+# Exit code 69 says that there can be no ROS here, which is no error: everything else works without.
+$(ROS): $(VENV) $(shell find ros2_ws/src/inspection_msgs ros2_ws/setup_ros.py -type f 2>/dev/null)
+	@.venv/bin/python ros2_ws/setup_ros.py; code=$$?; \
+	case $$code in 0) echo ready ;; 69) echo unavailable ;; *) exit $$code ;; esac >$@
+
+$(PARITY_VENV): | check-python
+	rm -rf .venv-parity
+	$(PYTHON) -m venv .venv-parity
+	.venv-parity/bin/pip install --quiet --editable '.[build,dev,parity]'
+	@touch $@
+
+$(BUNDLE)/bundle.json: $(VENV) $(shell find engines -type f -not -name '*.pyc')
+	.venv/bin/edge-engines build engines/reference/checkpoint --recipe asymmetric-int4 --target onnxruntime --out $(BUNDLE)
+
+.PHONY: check-python
+check-python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null || \
+		{ echo "$(PYTHON) is not Python 3.10 to 3.13; name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "$(PYTHON) cannot make virtual environments; install it: sudo apt install python3-venv" >&2; exit 1; }
