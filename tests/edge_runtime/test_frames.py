@@ -1,0 +1,148 @@
+"""Frames come from folders, videos and cameras; what is damaged is counted, what is late is dropped."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_runtime.errors import FrameError, SourceError
+from edge_runtime.frames import NewestSlot, decode_image, load_image, open_source
+
+
+def jpeg(value: int, side: int = 64) -> bytes:
+    noise = np.random.default_rng(value).integers(0, 40, (side, side, 3), dtype=np.uint8)
+    return bytes(cv2.imencode(".jpg", noise + np.uint8(value))[1])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "b.jpg").write_bytes(jpeg(100))
+    (tmp_path / "a.JPG").write_bytes(jpeg(50))
+    (tmp_path / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def test_a_folder_gives_its_images_in_order_of_name(folder: Path) -> None:
+    with open_source(str(folder)) as source:
+        frames = list(source)
+    assert [frame.name for frame in frames] == ["a.JPG", "b.jpg"]
+    assert frames[0].image.shape == (64, 64, 3)
+    assert frames[0].image.dtype == np.uint8
+
+
+@pytest.mark.parametrize("kept", [0, 2, 100, 0.5, 0.98])
+def test_a_truncated_jpeg_is_skipped_and_counted(folder: Path, kept: float, caplog: pytest.LogCaptureFixture) -> None:
+    whole = jpeg(150)
+    (folder / "aa.jpg").write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
+    with open_source(str(folder)) as source:
+        names = [frame.name for frame in source]
+        assert source.skipped == 1
+    assert names == ["a.JPG", "b.jpg"]
+    assert "aa.jpg is damaged" in caplog.text
+
+
+def test_a_single_image_is_a_source_of_one_frame(folder: Path) -> None:
+    with open_source(str(folder / "b.jpg")) as source:
+        assert [frame.name for frame in source] == ["b.jpg"]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_text_file_named_like_an_image_is_refused(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"x{suffix}").write_text("hello")
+    with pytest.raises(FrameError, match="damaged or no image"):
+        load_image(tmp_path / f"x{suffix}")
+
+
+def test_an_image_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FrameError, match=r"none\.jpg cannot be read"):
+        load_image(tmp_path / "none.jpg")
+
+
+def test_a_grey_png_becomes_three_channels() -> None:
+    encoded = cv2.imencode(".png", np.full((5, 7), 9, np.uint8))[1]
+    image = decode_image(encoded)
+    assert image is not None
+    assert image.shape == (5, 7, 3)
+
+
+@pytest.mark.parametrize("source", ["nowhere", "nul\0byte", "x" * 5000])
+def test_a_source_that_is_not_there_is_refused(source: str) -> None:
+    with pytest.raises(SourceError):
+        open_source(source)
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="holds no images"):
+        open_source(str(tmp_path))
+
+
+def test_a_file_that_is_no_video_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "film.mp4").write_bytes(b"not a film")
+    with pytest.raises(SourceError, match="ffmpeg"):
+        open_source(str(tmp_path / "film.mp4"))
+
+
+def test_a_video_gives_every_frame_with_its_time(tmp_path: Path) -> None:
+    path = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48))
+    for value in range(5):
+        writer.write(np.full((48, 64, 3), value * 50, np.uint8))
+    writer.release()
+    with open_source(str(path)) as source:
+        frames = list(source)
+    assert [frame.stamp_s for frame in frames] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert frames[-1].name == "film.avi#4"
+    assert abs(int(frames[-1].image.mean()) - 200) < 8
+
+
+def test_the_slot_keeps_the_newest_and_counts_what_it_replaced() -> None:
+    slot: NewestSlot[int] = NewestSlot()
+    for item in range(5):
+        slot.put(item)
+    assert slot.take(timeout_s=0) == 4
+    assert slot.take(timeout_s=0) is None
+    assert slot.dropped == 4
+
+
+def test_the_slot_never_waits_longer_than_asked() -> None:
+    started_s = time.monotonic()
+    assert NewestSlot[int]().take(timeout_s=0.05) is None
+    assert time.monotonic() - started_s < 1.0
+
+
+def test_closing_the_slot_wakes_the_one_who_waits() -> None:
+    slot: NewestSlot[int] = NewestSlot()
+    taken: list[int | None] = []
+    worker = threading.Thread(target=lambda: taken.append(slot.take(timeout_s=30)))
+    worker.start()
+    slot.close()
+    worker.join(timeout=5)
+    assert not worker.is_alive()
+    assert taken == [None]
+
+
+def test_a_closed_slot_still_gives_its_last_item_and_drops_the_rest() -> None:
+    slot: NewestSlot[int] = NewestSlot()
+    slot.put(1)
+    slot.close()
+    slot.put(2)
+    assert slot.take(timeout_s=0) == 1
+    assert slot.take(timeout_s=0) is None
+    assert slot.dropped == 1
+
+
+def test_items_put_from_many_threads_are_taken_or_counted() -> None:
+    slot: NewestSlot[int] = NewestSlot()
+    threads = [threading.Thread(target=lambda: [slot.put(item) for item in range(200)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    taken = 0
+    while any(thread.is_alive() for thread in threads):
+        taken += slot.take(timeout_s=0.01) is not None
+    taken += slot.take(timeout_s=0) is not None
+    assert taken + slot.dropped == 800
