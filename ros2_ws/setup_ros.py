@@ -90,7 +90,7 @@ def install_wheels() -> None:
     machine, version = platform.machine(), sys.version_info[:2]
     if (sys.platform, machine) != ("linux", "x86_64") or not first <= version <= last:
         raise UnavailableError(
-            f"no ROS is sourced, and PyPI has no rclpy for {sys.platform} {machine} with Python {version[0]}.{version[1]} "
+            f"no ROS is sourced, and PyPI has no rclpy for {sys.platform} {machine}, Python {version[0]}.{version[1]} "
             f"(wheels exist for Linux x86_64, Python {first[0]}.{first[1]} to {last[0]}.{last[1]}); install and source "
             "ROS 2 for topics, or go on without them"
         )

@@ -1,0 +1,285 @@
+"""Any image message becomes the frame OpenCV would have made of it, or a FrameError; never a wrong picture."""
+
+import json
+from array import array
+from dataclasses import replace
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from inspection_ros.convert import (
+    fill_compressed,
+    fill_image,
+    frame_from_compressed,
+    frame_from_image,
+    message_from_report,
+    report_from_message,
+)
+
+from edge_runtime.errors import FrameError
+from edge_runtime.report import (
+    ACTIONS,
+    DEFECT_CLASSES,
+    SEVERITIES,
+    Finding,
+    InspectionReport,
+    Region,
+    Timings,
+    json_from_report,
+)
+
+OPENCV = {
+    "bgr8": (3, None),
+    "rgb8": (3, cv2.COLOR_RGB2BGR),
+    "bgra8": (4, cv2.COLOR_BGRA2BGR),
+    "rgba8": (4, cv2.COLOR_RGBA2BGR),
+    "mono8": (1, cv2.COLOR_GRAY2BGR),
+    "uyvy": (2, cv2.COLOR_YUV2BGR_UYVY),
+    "yuv422": (2, cv2.COLOR_YUV2BGR_UYVY),
+    "yuyv": (2, cv2.COLOR_YUV2BGR_YUYV),
+    "yuv422_yuy2": (2, cv2.COLOR_YUV2BGR_YUYV),
+}
+few_examples = settings(max_examples=40, deadline=None)
+seeds = st.integers(0, 2**32 - 1)
+sides = st.integers(1, 33)
+
+
+def image_message(pixels, encoding, padding=0, is_bigendian=0):
+    """The message a camera driver would publish for ``pixels``, its rows followed by ``padding`` bytes of noise."""
+    rows = np.ascontiguousarray(pixels).reshape(pixels.shape[0], -1).view(np.uint8)
+    noise = np.random.default_rng(1).integers(0, 256, (rows.shape[0], padding), np.uint8)
+    data = np.hstack([rows, noise])
+    return SimpleNamespace(
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        is_bigendian=is_bigendian,
+        step=data.shape[1],
+        data=array("B", data.tobytes()),
+    )
+
+
+def compressed_message(data, form="jpeg"):
+    return SimpleNamespace(format=form, data=array("B", bytes(data)))
+
+
+def picture(seed, height, width, channels, dtype=np.uint8):
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, (height, width, channels), dtype)
+
+
+def photo(height=48, width=64):
+    """Smooth, so that JPEG keeps it nearly."""
+    y, x = np.mgrid[0:height, 0:width]
+    return np.dstack([2 * x, 2 * y, x + y]).astype(np.uint8)
+
+
+@few_examples
+@given(st.sampled_from(sorted(OPENCV)), seeds, sides, sides, st.integers(0, 17), st.booleans())
+def test_every_8_bit_encoding_becomes_what_opencv_makes_of_it(encoding, seed, height, width, padding, is_bigendian):
+    channels, code = OPENCV[encoding]
+    width *= 2 if channels == 2 else 1
+    pixels = picture(seed, height, width, channels)
+    frame = frame_from_image(image_message(pixels, encoding, padding, is_bigendian))
+    np.testing.assert_array_equal(frame, pixels if code is None else cv2.cvtColor(pixels, code))
+    assert frame.dtype == np.uint8
+    assert frame.shape == (height, width, 3)
+
+
+@few_examples
+@given(seeds, sides, sides, st.integers(0, 17), st.booleans())
+def test_mono16_of_either_byte_order_is_scaled_to_8_bits(seed, height, width, padding, is_bigendian):
+    values = picture(seed, height, width, 1, np.uint16)
+    wire = values.astype(">u2" if is_bigendian else "<u2")
+    frame = frame_from_image(image_message(wire, "mono16", padding, is_bigendian))
+    expected = np.rint(values / 257).astype(np.uint8)
+    np.testing.assert_array_equal(frame, np.repeat(expected, 3, axis=2))
+
+
+def test_mono16_rows_at_odd_addresses_are_read_right():
+    values = picture(0, 3, 5, 1, np.uint16)
+    frame = frame_from_image(image_message(values.astype("<u2"), "mono16", padding=1))
+    np.testing.assert_array_equal(frame[..., :1], np.rint(values / 257).astype(np.uint8))
+
+
+@few_examples
+@given(seeds, sides, sides)
+def test_a_frame_survives_the_way_into_a_message_and_back(seed, height, width):
+    frame = picture(seed, height, width, 3)
+    message = SimpleNamespace()
+    fill_image(message, frame)
+    np.testing.assert_array_equal(frame_from_image(message), frame)
+
+
+def test_a_cropped_frame_survives_too():
+    crop = photo()[5:20, 7:30]
+    message = SimpleNamespace()
+    fill_image(message, crop)
+    np.testing.assert_array_equal(frame_from_image(message), crop)
+
+
+def test_bgr8_is_looked_at_and_not_copied():
+    message = image_message(photo(), "bgr8", padding=8)
+    frame = frame_from_image(message)
+    message.data[0] ^= 255
+    assert frame[0, 0, 0] == message.data[0]
+
+
+@few_examples
+@given(seeds, sides, sides, st.sampled_from([1, 3, 4]), st.sampled_from([np.uint8, np.uint16]))
+def test_png_is_lossless_in_every_depth_and_channel_count(seed, height, width, channels, dtype):
+    pixels = picture(seed, height, width, channels, dtype)
+    frame = frame_from_compressed(compressed_message(cv2.imencode(".png", pixels)[1], "png"))
+    eight_bit = pixels if dtype is np.uint8 else np.rint(pixels / 257).astype(np.uint8)
+    expected = np.repeat(eight_bit, 3, axis=2) if channels == 1 else eight_bit[..., :3]
+    np.testing.assert_array_equal(frame, expected)
+
+
+@pytest.mark.parametrize("form", ["jpeg", "jpg", "rgb8; jpeg compressed bgr8", "bgr8; jpeg compressed ", ""])
+def test_jpeg_is_decoded_whatever_the_format_field_says(form):
+    encoded = cv2.imencode(".jpg", photo())[1]
+    frame = frame_from_compressed(compressed_message(encoded, form))
+    np.testing.assert_array_equal(frame, cv2.imdecode(encoded, cv2.IMREAD_COLOR))
+
+
+def test_grey_jpeg_becomes_three_equal_channels():
+    encoded = cv2.imencode(".jpg", photo()[..., 0])[1]
+    frame = frame_from_compressed(compressed_message(encoded))
+    assert frame.shape == (48, 64, 3)
+    assert (frame[..., 0] == frame[..., 2]).all()
+
+
+def test_padding_that_cameras_append_to_a_jpeg_does_no_harm():
+    encoded = cv2.imencode(".jpg", photo())[1].tobytes()
+    frame = frame_from_compressed(compressed_message(encoded + bytes(100_000)))
+    np.testing.assert_array_equal(frame, cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR))
+
+
+def test_filling_a_compressed_message_gives_a_jpeg_that_is_read_back():
+    message = SimpleNamespace()
+    fill_compressed(message, photo(), quality=95)
+    difference = cv2.absdiff(frame_from_compressed(message), photo())
+    assert difference.mean() < 3
+
+
+@few_examples
+@given(st.sampled_from([".jpg", ".png"]), st.floats(0, 1, exclude_max=True))
+def test_a_picture_cut_short_anywhere_is_refused(suffix, share):
+    encoded = cv2.imencode(suffix, photo())[1].tobytes()
+    with pytest.raises(FrameError):
+        frame_from_compressed(compressed_message(encoded[: int(len(encoded) * share)]))
+
+
+@few_examples
+@given(st.sampled_from([".jpg", ".png"]), st.integers(0, 10**6), st.integers(1, 255))
+def test_a_damaged_picture_is_refused_or_keeps_its_form(suffix, position, flipped):
+    encoded = bytearray(cv2.imencode(suffix, photo())[1].tobytes())
+    encoded[position % len(encoded)] ^= flipped
+    try:
+        frame = frame_from_compressed(compressed_message(encoded))
+    except FrameError:
+        return
+    assert frame.dtype == np.uint8
+    assert frame.ndim == 3
+    assert frame.shape[2] == 3
+
+
+@few_examples
+@given(
+    st.fixed_dictionaries(
+        {
+            "height": st.integers(0, 2**32 - 1) | st.integers(0, 4),
+            "width": st.integers(0, 2**32 - 1) | st.integers(0, 4),
+            "encoding": st.sampled_from([*sorted(OPENCV), "mono16"]) | st.text(max_size=8),
+            "is_bigendian": st.integers(0, 255),
+            "step": st.integers(0, 2**32 - 1) | st.integers(0, 16),
+            "data": st.binary(max_size=64),
+        }
+    )
+)
+def test_arbitrary_messages_are_refused_or_have_the_size_they_claim(fields):
+    try:
+        frame = frame_from_image(SimpleNamespace(**fields))
+    except FrameError:
+        return
+    assert frame.shape == (fields["height"], fields["width"], 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"encoding": "bayer_rggb8"}, "bayer_rggb8"),
+        ({"encoding": ""}, "not supported"),
+        ({"width": 0}, "empty"),
+        ({"height": 0}, "empty"),
+        ({"step": 191}, "step is 191"),
+        ({"step": 193}, "rows of 193"),
+        ({"step": 0}, "step is 0"),
+        ({"height": 49}, "49 rows"),
+        ({"data": b""}, "0 bytes"),
+        ({"data": None}, "NoneType"),
+        ({"encoding": "yuyv", "width": 63}, "even width"),
+    ],
+)
+def test_a_message_that_contradicts_itself_is_refused_with_the_reason(changes, said):
+    message = image_message(photo(), "bgr8")
+    for name, value in changes.items():
+        setattr(message, name, value)
+    with pytest.raises(FrameError, match=said):
+        frame_from_image(message)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00\x00\x00\x01gh264", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"])
+def test_bytes_that_are_no_picture_are_refused(data):
+    with pytest.raises(FrameError):
+        frame_from_compressed(compressed_message(data, "h264"))
+
+
+def test_a_jpeg_whose_thumbnail_ends_but_whose_scan_does_not_is_cut_short():
+    encoded = cv2.imencode(".jpg", photo())[1].tobytes()
+    thumbnail = b"\xff\xe1" + (len(encoded) + 2).to_bytes(2, "big") + encoded
+    whole = encoded[:2] + thumbnail + encoded[2:]
+    assert frame_from_compressed(compressed_message(whole)).shape == (48, 64, 3)
+    with pytest.raises(FrameError, match="cut short"):
+        frame_from_compressed(compressed_message(whole[:-200]))
+
+
+class _Message:
+    """Takes any fields, as a generated ROS message takes its own."""
+
+    def __init__(self, **fields):
+        vars(self).update(fields)
+
+
+MESSAGES = SimpleNamespace(InspectionReport=_Message, Finding=_Message, Region=_Message, Timings=_Message)
+shares = st.floats(0, 1)
+durations = st.floats(0, 1e6)
+findings = st.builds(
+    Finding,
+    defect_class=st.sampled_from(DEFECT_CLASSES),
+    severity=st.sampled_from(SEVERITIES),
+    region=st.builds(Region, shares, shares, shares, shares),
+    confidence=shares,
+    description=st.text(max_size=20),
+    action=st.sampled_from(ACTIONS),
+)
+reports = st.builds(
+    InspectionReport,
+    findings=st.lists(findings, max_size=8).map(tuple),
+    truncated=st.booleans(),
+    tokens=st.integers(0, 2**31),
+    timings=st.builds(Timings, durations, durations, durations, durations, durations),
+)
+
+
+@few_examples
+@given(reports)
+def test_a_report_survives_the_way_into_a_message_and_back(report):
+    assert report_from_message(message_from_report(report, MESSAGES)) == report
+
+
+def test_a_report_read_from_a_message_can_be_written_as_json():
+    report = replace(InspectionReport(), tokens=3)
+    json.dumps(json_from_report(report_from_message(message_from_report(report, MESSAGES))))
