@@ -34,7 +34,7 @@ demo: $(ROS) $(BUNDLE)/bundle.json ## fly the reference inspector past a rendere
 	fi
 
 test: $(ROS) ## run the tests
-	$(WITH_ROS) .venv/bin/python -m pytest
+	@$(WITH_ROS) .venv/bin/python -m pytest
 
 lint: $(VENV) ## check style and types
 	.venv/bin/ruff check .
@@ -48,14 +48,14 @@ parity: $(PARITY_VENV) ## compare with transformers on torch, and make the golde
 	.venv-parity/bin/python -m pytest -m parity
 
 clean: ## remove what was built; the virtual environments stay
-	rm -rf build out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis ros2_ws/build ros2_ws/install ros2_ws/log
+	rm -rf build out .venv/.ros-* *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis ros2_ws/build ros2_ws/install ros2_ws/log
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 $(VENV): | check-python
 	rm -rf .venv
 	$(PYTHON) -m venv $(if $(ROS_DISTRO),--system-site-packages) .venv
-	.venv/bin/pip install --quiet --editable '.[build,dev]'
-	@command -v cmake >/dev/null || .venv/bin/pip install --quiet cmake
+	.venv/bin/pip install -qq --editable '.[build,dev]'
+	@command -v cmake >/dev/null || .venv/bin/pip install -qq cmake
 	@touch $@
 
 # Exit code 69 says that there can be no ROS here, which is no error: everything else works without.
@@ -66,7 +66,7 @@ $(ROS): $(VENV) $(shell find ros2_ws/src/inspection_msgs ros2_ws/setup_ros.py -t
 $(PARITY_VENV): | check-python
 	rm -rf .venv-parity
 	$(PYTHON) -m venv .venv-parity
-	.venv-parity/bin/pip install --quiet --editable '.[build,dev,parity]'
+	.venv-parity/bin/pip install -qq --editable '.[build,dev,parity]'
 	@touch $@
 
 $(BUNDLE)/bundle.json: $(VENV) $(shell find engines -type f -not -name '*.pyc')

@@ -31,12 +31,13 @@ setup(
         "build": ["onnx>=1.17,<2", "ml_dtypes>=0.4,<1", "PyYAML>=6,<7", "tqdm>=4.66,<5"],
         "jetson": ["pycuda>=2024.1"],
         "ros": ["ros-rclpy[fastrtps]==7.1.6", "ros-sensor-msgs==5.3.6", "ros-diagnostic-msgs==5.3.6"],
-        "parity": [*TORCH, "pillow>=11"],
+        "parity": [*TORCH, "pillow>=10"],
         "train": [*TORCH, "matplotlib>=3.8,<4"],
         "dev": [
             "pytest>=8,<10",
             "pytest-timeout>=2.3",
             "hypothesis>=6.100,<7",
+            "pillow>=10",  # what the image processors of Hugging Face resize with: preprocessing is held against it
             "ruff>=0.9,<1",
             "mypy>=1.14,<3",
             "types-PyYAML",
