@@ -1,0 +1,87 @@
+"""Writing one answer under the grammar, and reading findings and confidences out of it; knows no engine."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from edge_runtime.errors import BackendError
+from edge_runtime.grammar import Grammar
+from edge_runtime.preprocessing import Float32
+from edge_runtime.report import Finding, findings_from_answer
+
+# Descriptions hold no quotes or braces (report.answer_schema), so these cannot match inside one.
+_OPENING = re.compile(rb',?\{"class":"([a-z_]+)"')
+_COMPLETE = re.compile(rb',?\{"class":[^}]*"action":"[a-z ]+"\}')
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The tokens of an answer, each with the probability with which it was chosen (1.0 where it was forced)."""
+
+    texts: tuple[bytes, ...]
+    probabilities: tuple[float, ...]
+    finished: bool  # False where the limit cut it
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Every complete finding; its confidence is that of opening it and naming its class."""
+        written = b"".join(self.texts)
+        complete = list(_COMPLETE.finditer(written))
+        ends = list(accumulate(map(len, self.texts)))
+        confidences = []
+        for match in complete:
+            opening = _OPENING.match(written, match.start())
+            if opening is None:
+                raise ValueError(f"not an answer: {written[:80]!r}")
+            # Tokens that hold a byte of `,{` or of the class name; the rest between them is forced anyway.
+            first = bisect_right(ends, opening.start())
+            last = bisect_left(ends, opening.end(1))
+            confidences.append(float(np.prod(self.probabilities[first : last + 1])))
+        items = b"".join(match.group() for match in complete).lstrip(b",").decode()
+        return findings_from_answer(f'{{"findings":[{items}]}}', confidences)
+
+
+def write_answer(
+    grammar: Grammar,
+    opening: Sequence[int],
+    logits: Float32,
+    next_logits: Callable[[Sequence[int]], Float32],
+    max_tokens: int,
+) -> Answer:
+    """Choose the likeliest allowed token until the answer is complete or has ``max_tokens`` tokens.
+
+    ``opening`` is what ``grammar.restart()`` gave, ``logits`` (vocabulary,) what the model says after it;
+    ``next_logits`` appends tokens and says what the model expects next.
+
+    Raises:
+        BackendError: the model's logits are not numbers.
+    """
+    tokens = list(opening)
+    probabilities = [1.0] * len(tokens)
+    while not grammar.finished and len(tokens) < max_tokens:
+        token, probability = _choose(logits, grammar)
+        forced = grammar.accept(token)
+        tokens += (token, *forced)
+        probabilities += (probability, *(1.0 for _ in forced))
+        if not grammar.finished and len(tokens) < max_tokens:
+            logits = next_logits((token, *forced))
+    finished = grammar.finished and len(tokens) <= max_tokens
+    texts = tuple(grammar.text_of(token) for token in tokens[:max_tokens])
+    return Answer(texts, tuple(probabilities[:max_tokens]), finished)
+
+
+def _choose(logits: Float32, grammar: Grammar) -> tuple[int, float]:
+    allowed = grammar.allowed
+    scores = logits[allowed]
+    best = int(scores.argmax())  # the first NaN, if there is one
+    if not np.isfinite(scores[best]):
+        raise BackendError(
+            "the model's logits are NaN or infinite; its weights or engines are damaged: edge-engines verify BUNDLE"
+        )
+    probability = 1.0 / float(np.exp(scores - scores[best]).sum())
+    return int(allowed[best]), probability
