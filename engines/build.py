@@ -1,0 +1,191 @@
+"""From a checkpoint to a bundle, component by component, so that an interrupted build goes on where it stopped."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from tqdm import tqdm
+
+from edge_runtime.budget import check_fits, format_bytes
+from edge_runtime.bundle import (
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    Bundle,
+    Component,
+    Hashes,
+    Manifest,
+    load_bundle,
+    manifest_to_json,
+    sha256_of_file,
+)
+from edge_runtime.errors import BuildError, RecipeError
+from edge_runtime.typed_json import MismatchError, dataclass_from_json
+from engines.checkpoint import Checkpoint
+from engines.families import read_model
+from engines.families.base import Part
+from engines.graphs.builder import HashedFile
+from engines.plan import DEFAULT_CONTEXT, plan_bundle
+from engines.precision import PrecisionPlan
+from engines.targets import TARGETS
+
+_JOURNAL_NAME = "journal.json"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def build(
+    checkpoint: Checkpoint,
+    precisions: PrecisionPlan,
+    target: str,
+    out: Path,
+    *,
+    budget_bytes: int | None = None,
+    context: int = DEFAULT_CONTEXT,
+    force: bool = False,
+) -> Bundle:
+    """Write the bundle ``out``, replacing one that is there only where ``force`` says so.
+
+    Everything is written to ``<out>.partial`` first. Where that already holds components of the same build, they are
+    checked and kept. Progress goes to stderr.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or is not supported.
+        BudgetExceededError: the plan exceeds ``budget_bytes``; nothing has been written.
+        BuildError: ``out`` exists, or cannot be written; finished components are kept for a resume.
+    """
+    if target not in TARGETS:
+        raise RecipeError(f"there is no target {target!r}; there are {', '.join(TARGETS)}")
+    model = read_model(checkpoint)
+    plan = plan_bundle(model, precisions, target, context)
+    ledger = plan.ledger if budget_bytes is None else check_fits(plan.ledger, budget_bytes)
+    _check_replaceable(out, force)
+    hashes = Hashes(checkpoint=checkpoint.sha256(), recipe=precisions.sha256, calibration=None)
+    partial = out.with_name(out.name + ".partial")
+    try:
+        journal = _open_journal(partial, {"target": target, **asdict(hashes), **_versions()})
+        components = []
+        for part in tqdm(model.parts, desc=f"building {out.name}", unit="component", disable=None):
+            component = journal.finished(part)
+            if component is None:
+                precision = precisions.components[part.kind]
+                component = TARGETS[target].write_component(partial, part, checkpoint, precision)
+                journal.add(component)
+            components.append(component)
+        tokenizer = HashedFile(partial / "tokenizer.json")
+        tokenizer.write(checkpoint.tokenizer_json)
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            name=checkpoint.name,
+            family=model.family,
+            target=target,
+            recipe=precisions.recipe,
+            model=model.spec,
+            preprocessing=model.preprocessing,
+            prompt=model.prompt,
+            components=tuple(components),
+            tokenizer=tokenizer.close(),
+            ledger={item.name: item.planned_bytes for item in ledger.items},
+            build={**_versions(), "time": datetime.now(timezone.utc).isoformat(timespec="seconds")},
+            hashes=hashes,
+            fidelity=None,
+        )
+        (partial / MANIFEST_NAME).write_text(manifest_to_json(manifest), encoding="utf-8")
+        load_bundle(partial, target=target, verify_hashes=True)
+        journal.path.unlink()
+        _move_into_place(partial, out)
+    except OSError as error:
+        raise _build_error(error, out, plan.disk_bytes) from error
+    return Bundle(out, manifest)
+
+
+@dataclass(frozen=True)
+class _Journal:
+    """Which components of a partial bundle are whole, and of which build they are."""
+
+    path: Path
+    key: Mapping[str, Any]
+    components: dict[str, Component]
+
+    def finished(self, part: Part) -> Component | None:
+        """The component if all of its files are there, unaltered."""
+        component = self.components.get(part.name)
+        for entry in component.files if component else ():
+            file = self.path.with_name(entry.path)
+            if not file.is_file() or sha256_of_file(file) != entry.sha256:
+                return None
+        return component
+
+    def add(self, component: Component) -> None:
+        """Note that a component is whole."""
+        self.components[component.name] = component
+        self.save()
+
+    def save(self) -> None:
+        """Write the journal in one step, so that it is never half there."""
+        document = {"key": self.key, "components": [asdict(c) for c in self.components.values()]}
+        temporary = self.path.with_suffix(".new")
+        temporary.write_text(json.dumps(document), encoding="utf-8")
+        os.replace(temporary, self.path)
+
+
+def _open_journal(partial: Path, key: Mapping[str, Any]) -> _Journal:
+    """The journal of an interrupted build with the same key; or an empty directory and a new journal."""
+    path = partial / _JOURNAL_NAME
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["key"] == key:
+            components = [dataclass_from_json(item, Component) for item in document["components"]]
+            return _Journal(path, key, {component.name: component for component in components})
+    except (FileNotFoundError, ValueError, KeyError, TypeError, MismatchError):
+        pass  # no journal, or not one of ours: begin anew
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    journal = _Journal(path, key, {})
+    journal.save()
+    return journal
+
+
+def _check_replaceable(out: Path, force: bool) -> None:
+    if out.exists() and not force:
+        raise BuildError(f"{out} exists; choose another --out, or replace it with --force")
+    if out.exists() and not (out / MANIFEST_NAME).is_file():
+        raise BuildError(f"{out} exists and is no bundle, so --force won't replace it; choose another --out")
+
+
+def _move_into_place(partial: Path, out: Path) -> None:
+    if not out.exists():
+        partial.rename(out)
+        return
+    old = out.with_name(out.name + ".old")
+    out.rename(old)
+    partial.rename(out)
+    shutil.rmtree(old)
+
+
+def _build_error(error: OSError, out: Path, disk_bytes: int) -> OSError:
+    if isinstance(error, BuildError) or error.errno is None:
+        return error
+    advice = "finished components are kept; run the same command again to go on"
+    if error.errno in _NO_ROOM:
+        free = format_bytes(shutil.disk_usage(out.parent).free)
+        return BuildError(
+            f"no room to write {out} ({error.strerror}): the bundle takes about {format_bytes(disk_bytes)}, and "
+            f"{free} are free there; make room; {advice}"
+        )
+    return BuildError(f"cannot write {out}: {error}; {advice}")
+
+
+def _versions() -> dict[str, str]:
+    libraries = {"numpy": np.__version__, "onnx": onnx.__version__}
+    return {"python": platform.python_version(), "platform": platform.platform(), **libraries}

@@ -1,0 +1,248 @@
+"""A Hugging Face checkpoint on disk, opened without copying it; knows files and tensors, no architecture."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.bundle import sha256_of_file
+from edge_runtime.errors import CheckpointError
+
+_DTYPES: Mapping[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+_LARGEST_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
+_LARGEST_JSON_BYTES = 64 << 20  # tokenizers reach 20 MB
+
+
+class Checkpoint(Protocol):
+    """What the builder needs to know of a model: its settings, its texts, and its tensors one at a time."""
+
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """``config.json``."""
+
+    @property
+    def generation_config(self) -> Mapping[str, Any]:
+        """``generation_config.json``, empty where there is none."""
+
+    @property
+    def image_processor(self) -> Mapping[str, Any]:
+        """``preprocessor_config.json``."""
+
+    @property
+    def tokenizer_json(self) -> bytes:
+        """``tokenizer.json``."""
+
+    @property
+    def prompt(self) -> Mapping[str, str] | None:
+        """``before_image`` and ``after_image``, where the checkpoint brings its own."""
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is such a tensor."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of all tensors."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The tensor's shape, without reading it."""
+
+    def tensor(self, name: str) -> NDArray[Any]:
+        """The tensor's values, read when they are used."""
+
+    def sha256(self) -> str:
+        """A hash of everything above, tensors included."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Where one tensor lies in a safetensors file."""
+
+    file: Path
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True)
+class DirectoryCheckpoint:
+    """A directory as ``save_pretrained`` writes it; tensors are memory-mapped."""
+
+    path: Path
+    name: str
+    config: Mapping[str, Any]
+    generation_config: Mapping[str, Any]
+    image_processor: Mapping[str, Any]
+    tokenizer_json: bytes
+    prompt: Mapping[str, str] | None
+    _entries: Mapping[str, _Entry] = field(repr=False)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The tensor's shape, from the file's header."""
+        return self._entry(name).shape
+
+    def tensor(self, name: str) -> NDArray[Any]:
+        """A read-only view of the file."""
+        entry = self._entry(name)
+        if not math.prod(entry.shape):
+            return np.empty(entry.shape, entry.dtype)
+        try:
+            return np.memmap(entry.file, entry.dtype, "r", entry.offset, entry.shape)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{name} cannot be read from {entry.file}: {error}") from error
+
+    def sha256(self) -> str:
+        """A hash of the files' contents."""
+        names = ["config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"]
+        names += ["tokenizer.json", "inspection_prompt.json", *sorted({e.file.name for e in self._entries.values()})]
+        digest = hashlib.sha256()
+        for name in names:
+            if (self.path / name).exists():
+                digest.update(f"{name} {sha256_of_file(self.path / name)}\n".encode())
+        return digest.hexdigest()
+
+    def _entry(self, name: str) -> _Entry:
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise CheckpointError(f"{self.path} holds no tensor {name!r}; is it the whole checkpoint?") from None
+
+
+def load_checkpoint(path: Path) -> DirectoryCheckpoint:
+    """Open a checkpoint's directory: read its settings and its tensors' headers.
+
+    Raises:
+        CheckpointError: a file is missing, truncated, or not what it claims to be.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"there is no checkpoint directory {path}; expected a Hugging Face model's directory")
+    processor = _load_json(path / "preprocessor_config.json", required=False)
+    if not processor:  # transformers 5 nests it in the processor's own file
+        processor = _load_json(path / "processor_config.json", required=False).get("image_processor", {})
+    if not isinstance(processor, dict) or not processor:
+        raise CheckpointError(f"{path} says nothing of image preprocessing; expected preprocessor_config.json")
+    tokenizer = path / "tokenizer.json"
+    _load_json(tokenizer)
+    return DirectoryCheckpoint(
+        path=path,
+        name=path.resolve().name,
+        config=_load_json(path / "config.json"),
+        generation_config=_load_json(path / "generation_config.json", required=False),
+        image_processor=processor,
+        tokenizer_json=tokenizer.read_bytes(),
+        prompt=_load_prompt(path / "inspection_prompt.json"),
+        _entries=_load_entries(path),
+    )
+
+
+def _load_prompt(path: Path) -> Mapping[str, str] | None:
+    prompt = _load_json(path, required=False)
+    if not prompt:
+        return None
+    if not all(isinstance(prompt.get(key), str) for key in ("before_image", "after_image")):
+        raise CheckpointError(f"{path} must hold the strings before_image and after_image; it holds {list(prompt)}")
+    return prompt
+
+
+def _load_json(path: Path, *, required: bool = True) -> dict[str, Any]:
+    if not required and not path.exists():
+        return {}
+    try:
+        if path.stat().st_size > _LARGEST_JSON_BYTES:
+            raise CheckpointError(f"{path} is larger than {_LARGEST_JSON_BYTES} bytes; expected a small JSON file")
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing; expected a Hugging Face model's directory") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON ({error}); copy the checkpoint again") from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path} holds a {type(document).__name__}; expected a JSON object")
+    return document
+
+
+def _load_entries(path: Path) -> Mapping[str, _Entry]:
+    """Headers of the single safetensors file, or of every shard that the index names."""
+    index = path / "model.safetensors.index.json"
+    if not index.exists():
+        if not (path / "model.safetensors").exists():
+            raise CheckpointError(
+                f"{path} holds neither model.safetensors nor {index.name}; convert the weights: "
+                "AutoModel.from_pretrained(...).save_pretrained(..., safe_serialization=True)"
+            )
+        return _load_header(path / "model.safetensors")
+    shards = _load_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(_is_file_name(name) for name in shards.values()):
+        raise CheckpointError(f"{index} has no weight_map from tensors to files of its own directory")
+    headers = {name: _load_header(path / name) for name in sorted(set(shards.values()))}
+    if missing := [tensor for tensor, name in shards.items() if tensor not in headers[name]]:
+        raise CheckpointError(f"{path / shards[missing[0]]} lacks {missing[0]}, which {index.name} promises")
+    return {tensor: headers[name][tensor] for tensor, name in shards.items()}
+
+
+def _is_file_name(name: object) -> bool:
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
+
+
+def _load_header(path: Path) -> dict[str, _Entry]:
+    """Parse and check a safetensors header: 8 bytes of length, JSON, then the tensors' bytes."""
+    try:
+        size_bytes = path.stat().st_size
+        with path.open("rb") as stream:
+            header_bytes = int.from_bytes(stream.read(8), "little")
+            start = 8 + header_bytes
+            if size_bytes < 8 or header_bytes > _LARGEST_HEADER_BYTES or start > size_bytes:
+                raise CheckpointError(
+                    f"{path} is no whole safetensors file: {size_bytes} bytes, and a header of {header_bytes}; "
+                    "copy the checkpoint again"
+                )
+            header = json.loads(stream.read(header_bytes))
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} is not a readable safetensors file ({error}); copy it again") from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path} has a header that is no JSON object; copy the checkpoint again")
+    header.pop("__metadata__", None)
+    return {name: _check_entry(path, name, entry, start, size_bytes) for name, entry in header.items()}
+
+
+def _check_entry(path: Path, name: str, entry: Any, start: int, size_bytes: int) -> _Entry:
+    try:
+        dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
+        begin, end = entry["data_offsets"]
+        sizes_are_whole = all(type(size) is int and size >= 0 for size in (*shape, begin, end))
+        fits = sizes_are_whole and end - begin == math.prod(shape) * dtype.itemsize and start + end <= size_bytes
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: the header's entry of {name} is malformed or of an unknown type") from error
+    if not fits:
+        raise CheckpointError(
+            f"{path}: {name} claims bytes {begin} to {end} for {list(shape)} {dtype}, in a file of {size_bytes}; "
+            "the file is truncated or altered: copy it again"
+        )
+    return _Entry(path, dtype, shape, start + begin)

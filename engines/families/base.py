@@ -1,0 +1,129 @@
+"""What a family tells the builder of a model: its sizes, its texts, and its components with their tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edge_runtime.bundle import ModelSpec, PreprocessingSpec, PromptSpec
+from edge_runtime.errors import CheckpointError
+from engines.checkpoint import Checkpoint
+from engines.graphs.builder import Graph
+from engines.graphs.dialect import Dialect
+from engines.graphs.weights import TensorSource
+from engines.precision import Precision
+
+_LARGEST_SIZE = 1 << 24  # no width, depth or vocabulary of a model is larger
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One tensor's shape; matrices are stored at the planned precision, everything else in float16."""
+
+    shape: tuple[int, ...]
+    is_matrix: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """A component to be built: which tensors it takes, and how its graph is emitted."""
+
+    name: str
+    kind: str  # one of edge_runtime.bundle.COMPONENT_KINDS
+    layers: tuple[int, int] | None  # [first, end) of a decoder group
+    parameters: Mapping[str, Parameter]  # by the tensor's name in the checkpoint
+    emit: Callable[[Graph, Dialect, TensorSource, Precision], None] | None  # None: an embedding has no graph
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint as its family understands it."""
+
+    family: str
+    spec: ModelSpec
+    preprocessing: PreprocessingSpec
+    prompt: PromptSpec
+    parts: tuple[Part, ...]
+
+
+def check_parameters(checkpoint: Checkpoint, model: Model) -> None:
+    """Compare every tensor that the model needs with the checkpoint.
+
+    Raises:
+        CheckpointError: one is missing or has another shape than the settings say.
+    """
+    for part in model.parts:
+        for name, parameter in part.parameters.items():
+            if name not in checkpoint:
+                raise CheckpointError(f"{checkpoint.name} holds no tensor {name!r}; is it the whole checkpoint?")
+            if (found := checkpoint.shape(name)) != parameter.shape:
+                raise CheckpointError(
+                    f"{name} of {checkpoint.name} has the shape {list(found)}, and its config.json says "
+                    f"{list(parameter.shape)}; the two don't belong together"
+                )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A part of ``config.json``; fields that it leaves out have the architecture's defaults."""
+
+    values: Mapping[str, Any]
+    where: str = "config.json"
+
+    def below(self, key: str) -> Settings:
+        """The settings nested under ``key``, empty where there are none."""
+        values = self.values.get(key) or {}
+        if not isinstance(values, Mapping):
+            raise self._wrong(key, "an object")
+        return Settings(values, f"{self.where}: {key}")
+
+    def size(self, key: str, default: int) -> int:
+        """A positive integer."""
+        value = self._get(key, default)
+        if type(value) is not int or not 0 < value <= _LARGEST_SIZE:
+            raise self._wrong(key, "a positive integer")
+        return value
+
+    def integer(self, key: str, default: int) -> int:
+        """An integer of any sign."""
+        value = self._get(key, default)
+        if type(value) is not int:
+            raise self._wrong(key, "an integer")
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        """A positive number."""
+        value = self._get(key, default)
+        if type(value) not in (int, float) or not 0 < value < float("inf"):
+            raise self._wrong(key, "a positive number")
+        return float(value)
+
+    def numbers(self, key: str, default: tuple[float, ...]) -> tuple[float, ...]:
+        """A list as long as ``default``."""
+        values = self._get(key, default)
+        right_kind = isinstance(values, (list, tuple)) and all(type(v) in (int, float) for v in values)
+        if not right_kind or len(values) != len(default):
+            raise self._wrong(key, f"{len(default)} numbers")
+        return tuple(float(value) for value in values)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false."""
+        value = self._get(key, default)
+        if type(value) is not bool:
+            raise self._wrong(key, "true or false")
+        return value
+
+    def choice(self, key: str, default: str, choices: tuple[str, ...]) -> str:
+        """One of the strings that are supported."""
+        value = self._get(key, default)
+        if value not in choices:
+            raise self._wrong(key, " or ".join(choices))
+        return str(value)
+
+    def _get(self, key: str, default: Any) -> Any:
+        value = self.values.get(key)
+        return default if value is None else value
+
+    def _wrong(self, key: str, expected: str) -> CheckpointError:
+        return CheckpointError(f"{self.where}: {key} is {self.values.get(key)!r}; supported: {expected}")

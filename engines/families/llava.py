@@ -1,0 +1,306 @@
+"""LLaVA 1.5: a CLIP vision tower, a two-layer connector and a LLaMA decoder; knows their names and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edge_runtime.bundle import ModelSpec, PromptSpec
+from edge_runtime.errors import CheckpointError
+from edge_runtime.report import ACTIONS, DEFECT_CLASSES, SEVERITIES
+from engines.checkpoint import Checkpoint
+from engines.families.base import Model, Parameter, Part, Settings
+from engines.families.image_processor import read_preprocessing
+from engines.graphs.connector import emit_connector
+from engines.graphs.llama import LlamaConfig, emit_llama_group, emit_llama_head
+from engines.graphs.vit import VitConfig, emit_vit
+from engines.graphs.weights import Weights
+
+# Two of a 7B model's layers, one of a 13B's: what a group holds is in memory twice while it is loaded.
+_GROUP_PARAMETERS = 1 << 29
+
+_INSTRUCTION = (
+    "Inspect the structure in this photograph. Answer with JSON: a list of findings, each with its "
+    f"class ({', '.join(DEFECT_CLASSES)}), severity ({', '.join(SEVERITIES)}), region (x_min, y_min, x_max, y_max in "
+    f"hundredths of the image), description, and action ({', '.join(ACTIONS)}). No defect: no findings."
+)
+DEFAULT_PROMPT = PromptSpec(before_image=f"USER: {_INSTRUCTION}\n", after_image="\nASSISTANT:")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a checkpoint keeps its parts: the beginnings of tensors' names. They changed between library versions."""
+
+    vision: str = "vision_tower.vision_model."
+    connector: str = "multi_modal_projector."
+    decoder: str = "language_model.model."
+    head: str = "language_model."
+
+
+@dataclass(frozen=True)
+class LlavaConfig:
+    """``config.json``, read and checked."""
+
+    vit: VitConfig
+    vit_intermediate_size: int
+    vit_all_layers: int  # those after the chosen one included
+    llama: LlamaConfig
+    connector_activation: str
+    connector_bias: bool
+    bos_token_id: int
+    eos_token_ids: tuple[int, ...]
+    image_token_id: int
+
+
+def read_llava(checkpoint: Checkpoint) -> Model:
+    """A LLaVA checkpoint in any of the layouts that Hugging Face has used, tied embeddings included.
+
+    Raises:
+        CheckpointError: it is no LLaVA, or one with a part that isn't supported.
+    """
+    config = read_config(checkpoint.config, checkpoint.generation_config)
+    layout, tied = _find_layout(checkpoint)
+    llama = config.llama
+    prompt = checkpoint.prompt
+    return Model(
+        family="llava",
+        spec=ModelSpec(
+            hidden_size=llama.hidden_size,
+            num_layers=llama.num_layers,
+            num_heads=llama.num_heads,
+            num_kv_heads=llama.num_kv_heads,
+            head_dim=llama.head_dim,
+            vocab_size=llama.vocab_size,
+            max_positions=llama.max_positions,
+            num_image_tokens=config.vit.num_features,
+            bos_token_id=config.bos_token_id,
+            eos_token_ids=config.eos_token_ids,
+            image_token_id=config.image_token_id,
+        ),
+        preprocessing=read_preprocessing(checkpoint.image_processor, config.vit.image_size),
+        prompt=PromptSpec(prompt["before_image"], prompt["after_image"]) if prompt else DEFAULT_PROMPT,
+        parts=_parts(checkpoint, config, layout, tied),
+    )
+
+
+def read_config(values: Mapping[str, object], generation: Mapping[str, object]) -> LlavaConfig:
+    """The settings, with the defaults of ``LlavaConfig``, ``CLIPVisionConfig`` and ``LlamaConfig`` in transformers.
+
+    Raises:
+        CheckpointError: a setting is malformed or not supported.
+    """
+    settings = Settings(values)
+    vision, text = settings.below("vision_config"), settings.below("text_config")
+    vision.choice("model_type", "clip_vision_model", ("clip_vision_model",))
+    text.choice("model_type", "llama", ("llama",))
+    rope = text.below("rope_parameters" if text.values.get("rope_parameters") else "rope_scaling")
+    rope.choice("type" if "type" in rope.values else "rope_type", "default", ("default",))
+
+    all_layers = vision.size("num_hidden_layers", 12)
+    chosen = settings.integer("vision_feature_layer", -2)  # an index of hidden states, the first before any layer
+    num_layers = chosen if chosen >= 0 else all_layers + 1 + chosen
+    if not 0 < num_layers <= all_layers:
+        raise CheckpointError(f"config.json: vision_feature_layer is {chosen}, of {all_layers} layers")
+    select = settings.choice("vision_feature_select_strategy", "default", ("default", "full"))
+    hidden_size, num_heads = text.size("hidden_size", 4096), text.size("num_attention_heads", 32)
+    eos = generation.get("eos_token_id", text.values.get("eos_token_id", 2))
+    return LlavaConfig(
+        vit=VitConfig(
+            image_size=vision.size("image_size", 224),
+            patch_size=vision.size("patch_size", 32),
+            hidden_size=vision.size("hidden_size", 768),
+            num_heads=vision.size("num_attention_heads", 12),
+            num_layers=num_layers,
+            activation=vision.choice("hidden_act", "quick_gelu", ("quick_gelu", "gelu")),
+            layer_norm_eps=vision.number("layer_norm_eps", 1e-5),
+            keep_class_token=select == "full",
+        ),
+        vit_intermediate_size=vision.size("intermediate_size", 3072),
+        vit_all_layers=all_layers,
+        llama=LlamaConfig(
+            hidden_size=hidden_size,
+            intermediate_size=text.size("intermediate_size", 11008),
+            num_layers=text.size("num_hidden_layers", 32),
+            num_heads=num_heads,
+            num_kv_heads=text.size("num_key_value_heads", num_heads),
+            head_dim=text.size("head_dim", hidden_size // num_heads),
+            vocab_size=text.size("vocab_size", 32000),
+            max_positions=text.size("max_position_embeddings", 2048),
+            rms_norm_eps=text.number("rms_norm_eps", 1e-6),
+            rope_theta=rope.number("rope_theta", text.number("rope_theta", 10000.0)),
+            activation=text.choice("hidden_act", "silu", ("silu",)),
+        ),
+        connector_activation=settings.choice("projector_hidden_act", "gelu", ("gelu",)),
+        connector_bias=settings.flag("multimodal_projector_bias", True),
+        bos_token_id=text.integer("bos_token_id", 1),
+        eos_token_ids=_token_ids(eos),
+        image_token_id=settings.integer("image_token_id" if "image_token_id" in values else "image_token_index", 32000),
+    )
+
+
+def checkpoint_parameters(config: LlavaConfig, layout: Layout) -> dict[str, Parameter]:
+    """Every tensor of a whole checkpoint, also those after the chosen vision layer, which no component takes."""
+    width = config.vit.hidden_size
+    return {
+        **_vit_parameters(config, layout.vision, config.vit_all_layers),
+        f"{layout.vision}post_layernorm.weight": Parameter((width,)),
+        f"{layout.vision}post_layernorm.bias": Parameter((width,)),
+        **_connector_parameters(config, layout.connector),
+        **_embedding_parameters(config, layout.decoder),
+        **_decoder_parameters(config, layout.decoder, (0, config.llama.num_layers)),
+        **_head_parameters(config, layout.decoder, f"{layout.head}lm_head"),
+    }
+
+
+def _find_layout(checkpoint: Checkpoint) -> tuple[Layout, bool]:
+    """The layout by names that only one tensor ends with; and whether the head is the embedding's own matrix."""
+
+    def prefix(ending: str) -> str | None:
+        found = [name for name in checkpoint if name.endswith(ending)]
+        return found[0].removesuffix(ending) if len(found) == 1 else None
+
+    vision, decoder = prefix("embeddings.class_embedding"), prefix("embed_tokens.weight")
+    connector, head = prefix("linear_1.weight"), prefix("lm_head.weight")
+    if vision is None or decoder is None or connector is None:
+        raise CheckpointError(
+            f"{checkpoint.name} lacks a vision tower, a connector or a decoder under the names LLaVA gives them; "
+            "expected a model saved by transformers' LlavaForConditionalGeneration"
+        )
+    return Layout(vision, connector, decoder, head or ""), head is None
+
+
+def _parts(checkpoint: Checkpoint, config: LlavaConfig, layout: Layout, tied: bool) -> tuple[Part, ...]:
+    vit, llama = config.vit, config.llama
+    head = f"{layout.decoder}embed_tokens" if tied else f"{layout.head}lm_head"
+
+    def decoder_part(index: int, layers: tuple[int, int]) -> Part:
+        parameters = _decoder_parameters(config, layout.decoder, layers)
+        biases = _optional_biases(checkpoint, parameters)
+        return Part(
+            f"decoder.{index:02d}",
+            "decoder",
+            layers,
+            {**parameters, **biases},
+            lambda graph, dialect, source, precision: emit_llama_group(
+                graph, dialect, Weights(source, precision, layout.decoder), llama, layers
+            ),
+        )
+
+    return (
+        Part(
+            "vision_encoder",
+            "vision_encoder",
+            None,
+            _vit_parameters(config, layout.vision, vit.num_layers),
+            lambda graph, dialect, source, precision: emit_vit(
+                graph, dialect, Weights(source, precision, layout.vision), vit
+            ),
+        ),
+        Part(
+            "connector",
+            "connector",
+            None,
+            _connector_parameters(config, layout.connector),
+            lambda graph, dialect, source, precision: emit_connector(
+                graph,
+                dialect,
+                Weights(source, precision, layout.connector),
+                rows=vit.num_features,
+                width_in=vit.hidden_size,
+                width_out=llama.hidden_size,
+                activation=config.connector_activation,
+            ),
+        ),
+        Part("embedding", "embedding", None, _embedding_parameters(config, layout.decoder), None),
+        *(decoder_part(index, layers) for index, layers in enumerate(_layer_groups(config))),
+        Part(
+            "lm_head",
+            "lm_head",
+            None,
+            _head_parameters(config, layout.decoder, head),
+            lambda graph, dialect, source, precision: emit_llama_head(
+                graph, dialect, Weights(source, precision), llama, norm=f"{layout.decoder}norm", head=head
+            ),
+        ),
+    )
+
+
+def _layer_groups(config: LlavaConfig) -> list[tuple[int, int]]:
+    one_layer = _decoder_parameters(config, "", (0, 1)).values()
+    parameters = sum(p.shape[0] * (p.shape[1] if p.is_matrix else 1) for p in one_layer)
+    step, end = max(_GROUP_PARAMETERS // parameters, 1), config.llama.num_layers
+    return [(first, min(first + step, end)) for first in range(0, end, step)]
+
+
+def _vit_parameters(config: LlavaConfig, prefix: str, num_layers: int) -> dict[str, Parameter]:
+    vit, width, inner = config.vit, config.vit.hidden_size, config.vit_intermediate_size
+    positions = (vit.image_size // vit.patch_size) ** 2 + 1
+    parameters = {
+        "embeddings.class_embedding": Parameter((width,)),
+        "embeddings.patch_embedding.weight": Parameter((width, 3, vit.patch_size, vit.patch_size), is_matrix=True),
+        "embeddings.position_embedding.weight": Parameter((positions, width)),
+        "pre_layrnorm.weight": Parameter((width,)),
+        "pre_layrnorm.bias": Parameter((width,)),
+    }
+    for i in range(num_layers):
+        layer = f"encoder.layers.{i}."
+        for norm in ("layer_norm1", "layer_norm2"):
+            parameters[f"{layer}{norm}.weight"] = parameters[f"{layer}{norm}.bias"] = Parameter((width,))
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            parameters.update(_linear(f"{layer}self_attn.{name}", width, width, bias=True))
+        parameters.update(_linear(f"{layer}mlp.fc1", inner, width, bias=True))
+        parameters.update(_linear(f"{layer}mlp.fc2", width, inner, bias=True))
+    return {prefix + name: parameter for name, parameter in parameters.items()}
+
+
+def _connector_parameters(config: LlavaConfig, prefix: str) -> dict[str, Parameter]:
+    width, bias = config.llama.hidden_size, config.connector_bias
+    return {
+        **_linear(f"{prefix}linear_1", width, config.vit.hidden_size, bias=bias),
+        **_linear(f"{prefix}linear_2", width, width, bias=bias),
+    }
+
+
+def _embedding_parameters(config: LlavaConfig, prefix: str) -> dict[str, Parameter]:
+    return _linear(f"{prefix}embed_tokens", config.llama.vocab_size, config.llama.hidden_size)
+
+
+def _decoder_parameters(config: LlavaConfig, prefix: str, layers: tuple[int, int]) -> dict[str, Parameter]:
+    llama = config.llama
+    width, inner = llama.hidden_size, llama.intermediate_size
+    queries, keys = llama.num_heads * llama.head_dim, llama.num_kv_heads * llama.head_dim
+    parameters: dict[str, Parameter] = {}
+    for i in range(*layers):
+        layer = f"{prefix}layers.{i}."
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            parameters[f"{layer}{norm}.weight"] = Parameter((width,))
+        for name, rows in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
+            parameters.update(_linear(f"{layer}self_attn.{name}", rows, width))
+        parameters.update(_linear(f"{layer}self_attn.o_proj", width, queries))
+        for name in ("gate_proj", "up_proj"):
+            parameters.update(_linear(f"{layer}mlp.{name}", inner, width))
+        parameters.update(_linear(f"{layer}mlp.down_proj", width, inner))
+    return parameters
+
+
+def _head_parameters(config: LlavaConfig, decoder: str, head: str) -> dict[str, Parameter]:
+    width = config.llama.hidden_size
+    return {f"{decoder}norm.weight": Parameter((width,)), **_linear(head, config.llama.vocab_size, width)}
+
+
+def _linear(name: str, rows: int, columns: int, *, bias: bool = False) -> dict[str, Parameter]:
+    weight = {f"{name}.weight": Parameter((rows, columns), is_matrix=True)}
+    return {**weight, f"{name}.bias": Parameter((rows,))} if bias else weight
+
+
+def _optional_biases(checkpoint: Checkpoint, parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    """Biases of the decoder's matrices, which LLaMA itself has none of and some of its kin do."""
+    matrices = {name.removesuffix("weight") + "bias": p for name, p in parameters.items() if p.is_matrix}
+    return {name: Parameter(p.shape[:1]) for name, p in matrices.items() if name in checkpoint}
+
+
+def _token_ids(value: object) -> tuple[int, ...]:
+    ids = value if isinstance(value, list) else [value]
+    if not ids or not all(type(i) is int for i in ids):
+        raise CheckpointError(f"eos_token_id is {value!r}; expected a token's number, or a list of them")
+    return tuple(ids)

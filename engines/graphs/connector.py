@@ -1,0 +1,18 @@
+"""The two-layer perceptron between vision encoder and language model, as an ONNX graph."""
+
+from __future__ import annotations
+
+from engines.graphs.builder import Graph
+from engines.graphs.dialect import Dialect
+from engines.graphs.weights import Weights
+
+
+def emit_connector(
+    graph: Graph, dialect: Dialect, weights: Weights, *, rows: int, width_in: int, width_out: int, activation: str
+) -> None:
+    """Emit ``features`` (1, P, Dv) to ``image_embeddings`` (1, P, D)."""
+    features = graph.input("features", dialect.dtype, (1, rows, width_in))
+    inner = dialect.linear(graph, features, weights.linear("linear_1"))
+    inner = dialect.activation(graph, inner, activation)
+    outer = dialect.linear(graph, inner, weights.linear("linear_2"))
+    graph.output("image_embeddings", dialect.dtype, (1, rows, width_out), outer)

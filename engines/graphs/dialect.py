@@ -1,0 +1,59 @@
+"""What a target must be able to say: the operations that emitters use and targets lower differently."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.graphs.builder import Graph
+from engines.graphs.weights import Linear
+
+
+@dataclass(frozen=True)
+class CausalAttention:
+    """The sizes of one decoder layer's attention; ``cos`` and ``sin`` are float32 (positions, head_dim / 2)."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    cos: NDArray[np.float32]
+    sin: NDArray[np.float32]
+
+
+class Dialect(Protocol):
+    """Lowers each operation to the nodes that a target executes best; values are named as in :class:`Graph`."""
+
+    dtype: str  # in which hidden states pass between components
+
+    def constant(self, graph: Graph, name: str, array: NDArray[Any]) -> str:
+        """A constant at the compute type."""
+
+    def linear(self, graph: Graph, x: str, linear: Linear) -> str:
+        """(1, T, K) to (1, T, N)."""
+
+    def rms_norm(self, graph: Graph, x: str, scale: str, epsilon: float) -> str:
+        """Normalize the last axis by its root mean square."""
+
+    def add_rms_norm(self, graph: Graph, x: str, residual: str, scale: str, epsilon: float) -> tuple[str, str]:
+        """``x + residual``, normalized and as it is."""
+
+    def layer_norm(self, graph: Graph, x: str, scale: str, bias: str, epsilon: float) -> str:
+        """Normalize the last axis by its mean and variance."""
+
+    def add_layer_norm(
+        self, graph: Graph, x: str, residual: str, scale: str, bias: str, epsilon: float
+    ) -> tuple[str, str]:
+        """``x + residual``, normalized and as it is."""
+
+    def activation(self, graph: Graph, x: str, kind: str) -> str:
+        """One of ``gelu``, ``quick_gelu``, ``silu``, element by element."""
+
+    def attention(self, graph: Graph, qkv: str, num_heads: int, width: int) -> str:
+        """Every row attends to every row: (1, T, 3 * width) to (1, T, width)."""
+
+    def causal_attention(self, graph: Graph, qkv: str, layer: int, sizes: CausalAttention) -> str:
+        """Rows rotated to their positions attend to the cache and to rows before them; declares the cache's inputs
+        and outputs. (1, T, (num_heads + 2 * num_kv_heads) * head_dim) to (1, T, num_heads * head_dim)."""

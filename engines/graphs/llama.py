@@ -1,0 +1,86 @@
+"""The LLaMA decoder as ONNX graphs: groups of layers, and the head that turns hidden states into logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engines.graphs.builder import Graph
+from engines.graphs.dialect import CausalAttention, Dialect
+from engines.graphs.weights import Weights
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """Sizes of a LLaMA decoder."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_positions: int
+    rms_norm_eps: float
+    rope_theta: float
+    activation: str
+
+
+def emit_llama_group(
+    graph: Graph, dialect: Dialect, weights: Weights, config: LlamaConfig, layers: tuple[int, int]
+) -> None:
+    """Emit layers ``[first, end)``: ``hidden_states`` (1, T, D) to ``hidden_states_out``, with the caches between.
+
+    Weights are named as in Hugging Face's ``LlamaModel``.
+    """
+    first, end = layers
+    sizes = _attention_sizes(config)
+
+    def norm(layer: int, name: str) -> str:
+        name = f"layers.{layer}.{name}.weight"
+        return dialect.constant(graph, name, weights.vector(name))
+
+    eps = config.rms_norm_eps
+    hidden = graph.input("hidden_states", dialect.dtype, (1, "T", config.hidden_size))
+    normed = dialect.rms_norm(graph, hidden, norm(first, "input_layernorm"), eps)
+    for i in range(first, end):
+        attention, mlp = f"layers.{i}.self_attn.", f"layers.{i}.mlp."
+        parts = (f"{attention}{part}_proj" for part in "qkv")
+        qkv = dialect.linear(graph, normed, weights.linear(f"{attention}qkv_proj", *parts))
+        context = dialect.causal_attention(graph, qkv, i, sizes)
+        attended = dialect.linear(graph, context, weights.linear(f"{attention}o_proj"))
+        normed, hidden = dialect.add_rms_norm(graph, attended, hidden, norm(i, "post_attention_layernorm"), eps)
+        parts = (f"{mlp}{part}_proj" for part in ("gate", "up"))
+        gate_up = dialect.linear(graph, normed, weights.linear(f"{mlp}gate_up_proj", *parts))
+        gate, up = graph.nodes("Split", [gate_up], 2, axis=-1, num_outputs=2)
+        inner = graph.node("Mul", [dialect.activation(graph, gate, config.activation), up])
+        outer = dialect.linear(graph, inner, weights.linear(f"{mlp}down_proj"))
+        if i + 1 < end:
+            normed, hidden = dialect.add_rms_norm(graph, outer, hidden, norm(i + 1, "input_layernorm"), eps)
+        else:
+            hidden = graph.node("Add", [outer, hidden])
+    graph.output("hidden_states_out", dialect.dtype, (1, "T", config.hidden_size), hidden)
+
+
+def emit_llama_head(
+    graph: Graph, dialect: Dialect, weights: Weights, config: LlamaConfig, *, norm: str, head: str
+) -> None:
+    """Emit the final norm and the vocabulary's projection: ``hidden_states`` (1, T, D) to ``logits`` (1, T, V).
+
+    ``head`` names the projection, which may be the embedding's own matrix.
+    """
+    hidden = graph.input("hidden_states", dialect.dtype, (1, "T", config.hidden_size))
+    scale = dialect.constant(graph, "norm.weight", weights.vector(f"{norm}.weight"))
+    normed = dialect.rms_norm(graph, hidden, scale, config.rms_norm_eps)
+    logits = dialect.linear(graph, normed, weights.linear(head))
+    graph.output("logits", dialect.dtype, (1, "T", config.vocab_size), logits)
+
+
+def _attention_sizes(config: LlamaConfig) -> CausalAttention:
+    """Rotary tables as in RoFormer (Su et al. 2021, section 3.2.2), halves side by side as in LLaMA."""
+    frequencies = config.rope_theta ** -(np.arange(0, config.head_dim, 2) / config.head_dim)
+    angles = np.outer(np.arange(config.max_positions), frequencies)  # (positions, head_dim / 2)
+    cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    return CausalAttention(config.num_heads, config.num_kv_heads, config.head_dim, cos, sin)

@@ -1,0 +1,90 @@
+"""A component's tensors as its emitter asks for them: by name, at the planned precision, one at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.errors import CheckpointError
+from engines.precision import Precision
+from engines.quantize import QUANTIZERS
+from engines.quantize.rtn import Int4Matrix, block_size_for
+
+
+class TensorSource(Protocol):
+    """Where tensors come from: a checkpoint."""
+
+    def tensor(self, name: str) -> NDArray[Any]:
+        """The values of one tensor."""
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is such a tensor."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """``y = x @ weight.T + bias``; the weight is (N, K), float16 or quantized."""
+
+    name: str
+    weight: NDArray[np.float16] | Int4Matrix
+    bias: NDArray[np.float16] | None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tensors below ``prefix`` of a checkpoint, their matrices at ``precision``."""
+
+    source: TensorSource
+    precision: Precision
+    prefix: str = ""
+
+    def under(self, prefix: str) -> Weights:
+        """The tensors whose names go on with ``prefix``."""
+        return replace(self, prefix=self.prefix + prefix)
+
+    def vector(self, name: str) -> NDArray[np.float16]:
+        """A tensor that is never quantized (a norm, a bias, positions), as float16 in its own shape.
+
+        Raises:
+            CheckpointError: it is missing, or holds a value that float16 cannot.
+        """
+        return self._float16(self.prefix + name)
+
+    def linear(self, name: str, *parts: str) -> Linear:
+        """The matrices ``parts`` (or ``name`` itself) stacked along N to one, with their biases where they have them.
+
+        A convolution whose kernel is its stride counts as the matrix (N, K) that it is.
+
+        Raises:
+            CheckpointError: a tensor is missing, or holds a value that the precision cannot.
+        """
+        paths = [self.prefix + part for part in parts or (name,)]
+        matrices = [self._float16(f"{path}.weight") for path in paths]
+        weight = np.concatenate([matrix.reshape(matrix.shape[0], -1) for matrix in matrices])
+        biases = [self._float16(f"{path}.bias") for path in paths if f"{path}.bias" in self.source]
+        if biases and len(biases) < len(paths):
+            raise CheckpointError(f"only some of {', '.join(paths)} have a bias; expected all or none")
+        return Linear(self.prefix + name, self._quantize(name, weight), np.concatenate(biases) if biases else None)
+
+    def rows(self, name: str) -> NDArray[np.float16] | Int4Matrix:
+        """The matrix of an embedding, one row a token."""
+        return self._quantize(name, self._float16(f"{self.prefix}{name}.weight"))
+
+    def _quantize(self, name: str, weight: NDArray[np.float16]) -> NDArray[np.float16] | Int4Matrix:
+        if self.precision.block_size is None:
+            return weight
+        return QUANTIZERS[self.precision.method](weight, block_size_for(weight.shape[1], self.precision.block_size))
+
+    def _float16(self, name: str) -> NDArray[np.float16]:
+        tensor = self.source.tensor(name)
+        with np.errstate(over="ignore"):
+            values = np.asarray(tensor, np.float16)
+        if not np.isfinite(values).all():
+            raise CheckpointError(
+                f"{name} holds NaN, infinity or a value beyond float16's 65504; expected finite weights: "
+                "check that the checkpoint was saved and copied whole"
+            )
+        return values

@@ -1,0 +1,191 @@
+"""Checkpoints that exist nowhere: random weights at a real model's shape, made tensor by tensor when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.errors import CheckpointError
+from engines.checkpoint import Checkpoint, load_checkpoint
+from engines.families.base import Parameter
+from engines.families.llava import Layout, checkpoint_parameters, read_config
+
+_PREFIX = "synthetic:"
+_VERSION = 1  # to be raised when the same name begins to give other numbers
+_SLAB_WORDS = 1 << 20  # 64-bit random words at a time: 4 values each
+
+
+def _llava_15(hidden_size: int, intermediate_size: int, num_layers: int, num_heads: int) -> dict[str, Any]:
+    return {
+        "model_type": "llava",
+        "image_token_index": 32000,
+        "vision_config": {
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": 336,
+            "patch_size": 14,
+        },
+        "text_config": {
+            "hidden_size": hidden_size,
+            "intermediate_size": intermediate_size,
+            "num_hidden_layers": num_layers,
+            "num_attention_heads": num_heads,
+            "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-5,
+            "vocab_size": 32064,
+        },
+    }
+
+
+_CONFIGS: Mapping[str, dict[str, Any]] = {
+    "llava-1.5-7b": _llava_15(4096, 11008, 32, 32),
+    "llava-1.5-13b": _llava_15(5120, 13824, 40, 40),
+    # Small, and awkward on purpose: widths that differ, grouped queries, an inner width of 3 x 64, an odd patch.
+    "tiny-llava": {
+        "model_type": "llava",
+        "image_token_index": 300,
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "image_size": 56,
+            "patch_size": 14,
+            "hidden_act": "quick_gelu",
+        },
+        "text_config": {
+            "model_type": "llama",
+            "hidden_size": 128,
+            "intermediate_size": 192,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 512,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 5000.0,
+            "vocab_size": 512,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+        "image_seq_length": 16,
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+    },
+}
+
+
+@dataclass(frozen=True)
+class SyntheticCheckpoint:
+    """Random float16 weights in the hub's layout; the same name always gives the same numbers."""
+
+    name: str
+    config: Mapping[str, Any]
+    image_processor: Mapping[str, Any]
+    tokenizer_json: bytes
+    _parameters: Mapping[str, Parameter] = field(repr=False)
+    generation_config: Mapping[str, Any] = field(default_factory=dict)
+    prompt: Mapping[str, str] | None = None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._parameters
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parameters)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return self._parameters[name].shape
+
+    def tensor(self, name: str) -> NDArray[np.float16]:
+        """Uniform numbers around 1 for norms and around 0 for the rest, wide enough to keep hidden states' size."""
+        parameter = self._parameters[name]
+        columns = int(np.prod(parameter.shape[1:]))
+        spread = columns**-0.5 if parameter.is_matrix else 0.1
+        centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+        return _uniform(f"{_VERSION} {self.name} {name}", parameter.shape, centre, spread)
+
+    def sha256(self) -> str:
+        """A hash of what determines every number."""
+        settings = json.dumps([_VERSION, self.name, self.config, self.image_processor], sort_keys=True)
+        return hashlib.sha256(settings.encode() + self.tokenizer_json).hexdigest()
+
+
+def synthetic_checkpoint(name: str) -> SyntheticCheckpoint:
+    """The synthetic checkpoint of that name, without the prefix.
+
+    Raises:
+        CheckpointError: there is none of that name.
+    """
+    if name not in _CONFIGS:
+        raise CheckpointError(f"there is no {_PREFIX}{name}; there are {', '.join(_PREFIX + n for n in _CONFIGS)}")
+    config = read_config(_CONFIGS[name], {})
+    size = config.vit.image_size
+    processor = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}, "resample": 3}
+    return SyntheticCheckpoint(
+        name=name,
+        config=_CONFIGS[name],
+        image_processor=processor,
+        tokenizer_json=_byte_tokenizer(config.llama.vocab_size, config.image_token_id),
+        _parameters=checkpoint_parameters(config, Layout()),
+    )
+
+
+def open_checkpoint(where: str) -> Checkpoint:
+    """The checkpoint in a directory, or the one called ``synthetic:NAME``.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    if where.startswith(_PREFIX):
+        return synthetic_checkpoint(where.removeprefix(_PREFIX))
+    return load_checkpoint(Path(where))
+
+
+def _uniform(key: str, shape: tuple[int, ...], centre: float, deviation: float) -> NDArray[np.float16]:
+    """Uniform numbers from the bits of a generator seeded by ``key``.
+
+    Raw bits of a bit generator never change between numpy's versions; its distributions may.
+    """
+    bits = np.random.PCG64(int.from_bytes(hashlib.sha256(key.encode()).digest(), "little"))
+    values = np.empty(int(np.prod(shape)), np.float16)
+    for start in range(0, values.size, 4 * _SLAB_WORDS):
+        part = values[start : start + 4 * _SLAB_WORDS]
+        words = bits.random_raw(-(-part.size // 4)).view(np.uint16)[: part.size]
+        part[:] = (words.astype(np.float32) / 65536 - 0.5) * np.float32(deviation * 12**0.5) + np.float32(centre)
+    return values.reshape(shape)
+
+
+def _byte_tokenizer(vocab_size: int, image_token_id: int) -> bytes:
+    """A tokenizer of single bytes, in the form of the ``tokenizers`` library; ids left over are words nobody writes."""
+    specials = {0: "<unk>", 1: "<s>", 2: "</s>", image_token_id: "<image>"}
+    free = (token for token in range(vocab_size) if token not in specials)
+    vocabulary = {byte: next(free) for byte in _byte_symbols()}
+    vocabulary.update((f"<unused{token}>", token) for token in free)
+    vocabulary.update((text, token) for token, text in specials.items())
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    document = {
+        "version": "1.0",
+        "added_tokens": [{"id": token, "content": text, **plain} for token, text in sorted(specials.items())],
+        "pre_tokenizer": byte_level,
+        "decoder": byte_level,
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
+    }
+    return json.dumps(document).encode()
+
+
+def _byte_symbols() -> list[str]:
+    """The printable characters by which GPT-2's byte-level tokenizers write the bytes 0 to 255."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
