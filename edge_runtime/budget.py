@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 
 import psutil
 
+from edge_runtime.bundle import COMPONENT_KINDS, Manifest
 from edge_runtime.errors import BudgetExceededError
+from edge_runtime.kv_cache import cache_bytes
 
 _UNITS = {
     "": 1, "b": 1,
@@ -16,6 +18,14 @@ _UNITS = {
     "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
     "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
 }  # fmt: skip
+
+# Interpreter, numpy, OpenCV, ONNX Runtime and tokenizer before any weight: measured ?? MB on x86-64.
+_PROCESS_BYTES = 200_000_000
+# ONNX Runtime computes in float32 on a CPU, so a float16 weight is held stored (mapped) and widened, and 4-bit
+# weights stored and repacked; measured, see tests/edge_runtime/test_inspector.py.
+_RESIDENT_PER_STORED = {"float16": 3.0, "int8": 2.0, "int4": 2.0}
+_ACTIVATION_ROWS = 24  # hidden states, qkv, context, gate, up and their products: about 24 widths alive at once
+_FRAME_BYTES = 100_000_000  # an 8K frame, as bytes
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,31 @@ class Ledger:
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = (f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows)
         return "\n".join(lines)
+
+
+def plan_ledger(manifest: Manifest, cache_tokens: int) -> Ledger:
+    """What an inspector of this bundle with a cache of ``cache_tokens`` will hold at its peak, item by item."""
+    weights = dict.fromkeys(COMPONENT_KINDS, 0)
+    for component in manifest.components:
+        factor = 1.0 if component.kind == "embedding" else _RESIDENT_PER_STORED[component.precision]
+        weights[component.kind] += round(component.size_bytes * factor)
+    return Ledger(
+        (
+            LedgerItem("process", _PROCESS_BYTES),
+            *(LedgerItem(kind, size_bytes) for kind, size_bytes in weights.items()),
+            LedgerItem("kv_cache", cache_bytes(manifest.model, cache_tokens)),
+            LedgerItem("activations", _activation_bytes(manifest, cache_tokens)),
+            LedgerItem("frame", _FRAME_BYTES),
+        )
+    )
+
+
+def _activation_bytes(manifest: Manifest, cache_tokens: int) -> int:
+    """Scratch of the widest moment, a prefill of the whole prompt: f32 rows of several widths, and attention scores."""
+    model = manifest.model
+    rows = cache_tokens * model.hidden_size * _ACTIVATION_ROWS
+    scores = model.num_heads * cache_tokens * cache_tokens
+    return 4 * (rows + scores + model.vocab_size)
 
 
 def check_fits(ledger: Ledger, budget_bytes: int) -> Ledger:

@@ -1,0 +1,180 @@
+"""A bundle, opened inside a byte budget, that turns frames into inspection reports.
+
+Wires the parts in the order of the walk of a frame; each part knows its own business.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.answer import write_answer
+from edge_runtime.backends import open_backend
+from edge_runtime.backends.base import Backend, Engine
+from edge_runtime.budget import Ledger, available_bytes, check_fits, parse_bytes, plan_ledger
+from edge_runtime.bundle import Bundle, Component, load_bundle
+from edge_runtime.decoder import Decoder
+from edge_runtime.embedding import open_embedding
+from edge_runtime.errors import BundleCorruptError
+from edge_runtime.grammar import Grammar
+from edge_runtime.kv_cache import cache_bytes
+from edge_runtime.preprocessing import pixels_from_frame
+from edge_runtime.report import InspectionReport, Timings, answer_schema
+from edge_runtime.telemetry import resident_bytes
+from edge_runtime.tokenization import load_tokenizer, prompt_tokens
+
+
+class Inspector:
+    """Turns one frame after another into reports; must be closed, and is used by one thread at a time."""
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | Path,
+        budget: int | str | None = None,
+        max_report_tokens: int = 256,
+        threads: int | None = None,
+    ) -> Inspector:
+        """Load the bundle in the directory ``bundle``.
+
+        ``budget`` is what the process may hold: bytes, ``"2GB"``, or None for all memory that is available now; the
+        plan is checked against it before any weight is read. ``max_report_tokens`` bounds an answer, and so a frame's
+        latency. ``threads`` is the number of CPU threads, None for all cores.
+
+        Raises:
+            BundleError: the bundle must not be loaded; a subclass says why.
+            BudgetExceededError: its plan exceeds the budget.
+            BackendError: the inference engine refuses it.
+            ValueError: ``budget`` is no amount of memory, or a number is negative.
+        """
+        if max_report_tokens < 0:
+            raise ValueError(f"max_report_tokens is {max_report_tokens}, expected 0 or more")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads is {threads}, expected 1 or more")
+        budget_bytes = available_bytes() if budget is None else parse_bytes(budget)
+        return cls(load_bundle(bundle), budget_bytes, max_report_tokens, threads)
+
+    def __init__(self, bundle: Bundle, budget_bytes: int, max_report_tokens: int, threads: int | None) -> None:
+        self.bundle = bundle
+        manifest, model = bundle.manifest, bundle.manifest.model
+        backend = open_backend(manifest.target, threads)
+        tokenizer = load_tokenizer(bundle.file(manifest.tokenizer))
+        prompt = prompt_tokens(tokenizer, manifest.prompt, model.image_token_id)
+        self._after_image = prompt.after_image
+        self._grammar = Grammar(tokenizer, model.vocab_size, model.eos_token_ids, answer_schema())
+
+        prompt_length = len(prompt.before_image) + model.num_image_tokens + len(prompt.after_image)
+        opening_length = len(self._grammar.restart())
+        if prompt_length + opening_length > model.max_positions:
+            raise BundleCorruptError(
+                f"prompt and image take {prompt_length} of {model.max_positions} positions, which leaves no room "
+                "for an answer; rebuild the bundle with a shorter prompt"
+            )
+        self._max_tokens = min(max_report_tokens, model.max_positions - prompt_length)
+        capacity = prompt_length + max(self._max_tokens, opening_length)
+        self._ledger = check_fits(plan_ledger(manifest, capacity), budget_bytes)
+
+        self._measured = {"process": resident_bytes(), "kv_cache": cache_bytes(model, capacity)}
+        with ExitStack() as stack:  # closes what was loaded if the rest fails
+            load = _Loader(bundle, backend, self._measured, stack)
+            vision = load(manifest.component("vision_encoder"))
+            connector = load(manifest.component("connector"))
+            groups = [(load(group), range(*(group.layers or (0, 0)))) for group in manifest.decoder_groups]
+            head = load(manifest.component("lm_head"))
+            embedding = open_embedding(bundle)
+            self._decoder = Decoder(model, embedding, groups, head, prompt.before_image, capacity)
+            self._pixels, self._run_vision = _bind_vision(bundle, vision, connector, self._decoder.image_rows)
+            self._engines = stack.pop_all()
+
+    @property
+    def ledger(self) -> Ledger:
+        """Bytes as planned and as measured; activations are measured at the first frame."""
+        return self._ledger.with_measured(self._measured)
+
+    def inspect(self, frame: NDArray[np.uint8]) -> InspectionReport:
+        """The report of ``frame``: uint8 (H, W, 3), BGR as OpenCV gives it, of any size.
+
+        Raises:
+            FrameError: the frame cannot be inspected; the next one can.
+            BackendError: the engine failed, or the inspector is closed.
+        """
+        resident_before = resident_bytes()
+        started_s = time.perf_counter()
+        self._pixels[...] = pixels_from_frame(frame, self.bundle.manifest.preprocessing)
+        preprocessed_s = time.perf_counter()
+        self._run_vision()
+        seen_s = time.perf_counter()
+        opening = self._grammar.restart()
+        logits = self._decoder.prefill((*self._after_image, *opening))
+        prefilled_s = time.perf_counter()
+        answer = write_answer(self._grammar, opening, logits, self._decoder.append, self._max_tokens)
+        findings = answer.findings()
+        finished_s = time.perf_counter()
+
+        self._measured.setdefault("activations", max(resident_bytes() - resident_before, 0))
+        return InspectionReport(
+            findings=findings,
+            truncated=not answer.finished,
+            tokens=len(answer.texts),
+            timings=Timings(
+                preprocess_ms=1e3 * (preprocessed_s - started_s),
+                vision_ms=1e3 * (seen_s - preprocessed_s),
+                prefill_ms=1e3 * (prefilled_s - seen_s),
+                decode_ms=1e3 * (finished_s - prefilled_s),
+                total_ms=1e3 * (finished_s - started_s),
+            ),
+        )
+
+    def close(self) -> None:
+        """Release the engines; a second call does nothing."""
+        self._engines.close()
+
+    def __enter__(self) -> Inspector:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Loader:
+    """Loads one component after another and notes what each added to the resident memory."""
+
+    def __init__(self, bundle: Bundle, backend: Backend, measured: dict[str, int], stack: ExitStack) -> None:
+        self._bundle = bundle
+        self._backend = backend
+        self._measured = measured
+        self._stack = stack
+
+    def __call__(self, component: Component) -> Engine:
+        before = resident_bytes()
+        engine = self._backend.load(self._bundle.file(component.files[0]))
+        self._stack.callback(engine.close)
+        added = max(resident_bytes() - before, 0)
+        self._measured[component.kind] = self._measured.get(component.kind, 0) + added
+        return engine
+
+
+def _bind_vision(
+    bundle: Bundle, vision: Engine, connector: Engine, image_rows: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], Callable[[], None]]:
+    """The pixel tensor to fill, and the call that turns it into ``image_rows``."""
+    manifest = bundle.manifest
+    pixels = np.zeros((1, 3, manifest.preprocessing.height, manifest.preprocessing.width), np.float32)
+    features_shape = manifest.component("vision_encoder").outputs[0].shape
+    features = np.zeros([size for size in features_shape if isinstance(size, int)], np.float32)  # (1, P, Dv)
+    run_vision = vision.bind({"pixel_values": pixels}, {"features": features})
+    run_connector = connector.bind({"features": features}, {"image_embeddings": image_rows})
+
+    def run() -> None:
+        run_vision()
+        run_connector()
+
+    return pixels, run
