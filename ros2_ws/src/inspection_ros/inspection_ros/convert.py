@@ -213,5 +213,10 @@ def _finding_from_message(message: Any) -> Finding:
     )
 
 
+def nanoseconds(stamp: Any) -> int:
+    """A ``builtin_interfaces/Time`` as one number; rclpy's ``Time`` refuses the negative ones a message may hold."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
 def _values(message: Any, names: Sequence[str]) -> dict[str, Any]:
     return {name: getattr(message, name) for name in names}

@@ -1,0 +1,104 @@
+"""What /diagnostics says of an inspection, in words and numbers; knows no ROS, so the caller makes the message."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from edge_runtime.budget import Ledger, LedgerItem
+from inspection_ros.pipeline import Counters, Status
+
+OK, WARN, ERROR, STALE = range(4)  # the levels of diagnostic_msgs/DiagnosticStatus
+
+
+@dataclass(frozen=True)
+class Health:
+    """The fields of one ``diagnostic_msgs/DiagnosticStatus``."""
+
+    level: int
+    message: str
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
+def assess(
+    state: str,
+    status: Status | None,
+    ledger: Ledger | None,
+    temperature_c: float | None,
+    stale_after_s: float,
+) -> Health:
+    """The health of a node in lifecycle ``state``; ``status`` is that of its pipeline while it has one.
+
+    A camera that has been silent for ``stale_after_s`` is stale; so is one that never spoke.
+    """
+    values: dict[str, str] = {"state": state}
+    if status is not None:
+        values |= _values_from_status(status)
+    if ledger is not None:
+        values |= values_from_ledger(ledger)
+    if temperature_c is not None:
+        values["temperature_c"] = f"{temperature_c:.1f}"
+    level, message = _verdict(state, status, stale_after_s)
+    return Health(level, message, values)
+
+
+def _verdict(state: str, status: Status | None, stale_after_s: float) -> tuple[int, str]:
+    if state != "active" or status is None:
+        return OK, state
+    if status.since_frame_s > stale_after_s:
+        if status.counters.received == 0:
+            return STALE, f"no frame yet, after {status.since_frame_s:.1f} s"
+        return STALE, f"no frame for {status.since_frame_s:.1f} s"
+    if status.last_failure is not None:
+        return WARN, status.last_failure
+    return OK, "inspecting"
+
+
+def _values_from_status(status: Status) -> dict[str, str]:
+    values = {f"frames_{name}": str(count) for name, count in vars(status.counters).items()}
+    values["since_frame_s"] = f"{status.since_frame_s:.2f}"
+    if status.latency is not None:
+        values["latency_median_ms"] = f"{status.latency.median_ms:.1f}"
+        values["latency_p90_ms"] = f"{status.latency.p90_ms:.1f}"
+        values["latency_max_ms"] = f"{status.latency.max_ms:.1f}"
+    return values
+
+
+def values_from_ledger(ledger: Ledger) -> dict[str, str]:
+    """Every item's bytes, then the totals, as diagnostics carry them."""
+    values = {}
+    for item in ledger.items:
+        values[f"ledger/{item.name}/planned_bytes"] = str(item.planned_bytes)
+        if item.measured_bytes is not None:
+            values[f"ledger/{item.name}/measured_bytes"] = str(item.measured_bytes)
+    values["planned_bytes"] = str(ledger.planned_bytes)
+    values["measured_bytes"] = str(ledger.measured_bytes)
+    if ledger.budget_bytes is not None:
+        values["budget_bytes"] = str(ledger.budget_bytes)
+    return values
+
+
+def ledger_from_values(values: Mapping[str, str]) -> Ledger | None:
+    """Inverse of :func:`values_from_ledger`; None where the values hold no ledger."""
+    names = [match[1] for key in values if (match := re.fullmatch(r"ledger/(.+)/planned_bytes", key))]
+    if not names:
+        return None
+    items = (
+        LedgerItem(
+            name, int(values[f"ledger/{name}/planned_bytes"]), _optional(values, f"ledger/{name}/measured_bytes")
+        )
+        for name in names
+    )
+    return Ledger(tuple(items), _optional(values, "budget_bytes"))
+
+
+def counters_from_values(values: Mapping[str, str]) -> Counters | None:
+    """The counters that diagnostics carry; None where there are none."""
+    if "frames_received" not in values:
+        return None
+    return Counters(**{name: int(values[f"frames_{name}"]) for name in vars(Counters())})
+
+
+def _optional(values: Mapping[str, str], key: str) -> int | None:
+    return int(values[key]) if key in values else None

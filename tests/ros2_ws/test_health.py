@@ -1,0 +1,59 @@
+"""Diagnostics say whether the camera speaks, whether frames fail, and where the bytes are."""
+
+import pytest
+from inspection_ros.health import (
+    OK,
+    STALE,
+    WARN,
+    assess,
+    counters_from_values,
+    ledger_from_values,
+    values_from_ledger,
+)
+from inspection_ros.pipeline import Counters, Status
+
+from edge_runtime.budget import Ledger, LedgerItem
+from edge_runtime.telemetry import latency_statistics
+
+COUNTERS = Counters(received=9, reported=6, dropped=2, failed=1)
+LEDGER = Ledger((LedgerItem("weights/vision", 100, 110), LedgerItem("kv_cache", 50)), budget_bytes=200)
+
+
+def status(since_frame_s=0.1, last_failure=None, counters=COUNTERS):
+    return Status(counters, latency_statistics([10.0, 20.0, 90.0]), since_frame_s, last_failure)
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "level", "message"),
+    [
+        ("unconfigured", None, OK, "unconfigured"),
+        ("inactive", None, OK, "inactive"),
+        ("active", status(), OK, "inspecting"),
+        ("active", status(last_failure="frame 3: cut short"), WARN, "frame 3: cut short"),
+        ("active", status(since_frame_s=4.0), STALE, "no frame for 4.0 s"),
+        ("active", status(since_frame_s=4.0, last_failure="frame 3: cut short"), STALE, "no frame for 4.0 s"),
+        ("active", status(since_frame_s=4.0, counters=Counters()), STALE, "no frame yet, after 4.0 s"),
+    ],
+)
+def test_level_and_message_follow_the_worst_that_is_true(state, status, level, message):
+    health = assess(state, status, None, None, stale_after_s=2.0)
+    assert (health.level, health.message) == (level, message)
+
+
+def test_counters_latencies_and_temperature_are_among_the_values():
+    values = assess("active", status(), LEDGER, 61.25, stale_after_s=2.0).values
+    assert counters_from_values(values) == COUNTERS
+    assert values["latency_median_ms"] == "20.0"
+    assert values["latency_max_ms"] == "90.0"
+    assert values["temperature_c"] == "61.2"
+
+
+def test_a_ledger_survives_the_way_through_diagnostics():
+    values = assess("active", status(), LEDGER, None, stale_after_s=2.0).values
+    assert ledger_from_values(values) == LEDGER
+    assert values_from_ledger(LEDGER)["planned_bytes"] == "150"
+
+
+def test_values_without_counters_or_ledger_give_none():
+    assert ledger_from_values({"state": "inactive"}) is None
+    assert counters_from_values({"state": "inactive"}) is None
