@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,10 @@ import onnx
 from tqdm import tqdm
 
 from edge_runtime.budget import check_fits, format_bytes
-from edge_runtime.bundle import (
-    MANIFEST_NAME,
-    SCHEMA_VERSION,
-    Bundle,
-    Component,
-    Hashes,
-    Manifest,
-    load_bundle,
-    manifest_to_json,
-    sha256_of_file,
-)
+from edge_runtime.bundle import MANIFEST_NAME, Bundle, Component, load_bundle, manifest_to_json, sha256_of_file
 from edge_runtime.errors import BuildError, RecipeError
 from edge_runtime.typed_json import MismatchError, dataclass_from_json
 from engines.checkpoint import Checkpoint
-from engines.families import read_model
 from engines.families.base import Part
 from engines.graphs.builder import HashedFile
 from engines.plan import DEFAULT_CONTEXT, plan_bundle
@@ -65,39 +54,30 @@ def build(
     """
     if target not in TARGETS:
         raise RecipeError(f"there is no target {target!r}; there are {', '.join(TARGETS)}")
-    model = read_model(checkpoint)
-    plan = plan_bundle(model, precisions, target, context)
+    plan = plan_bundle(checkpoint, precisions, target, context)
     ledger = plan.ledger if budget_bytes is None else check_fits(plan.ledger, budget_bytes)
     _check_replaceable(out, force)
-    hashes = Hashes(checkpoint=checkpoint.sha256(), recipe=precisions.sha256, calibration=None)
+    hashes = replace(plan.manifest.hashes, checkpoint=checkpoint.sha256())
     partial = out.with_name(out.name + ".partial")
     try:
         journal = _open_journal(partial, {"target": target, **asdict(hashes), **_versions()})
         components = []
-        for part in tqdm(model.parts, desc=f"building {out.name}", unit="component", disable=None):
+        for part in tqdm(plan.parts, desc=f"building {out.name}", unit="component", disable=None):
             component = journal.finished(part)
             if component is None:
                 precision = precisions.components[part.kind]
-                component = TARGETS[target].write_component(partial, part, checkpoint, precision)
+                component = TARGETS[target](partial, part, checkpoint, precision)
                 journal.add(component)
             components.append(component)
         tokenizer = HashedFile(partial / "tokenizer.json")
         tokenizer.write(checkpoint.tokenizer_json)
-        manifest = Manifest(
-            schema_version=SCHEMA_VERSION,
-            name=checkpoint.name,
-            family=model.family,
-            target=target,
-            recipe=precisions.recipe,
-            model=model.spec,
-            preprocessing=model.preprocessing,
-            prompt=model.prompt,
+        manifest = replace(
+            plan.manifest,
             components=tuple(components),
             tokenizer=tokenizer.close(),
             ledger={item.name: item.planned_bytes for item in ledger.items},
             build={**_versions(), "time": datetime.now(timezone.utc).isoformat(timespec="seconds")},
             hashes=hashes,
-            fidelity=None,
         )
         (partial / MANIFEST_NAME).write_text(manifest_to_json(manifest), encoding="utf-8")
         load_bundle(partial, target=target, verify_hashes=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 from edge_runtime.budget import check_fits, format_bytes, parse_bytes
 from edge_runtime.errors import EdgeRuntimeError
 from engines.build import build
-from engines.families import read_model
 from engines.plan import DEFAULT_CONTEXT, plan_bundle
 from engines.precision import known_recipes, load_recipe
 from engines.synthetic import open_checkpoint
@@ -49,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    checkpoint = open_checkpoint(options.checkpoint)
-    plan = plan_bundle(read_model(checkpoint), load_recipe(options.recipe), options.target, options.context)
+    recipe = load_recipe(options.recipe)
+    plan = plan_bundle(open_checkpoint(options.checkpoint), recipe, options.target, options.context)
     items = {item.name: item.planned_bytes for item in plan.ledger.items}
     text = f"{plan.ledger.table()}\n\non disk: {format_bytes(plan.disk_bytes)}"
     document = {"disk_bytes": plan.disk_bytes, "memory_bytes": plan.ledger.planned_bytes, "ledger": items}

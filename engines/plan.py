@@ -1,49 +1,76 @@
-"""What a bundle will weigh before anything is written: bytes on disk, and the ledger of bytes in memory."""
+"""What a bundle will weigh, on disk and in memory, before anything is written; reads settings and shapes only."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from edge_runtime.budget import Ledger, LedgerItem
-from edge_runtime.bundle import COMPONENT_KINDS
-from engines.families.base import Model, Part
-from engines.precision import Precision, PrecisionPlan
-from engines.targets import TARGETS
+from edge_runtime.budget import Ledger, plan_ledger
+from edge_runtime.bundle import SCHEMA_VERSION, Component, FileEntry, Hashes, Manifest
+from engines.checkpoint import Checkpoint
+from engines.families import read_model
+from engines.families.base import Part
+from engines.precision import PrecisionPlan
 
 DEFAULT_CONTEXT = 2048  # tokens of prompt, image and answer together
 
 
 @dataclass(frozen=True)
 class BundlePlan:
-    """Where the bytes will go."""
+    """A bundle that isn't there yet."""
 
-    disk_bytes: int  # of the whole bundle, within a few per cent
-    ledger: Ledger  # in memory, onboard
+    parts: tuple[Part, ...]
+    manifest: Manifest  # with the sizes that files will have, and no hashes
+    ledger: Ledger  # what the runtime will hold
+
+    @property
+    def disk_bytes(self) -> int:
+        """Size of the bundle, within a few per cent."""
+        return self.manifest.size_bytes
 
 
-def plan_bundle(model: Model, precisions: PrecisionPlan, target: str, context: int = DEFAULT_CONTEXT) -> BundlePlan:
-    """Add up the components, the key/value cache of ``context`` tokens, and the peak while one part is loaded."""
-    memory = dict.fromkeys(COMPONENT_KINDS, 0)
-    disk_bytes, load_peak_bytes = 0, 0
-    for part in model.parts:
-        precision = precisions.components[part.kind]
-        stored = stored_bytes(part, precision)
-        disk_bytes += stored
-        memory[part.kind] += TARGETS[target].resident_bytes(part, precision)
-        load_peak_bytes = max(load_peak_bytes, stored if part.emit else 0)
-    spec = model.spec
-    positions = min(context, spec.max_positions)
-    memory["kv_cache"] = (
-        TARGETS[target].cache_element_bytes * 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * positions
+def plan_bundle(
+    checkpoint: Checkpoint, precisions: PrecisionPlan, target: str, context: int = DEFAULT_CONTEXT
+) -> BundlePlan:
+    """Plan every component at its precision, and the memory that a cache of ``context`` tokens takes with them.
+
+    Raises:
+        CheckpointError: the checkpoint is not supported, or contradicts itself.
+    """
+    model = read_model(checkpoint)
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=checkpoint.name,
+        family=model.family,
+        target=target,
+        recipe=precisions.recipe,
+        model=model.spec,
+        preprocessing=model.preprocessing,
+        prompt=model.prompt,
+        components=tuple(_planned_component(part, precisions) for part in model.parts),
+        tokenizer=FileEntry("tokenizer.json", "", len(checkpoint.tokenizer_json)),
+        ledger={},
+        build={},
+        hashes=Hashes(checkpoint=None, recipe=precisions.sha256, calibration=None),
+        fidelity=None,
     )
-    memory["load_peak"] = load_peak_bytes
-    return BundlePlan(disk_bytes, Ledger(tuple(LedgerItem(name, size) for name, size in memory.items())))
+    return BundlePlan(model.parts, manifest, plan_ledger(manifest, min(context, model.spec.max_positions)))
 
 
-def stored_bytes(part: Part, precision: Precision) -> int:
-    """Bytes of a component's weights as they are written."""
-    return sum(
+def _planned_component(part: Part, precisions: PrecisionPlan) -> Component:
+    precision = precisions.components[part.kind]
+    size_bytes = sum(
         precision.matrix_bytes(p.shape[0], math.prod(p.shape[1:])) if p.is_matrix else 2 * math.prod(p.shape)
         for p in part.parameters.values()
+    )
+    return Component(
+        name=part.name,
+        kind=part.kind,
+        layers=part.layers,
+        precision=precision.dtype,
+        block_size=precision.block_size,
+        method=precision.method,
+        files=(FileEntry(part.name, "", size_bytes),),
+        inputs=(),
+        outputs=(),
     )

@@ -46,7 +46,7 @@ def _llava_15(hidden_size: int, intermediate_size: int, num_layers: int, num_hea
     }
 
 
-_CONFIGS: Mapping[str, dict[str, Any]] = {
+SYNTHETIC_CONFIGS: Mapping[str, dict[str, Any]] = {
     "llava-1.5-7b": _llava_15(4096, 11008, 32, 32),
     "llava-1.5-13b": _llava_15(5120, 13824, 40, 40),
     # Small, and awkward on purpose: widths that differ, grouped queries, an inner width of 3 x 64, an odd patch.
@@ -120,23 +120,20 @@ class SyntheticCheckpoint:
         return hashlib.sha256(settings.encode() + self.tokenizer_json).hexdigest()
 
 
-def synthetic_checkpoint(name: str) -> SyntheticCheckpoint:
-    """The synthetic checkpoint of that name, without the prefix.
+def synthetic_checkpoint(name: str, config: Mapping[str, Any]) -> SyntheticCheckpoint:
+    """Random weights for the architecture that ``config`` describes; ``name`` seeds them.
 
     Raises:
-        CheckpointError: there is none of that name.
+        CheckpointError: the architecture is not supported.
     """
-    if name not in _CONFIGS:
-        raise CheckpointError(f"there is no {_PREFIX}{name}; there are {', '.join(_PREFIX + n for n in _CONFIGS)}")
-    config = read_config(_CONFIGS[name], {})
-    size = config.vit.image_size
-    processor = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}, "resample": 3}
+    sizes = read_config(config, {})
+    side = sizes.vit.image_size
     return SyntheticCheckpoint(
         name=name,
-        config=_CONFIGS[name],
-        image_processor=processor,
-        tokenizer_json=_byte_tokenizer(config.llama.vocab_size, config.image_token_id),
-        _parameters=checkpoint_parameters(config, Layout()),
+        config=config,
+        image_processor={"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}, "resample": 3},
+        tokenizer_json=_byte_tokenizer(sizes.llama.vocab_size, sizes.image_token_id),
+        _parameters=checkpoint_parameters(sizes, Layout()),
     )
 
 
@@ -146,9 +143,12 @@ def open_checkpoint(where: str) -> Checkpoint:
     Raises:
         CheckpointError: there is none, or it cannot be read.
     """
-    if where.startswith(_PREFIX):
-        return synthetic_checkpoint(where.removeprefix(_PREFIX))
-    return load_checkpoint(Path(where))
+    if not where.startswith(_PREFIX):
+        return load_checkpoint(Path(where))
+    name = where.removeprefix(_PREFIX)
+    if name not in SYNTHETIC_CONFIGS:
+        raise CheckpointError(f"there is no {where}; there are {', '.join(_PREFIX + n for n in SYNTHETIC_CONFIGS)}")
+    return synthetic_checkpoint(name, SYNTHETIC_CONFIGS[name])
 
 
 def _uniform(key: str, shape: tuple[int, ...], centre: float, deviation: float) -> NDArray[np.float16]:

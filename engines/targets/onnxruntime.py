@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from engines.graphs.dialect import CausalAttention
 from engines.graphs.weights import Linear, TensorSource, Weights
 from engines.precision import Precision
 from engines.quantize.rtn import Int4Matrix
-from engines.targets.base import Target
 
 _INT8_ARITHMETIC = 4  # MatMulNBits' accuracy_level: activations rounded to int8 by block; 4x faster than float32
 
@@ -111,19 +109,7 @@ _ACTIVATIONS: dict[str, tuple[str, dict[str, float]]] = {
 }
 
 
-def _resident_bytes(part: Part, precision: Precision) -> int:
-    """Float16 becomes float32 when a session folds its casts, int4 stays, and an embedding is read where it lies."""
-    float_bytes = 2 if part.emit is None else 4
-    total = 0
-    for parameter in part.parameters.values():
-        if parameter.is_matrix and precision.block_size is not None:
-            total += precision.matrix_bytes(parameter.shape[0], math.prod(parameter.shape[1:]))
-        else:
-            total += float_bytes * math.prod(parameter.shape)
-    return total
-
-
-def _write_component(directory: Path, part: Part, source: TensorSource, precision: Precision) -> Component:
+def write_component(directory: Path, part: Part, source: TensorSource, precision: Precision) -> Component:
     """Write one component's files: a graph beside its weights, or an embedding's bare rows.
 
     Raises:
@@ -172,6 +158,3 @@ def _write_array(path: Path, array: NDArray[Any]) -> FileEntry:
     finally:
         entry = file.close()
     return entry
-
-
-ONNX_RUNTIME = Target(write_component=_write_component, resident_bytes=_resident_bytes, cache_element_bytes=4)

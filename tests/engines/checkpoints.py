@@ -1,0 +1,89 @@
+"""Checkpoints for tests: directories as transformers writes them, from numbers that are the same everywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.checkpoint import Checkpoint
+from engines.synthetic import SYNTHETIC_CONFIGS, SyntheticCheckpoint, synthetic_checkpoint
+
+TINY = SYNTHETIC_CONFIGS["tiny-llava"]
+DTYPE_NAMES = {"float16": "F16", "float32": "F32", "bfloat16": "BF16", "int64": "I64"}
+
+
+def changed(config: Mapping[str, Any], text: Mapping[str, Any] = {}, **top: Any) -> dict[str, Any]:
+    """A copy of a configuration with other settings."""
+    return {**config, "text_config": {**config["text_config"], **text}, **top}
+
+
+def newer_name(name: str) -> str | None:
+    """The tensor's name in the layout that transformers uses since 4.52; None for a tied head."""
+    if name == "language_model.lm_head.weight":
+        return None
+    name = name.replace("vision_tower.vision_model.", "vision_tower.")
+    return "model." + name.replace("language_model.model.", "language_model.")
+
+
+def tiny_variant() -> SyntheticCheckpoint:
+    """Unlike ``synthetic:tiny-llava`` in every setting that changes the computation."""
+    vision = {**TINY["vision_config"], "hidden_act": "gelu", "image_size": 60, "num_hidden_layers": 2}
+    text = {"num_key_value_heads": 4, "head_dim": 16, "rope_parameters": {"rope_theta": 900.0, "rope_type": "default"}}
+    config = changed(
+        TINY,
+        {**text, "tie_word_embeddings": True, "rms_norm_eps": 1e-3},
+        vision_config=vision,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        image_seq_length=17,
+        tie_word_embeddings=True,
+    )
+    return synthetic_checkpoint("tiny-variant", config)
+
+
+def write_checkpoint(
+    checkpoint: Checkpoint,
+    directory: Path,
+    *,
+    shards: int = 1,
+    rename: Callable[[str], str | None] = lambda name: name,
+    convert: Callable[[NDArray[Any]], NDArray[Any]] = lambda tensor: tensor,
+) -> Path:
+    """Write a checkpoint's directory; ``rename`` may give a tensor another name, or None to leave it out."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(checkpoint.config))
+    (directory / "preprocessor_config.json").write_text(json.dumps(checkpoint.image_processor))
+    (directory / "tokenizer.json").write_bytes(checkpoint.tokenizer_json)
+    named = {new: name for name in checkpoint if (new := rename(name)) is not None}
+    tensors = {new: convert(checkpoint.tensor(name)) for new, name in named.items()}
+    if shards == 1:
+        write_safetensors(directory / "model.safetensors", tensors)
+        return directory
+    weight_map = {name: f"model-{i % shards + 1:05d}.safetensors" for i, name in enumerate(tensors)}
+    for file in set(weight_map.values()):
+        write_safetensors(directory / file, {name: tensors[name] for name in tensors if weight_map[name] == file})
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return directory
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Write tensors in the safetensors format."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, tensor in tensors.items():
+        end = offset + tensor.nbytes
+        entry = {"dtype": DTYPE_NAMES[tensor.dtype.name], "shape": tensor.shape, "data_offsets": [offset, end]}
+        header[name] = entry
+        offset = end
+    write_safetensors_header(path, header, b"".join(np.ascontiguousarray(t).tobytes() for t in tensors.values()))
+
+
+def write_safetensors_header(path: Path, header: Any, data: bytes) -> None:
+    """Write a safetensors file with whatever header."""
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
