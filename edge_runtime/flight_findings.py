@@ -1,0 +1,175 @@
+"""What was found, as HTML for a flight's page: a card a frame with its picture and boxes; counts, tables, nothing else.
+
+Every text that comes out of a log is escaped here. Boxes are laid over the pictures by the style sheet, in per cent,
+so that they stay sharp at any size.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+import cv2
+import numpy as np
+
+from edge_runtime.annotate import THUMBNAIL_WIDTH, thumbnail_jpeg
+from edge_runtime.flight_charts import worst_severity
+from edge_runtime.flight_log import FlightRecord
+from edge_runtime.report import DEFECT_CLASSES, SEVERITIES, Finding
+
+WORST_FIRST = tuple(reversed(SEVERITIES))
+
+_PICTURES_LIMIT_BYTES = 12_000_000  # a page that a phone still opens; base64 makes a third more of it
+_CLEAN_PICTURES = 6
+_TABLE_ROWS = 500
+_BADGE_PERCENT = 8  # a box nearer to the picture's top has its number inside
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A JPEG to embed, and its size in pixels."""
+
+    jpeg: bytes
+    width: int
+    height: int
+
+
+def choose_pictures(records: Sequence[FlightRecord]) -> dict[int, Picture]:
+    """Pictures to embed, by frame index: of frames with findings the gravest first, then of a few without."""
+    found = [record for record in records if record.report.findings]
+    found.sort(key=lambda record: SEVERITIES.index(worst_severity(record) or SEVERITIES[0]), reverse=True)
+    clean = [record for record in records if not record.report.findings]
+    every = max(-(-len(clean) // _CLEAN_PICTURES), 1)
+    pictures: dict[int, Picture] = {}
+    left_bytes = _PICTURES_LIMIT_BYTES
+    for record in (*found, *clean[::every]):
+        picture = _load_picture(record.image)
+        if picture is not None and len(picture.jpeg) <= left_bytes:
+            pictures[record.index] = picture
+            left_bytes -= len(picture.jpeg)
+    return pictures
+
+
+def matrix_section(records: Sequence[FlightRecord]) -> str:
+    """How many findings of each defect and severity."""
+    counts = Counter(
+        (finding.defect_class, finding.severity) for record in records for finding in record.report.findings
+    )
+    if not counts:
+        return ""
+    rows = []
+    for name in DEFECT_CLASSES:
+        cells = (
+            f'<td class="some {severity}">{counts[name, severity]}</td>' if counts[name, severity] else "<td>0</td>"
+            for severity in SEVERITIES
+        )
+        rows.append(f'<tr><th scope="row">{words(name)}</th>{"".join(cells)}</tr>')
+    heads = "".join(f'<th scope="col">{severity}</th>' for severity in SEVERITIES)
+    return f"""<section><h2>What was found</h2><div class="panel"><table class="matrix">
+<caption>Findings by defect and severity. A defect that is seen in several frames counts in each.</caption>
+<thead><tr><td></td>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div></section>"""
+
+
+def findings_section(records: Sequence[FlightRecord], pictures: Mapping[int, Picture]) -> str:
+    """Frames with findings, grouped by the worst of each; those without a picture in a table."""
+    found = [record for record in records if record.report.findings]
+    if not found:
+        return ""
+    groups: list[str] = []
+    for severity in WORST_FIRST:
+        cards = [_card(r, pictures[r.index]) for r in found if r.index in pictures and worst_severity(r) == severity]
+        if cards:
+            is_open = severity in ("critical", "severe") or not groups
+            groups.append(f"""<details class="group"{" open" if is_open else ""}>
+<summary><span class="chip {severity}">{severity}</span>
+<span class="soft">worst finding of <span data-count>{len(cards)}</span> of the frames</span></summary>
+<div class="cards">{"".join(cards)}</div></details>""")
+    classes = {finding.defect_class for record in found for finding in record.report.findings}
+    present = [name for name in DEFECT_CLASSES if name in classes]
+    choices = "".join(f'<button aria-pressed="false" value="{name}">{words(name)}</button>' for name in present)
+    return f"""<section><h2>Findings</h2>
+<p class="soft">The worst first. Numbers on a picture are those of the list under it; a picture opens large.</p>
+<div class="filter" role="group" aria-label="Show frames with" hidden>
+<button aria-pressed="true" value="">all</button>{choices}</div>
+{"".join(groups)}{_table([record for record in found if record.index not in pictures])}</section>"""
+
+
+def clean_section(records: Sequence[FlightRecord], pictures: Mapping[int, Picture]) -> str:
+    """A few of the frames in which nothing was found, to judge the silence by."""
+    cards = [_card(r, pictures[r.index]) for r in records if not r.report.findings and r.index in pictures]
+    if not cards:
+        return ""
+    total = sum(1 for record in records if not record.report.findings)
+    return f"""<section><h2>Frames without findings</h2>
+<p class="soft">{len(cards)} of {total}, taken at even distances, to judge the silence by.</p>
+<div class="cards small">{"".join(cards)}</div></section>"""
+
+
+def words(name: str) -> str:
+    """A defect class as a person writes it, escaped."""
+    return escape(name.replace("_", " "))
+
+
+def _load_picture(image: bytes | None) -> Picture | None:
+    """None where there is no image or its bytes are none; a picture wider than a thumbnail is made one."""
+    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR) if image else None
+    if image is None or pixels is None:
+        return None
+    height, width = pixels.shape[:2]
+    if width > THUMBNAIL_WIDTH or not image.startswith(b"\xff\xd8"):
+        return _load_picture(thumbnail_jpeg(np.asarray(pixels, np.uint8)))
+    return Picture(image, width, height)
+
+
+def _card(record: FlightRecord, picture: Picture) -> str:
+    findings = record.report.findings
+    classes = escape(" ".join(sorted({finding.defect_class for finding in findings})))
+    seen = ", ".join(f"{words(finding.defect_class)} {finding.severity}" for finding in findings)
+    boxes = "".join(_box(number, finding) for number, finding in enumerate(findings, start=1))
+    items = "".join(_item(number, finding) for number, finding in enumerate(findings, start=1))
+    cut = "<p>The answer reached its token limit; there may be more.</p>" if record.report.truncated else ""
+    return f"""<figure class="card" id="frame-{record.index}" data-classes="{classes}">
+<button class="shot" aria-label="Open frame {record.index} large">
+<img alt="Frame {record.index}: {seen or "nothing found"}" width="{picture.width}" height="{picture.height}"
+ src="data:image/jpeg;base64,{base64.b64encode(picture.jpeg).decode("ascii")}">{boxes}</button>
+<figcaption><span>Frame {record.index}, {record.stamp_s:.1f} s</span>
+<span>{escape(record.source)}</span>{cut}</figcaption><ol>{items}</ol></figure>"""
+
+
+def _box(number: int, finding: Finding) -> str:
+    region = finding.region
+    left, right = (min(max(x * 100, 0.0), 100.0) for x in (region.x_min, region.x_max))
+    top, bottom = (min(max(y * 100, 0.0), 100.0) for y in (region.y_min, region.y_max))
+    place = f"left:{left:.2f}%;top:{top:.2f}%;width:{right - left:.2f}%;height:{bottom - top:.2f}%"
+    title = f"{words(finding.defect_class)}, {finding.severity}, {finding.confidence:.0%} sure"
+    badge = f'<span class="number{" inside" if top < _BADGE_PERCENT else ""}">{number}</span>'
+    return f'<span class="box {finding.severity}" style="{place}" title="{title}">{badge}</span>'
+
+
+def _item(number: int, finding: Finding) -> str:
+    return f"""<li><span class="number {finding.severity}">{number}</span><div>
+<div class="what"><b>{words(finding.defect_class)}</b> <span class="chip {finding.severity}">{finding.severity}</span>
+<span class="sure">{finding.confidence:.0%} sure</span></div>
+<p>{escape(finding.description)}</p><p class="action">&#8594; {escape(finding.action)}</p></div></li>"""
+
+
+def _table(records: Sequence[FlightRecord]) -> str:
+    """Findings whose frame is not shown, the gravest first."""
+    found = [(record, finding) for record in records for finding in record.report.findings]
+    if not found:
+        return ""
+    found.sort(key=lambda pair: SEVERITIES.index(pair[1].severity), reverse=True)
+    rows = "".join(
+        f'<tr><td>{record.index}</td><td class="left">{words(finding.defect_class)}</td>'
+        f'<td class="left"><span class="chip {finding.severity}">{finding.severity}</span></td>'
+        f'<td>{finding.confidence:.0%}</td><td class="left">{escape(finding.description)}</td></tr>'
+        for record, finding in found[:_TABLE_ROWS]
+    )
+    more = f"<p class=soft>The log has {len(found) - _TABLE_ROWS} more.</p>" if len(found) > _TABLE_ROWS else ""
+    return f"""<details><summary>{len(found)} findings in frames that are not pictured here</summary>
+<div class="panel scroll"><table><thead><tr><th scope="col">frame</th><th scope="col" class="left">defect</th>
+<th scope="col" class="left">severity</th><th scope="col">sure</th><th scope="col" class="left">description</th>
+</tr></thead><tbody>{rows}</tbody></table></div>{more}</details>"""

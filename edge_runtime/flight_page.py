@@ -1,0 +1,251 @@
+"""One self-contained HTML page from a flight log, for reading on a desk or a phone; inspects and measures nothing.
+
+The look and the script are in ``flight_page.html``; the words and numbers come from here, the pictures from
+``flight_findings.py``, the charts from ``flight_charts.py``. The page's own policy forbids it to load anything, and to
+run any script but its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Container
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from edge_runtime.annotate import SEVERITY_RGB
+from edge_runtime.budget import Ledger, LedgerItem, format_bytes
+from edge_runtime.errors import FlightLogError
+from edge_runtime.flight_charts import STEPS, findings_chart, latency_chart, loss_chart, step_ms
+from edge_runtime.flight_findings import WORST_FIRST, choose_pictures, clean_section, findings_section, matrix_section
+from edge_runtime.flight_log import Flight, FrameFailure, load_flight
+from edge_runtime.report import SEVERITIES
+from edge_runtime.telemetry import latency_statistics
+
+
+def write_page(log_path: str | Path, html_path: str | Path) -> None:
+    """Write the page of the last flight in ``log_path``.
+
+    Raises:
+        FlightLogError: the log cannot be read, or the page cannot be written.
+    """
+    page = page_from_flight(load_flight(log_path))
+    try:
+        Path(html_path).parent.mkdir(parents=True, exist_ok=True)
+        Path(html_path).write_text(page, encoding="utf-8", errors="replace")  # file names need not be Unicode
+    except OSError as error:
+        raise FlightLogError(f"cannot write page {html_path}: {error}; free the disk or name another file") from error
+
+
+def page_from_flight(flight: Flight) -> str:
+    """The page as one string of HTML."""
+    template = files("edge_runtime").joinpath("flight_page.html").read_text(encoding="utf-8")
+    script = template.partition("<script>")[2].partition("</script>")[0]
+    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    counters = _counters(flight)
+    pictures = choose_pictures(flight.records)
+    sections = (
+        _header(flight, counters),
+        _timeline(flight, counters, pictures),
+        matrix_section(flight.records),
+        findings_section(flight.records, pictures),
+        clean_section(flight.records, pictures),
+        _latency(flight),
+        _losses(flight, counters),
+        _ledger(flight.end.ledger if flight.end else None),
+    )
+    return Template(template).substitute(
+        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{script_hash}'",
+        title=f"Flight report: {_verdict(flight)}",
+        severity_colours=" ".join(f"--{name}: rgb{rgb};" for name, rgb in SEVERITY_RGB.items()),
+        body="\n".join(section for section in sections if section),
+    )
+
+
+@dataclass(frozen=True)
+class _Counters:
+    received: int
+    dropped: int
+    failed: int
+
+
+def _counters(flight: Flight) -> _Counters:
+    """The log's counters; where a crash kept them from being written, what the frames' indices tell."""
+    seen = [record.index for record in flight.records] + [failure.index for failure in flight.failures]
+    indices = max(seen, default=-1) + 1
+    if flight.end is None:
+        return _Counters(indices, indices - len(seen), len(flight.failures))
+    return _Counters(max(flight.end.received, indices), flight.end.dropped, flight.end.failed)
+
+
+def _verdict(flight: Flight) -> str:
+    if not flight.records:
+        return "No frame could be inspected" if flight.failures else "No frame arrived"
+    inspected = _count(len(flight.records), "inspected frame")
+    counts = Counter(finding.severity for record in flight.records for finding in record.report.findings)
+    if not counts:
+        return f"Nothing found in {inspected}"
+    worst = next(severity for severity in WORST_FIRST if counts[severity])
+    others = f" and {counts.total() - counts[worst]} milder" if counts.total() > counts[worst] else ""
+    return f"{_count(counts[worst], f'{worst} finding')}{others} in {inspected}"
+
+
+def _header(flight: Flight, counters: _Counters) -> str:
+    facts = [escape(fact) for fact in (flight.header.bundle, flight.header.source) if fact]
+    if flight.header.started_unix_s is not None:
+        facts.append(f"{datetime.fromtimestamp(flight.header.started_unix_s, timezone.utc):%Y-%m-%d %H:%M} UTC")
+    if flight.records:
+        facts.append(f"{max(record.stamp_s for record in flight.records):.1f} s of flight")
+    cut = '<p class="notice">The log has no end: the flight was cut short, and its counters are inferred.</p>'
+    tiles = (_frames_tile(flight, counters), _findings_tile(flight), _latency_tile(flight), _memory_tile(flight))
+    return f"""<header><span class="soft">Flight report</span><h1>{_verdict(flight)}</h1>
+<ul class="facts soft">{"".join(f"<li>{fact}</li>" for fact in facts)}</ul>{cut if flight.end is None else ""}
+<div class="tiles">{"".join(tiles)}</div></header>"""
+
+
+def _tile(name: str, number: str, note: str) -> str:
+    return f'<div class="tile"><span>{name}</span><b>{number}</b><span>{note}</span></div>'
+
+
+def _frames_tile(flight: Flight, counters: _Counters) -> str:
+    return _tile("frames inspected", str(len(flight.records)), f"of {counters.received} received")
+
+
+def _findings_tile(flight: Flight) -> str:
+    counts = [len(record.report.findings) for record in flight.records]
+    return _tile("findings", str(sum(counts)), f"in {_count(sum(1 for count in counts if count), 'frame')}")
+
+
+def _latency_tile(flight: Flight) -> str:
+    if not flight.records:
+        return _tile("frame to report", "–", "nothing to time")
+    latency = latency_statistics(record.report.timings.total_ms for record in flight.records)
+    return _tile("frame to report, median", _ms(latency.median_ms), f"9 of 10 within {_ms(latency.p90_ms)}")
+
+
+def _memory_tile(flight: Flight) -> str:
+    ledger = flight.end.ledger if flight.end else None
+    if ledger is None:
+        return _tile("memory", "–", "not recorded")
+    note = "no budget set" if ledger.budget_bytes is None else f"of {format_bytes(ledger.budget_bytes)} budget"
+    if _is_measured(ledger):
+        return _tile("memory measured", format_bytes(ledger.measured_bytes), note)
+    return _tile("memory planned", format_bytes(ledger.planned_bytes), note)
+
+
+def _timeline(flight: Flight, counters: _Counters, pictured: Container[int]) -> str:
+    if not counters.received:
+        return ""
+    inspected = {record.index for record in flight.records}
+    failed = {failure.index for failure in flight.failures}
+    marks = [_swatch("clean", "nothing found"), *(f'<li><i class="{name}"></i>{name}</li>' for name in SEVERITIES)]
+    marks += [_swatch("dropped", "dropped"), _swatch("failed", "failed")]
+    return f"""<section><h2>Timeline</h2>
+<p class="soft">Every frame received, in order. The taller a bar, the graver the frame's worst finding; the strip below
+marks frames that were not inspected.</p>
+<div class="panel"><div class="plot">
+<div class="lane">{findings_chart(flight.records, counters.received, pictured)}</div>
+<div class="strip">{loss_chart(inspected, failed, counters.received)}</div>
+<div class="axis"><span>frame 0</span><span>frame {counters.received - 1}</span></div>
+</div><ul class="legend">{"".join(marks)}</ul></div></section>"""
+
+
+def _latency(flight: Flight) -> str:
+    if not flight.records:
+        return ""
+    timings = [record.report.timings for record in flight.records]
+    total = latency_statistics(timing.total_ms for timing in timings)
+    rows = ""
+    for step in (*STEPS, "total"):
+        of_step = latency_statistics(step_ms(timing, step) for timing in timings)
+        cells = "".join(
+            f"<td>{value:.1f}</td>" for value in (of_step.median_ms, of_step.p90_ms, of_step.p99_ms, of_step.max_ms)
+        )
+        name = "<b>frame to report</b>" if step == "total" else f'<i style="--swatch:var(--{step})"></i>{step}'
+        rows += f'<tr><th scope="row">{name}</th>{cells}</tr>'
+    return f"""<section><h2>Latency</h2>
+<p class="soft">A column a report, stacked from its steps. The dashed line is the median.</p>
+<div class="panel"><div class="plot with-axis">
+<div class="axis y"><span>{_ms(total.max_ms)}</span><span>{_ms(total.max_ms / 2)}</span><span>0</span></div>
+<div class="tall">{latency_chart(flight.records, total.median_ms, total.max_ms)}</div></div>
+<table class="steps"><caption>Milliseconds</caption><thead><tr><td></td>
+<th scope="col">median</th><th scope="col">90 %</th><th scope="col">99 %</th>
+<th scope="col">longest</th></tr></thead><tbody>{rows}</tbody></table></div></section>"""
+
+
+def _losses(flight: Flight, counters: _Counters) -> str:
+    if not counters.received:
+        return ""
+    dropped = "No frame was dropped."
+    if counters.dropped:
+        share = f"{counters.dropped} of {counters.received} frames ({counters.dropped / counters.received:.0%})"
+        dropped = f"{share} were dropped: a newer one arrived before the inspector was free."
+    failed = f"{_count(counters.failed, 'frame')} failed." if counters.failed else "None failed."
+    return f"""<section><h2>Frames not inspected</h2><p class="soft">{dropped} {failed}</p>
+{_failures_table(flight.failures)}</section>"""
+
+
+def _failures_table(failures: tuple[FrameFailure, ...]) -> str:
+    by_reason: dict[str, list[int]] = defaultdict(list)
+    for failure in failures:
+        by_reason[failure.reason].append(failure.index)
+    rows = "".join(
+        f'<tr><td class="left">{escape(reason)}</td><td>{len(indices)}</td><td>{indices[0]}</td></tr>'
+        for reason, indices in sorted(by_reason.items(), key=lambda item: -len(item[1]))
+    )
+    if not rows:
+        return ""
+    return f"""<div class="panel scroll"><table><thead><tr><th scope="col" class="left">why</th>
+<th scope="col">frames</th><th scope="col">first</th></tr></thead><tbody>{rows}</tbody></table></div>"""
+
+
+def _ledger(ledger: Ledger | None) -> str:
+    if ledger is None:
+        return ""
+    sizes_bytes = [size for item in ledger.items for size in (item.planned_bytes, item.measured_bytes or 0)]
+    rows = "".join(_ledger_row(item, max(sizes_bytes)) for item in ledger.items)
+    measured = format_bytes(ledger.measured_bytes) if _is_measured(ledger) else "–"
+    foot = _sum_row("total", format_bytes(ledger.planned_bytes), measured)
+    if ledger.budget_bytes is not None:
+        foot += _sum_row("budget", format_bytes(ledger.budget_bytes), "")
+    return f"""<section><h2>Memory ledger</h2>
+<p class="soft">What was planned before loading, and what was measured in flight.</p>
+<div class="panel"><table class="ledger"><thead><tr><td></td><th scope="col">planned</th><th scope="col">measured</th>
+<td class="bar"></td></tr></thead><tbody>{rows}</tbody><tfoot>{foot}</tfoot></table>
+<ul class="legend">{_swatch("prefill", "planned")}{_swatch("vision", "measured")}</ul></div></section>"""
+
+
+def _ledger_row(item: LedgerItem, largest_bytes: int) -> str:
+    measured = "–" if item.measured_bytes is None else format_bytes(item.measured_bytes)
+    bars = "".join(
+        f'<div class="{kind}"><i style="width:{100 * size_bytes / max(largest_bytes, 1):.2f}%"></i></div>'
+        for kind, size_bytes in (("planned", item.planned_bytes), ("measured", item.measured_bytes))
+        if size_bytes is not None
+    )
+    return f"""<tr><th scope="row">{escape(item.name)}</th><td>{format_bytes(item.planned_bytes)}</td>
+<td>{measured}</td><td class="bar">{bars}</td></tr>"""
+
+
+def _sum_row(name: str, planned: str, measured: str) -> str:
+    return f'<tr><th scope="row">{name}</th><td>{planned}</td><td>{measured}</td><td class="bar"></td></tr>'
+
+
+def _is_measured(ledger: Ledger) -> bool:
+    return any(item.measured_bytes is not None for item in ledger.items)
+
+
+def _swatch(colour: str, label: str) -> str:
+    return f'<li><i style="--swatch:var(--{colour})"></i>{label}</li>'
+
+
+def _ms(duration_ms: float) -> str:
+    return f"{duration_ms:.0f} ms" if duration_ms >= 10 else f"{duration_ms:.1f} ms"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

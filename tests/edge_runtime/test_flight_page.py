@@ -1,0 +1,292 @@
+"""The page of a flight is whole in one file, says what the log says, and lets nothing out of the log run or load."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_runtime.annotate import thumbnail_jpeg
+from edge_runtime.budget import Ledger, LedgerItem
+from edge_runtime.errors import FlightLogError
+from edge_runtime.flight_log import Flight, FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
+from edge_runtime.flight_page import page_from_flight, write_page
+from edge_runtime.report import DEFECT_CLASSES, SEVERITIES, Finding, InspectionReport, Region, Timings
+
+VOID = {"meta", "img", "link", "br", "hr", "input"}
+ATTACK = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>&lt; {body} $body"
+
+
+@dataclass
+class Element:
+    tag: str
+    attributes: dict[str, str]
+    text: str = ""
+    children: list["Element"] = field(default_factory=list)
+
+    def walk(self) -> Iterator["Element"]:
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+    def all(self, tag: str, css_class: str = "") -> list["Element"]:
+        return [e for e in self.walk() if e.tag == tag and css_class in ("", *e.attributes.get("class", "").split())]
+
+    def words(self) -> str:
+        return " ".join(" ".join([self.text, *(child.words() for child in self.children)]).split())
+
+
+class TreeBuilder(HTMLParser):
+    """Fails on any element that is not closed where it was opened."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open = [Element("document", {})]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        element = Element(tag, {name: value or "" for name, value in attrs})
+        self.open[-1].children.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.open[-1].children.append(Element(tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop().tag == tag
+
+    def handle_data(self, data: str) -> None:
+        self.open[-1].text += data
+
+
+def parse(page: str) -> Element:
+    builder = TreeBuilder()
+    builder.feed(page)
+    builder.close()
+    [document] = builder.open
+    return document
+
+
+def jpeg(width: int = 64, height: int = 48) -> bytes:
+    return thumbnail_jpeg(np.full((height, width, 3), 120, np.uint8))
+
+
+def finding(severity: str = "severe", defect_class: str = "crack", description: str = "crack 3 mm wide") -> Finding:
+    return Finding(defect_class, severity, Region(0.25, 0.5, 0.75, 1.0), 0.87, description, "schedule repair")
+
+
+def record(index: int, *findings: Finding, image: bytes | None = None, total_ms: float = 100.0) -> FlightRecord:
+    timings = Timings(5.0, 40.0, 25.0, total_ms - 70.0, total_ms)
+    return FlightRecord(index, index / 10, "camera", InspectionReport(findings, False, 40, timings), image)
+
+
+@pytest.fixture
+def flight() -> Flight:
+    """Six frames received: two with findings, one without, two dropped, one failed."""
+    ledger = Ledger((LedgerItem("weights", 4_000_000, 5_000_000), LedgerItem("frames", 1_000_000)), 2_000_000_000)
+    return Flight(
+        header=FlightHeader("reference, asymmetric-int4", "front camera", 1_700_000_000.0),
+        records=(
+            record(0, finding("minor", "corrosion"), image=jpeg()),
+            record(2, finding("critical"), finding("minor", "spalling"), image=jpeg(), total_ms=200.0),
+            record(5, image=jpeg()),
+        ),
+        failures=(FrameFailure(3, 0.3, "camera", "the JPEG is truncated"),),
+        end=FlightEnd(received=6, dropped=2, failed=1, ledger=ledger),
+    )
+
+
+def test_the_headline_names_the_gravest_findings_and_how_much_was_looked_at(flight: Flight) -> None:
+    [headline] = parse(page_from_flight(flight)).all("h1")
+    assert headline.words() == "1 critical finding and 2 milder in 3 inspected frames"
+
+
+def test_the_tiles_have_the_numbers_of_the_log(flight: Flight) -> None:
+    tiles = [tile.words() for tile in parse(page_from_flight(flight)).all("div", "tile")]
+    assert tiles == [
+        "frames inspected 3 of 6 received",
+        "findings 3 in 2 frames",
+        "frame to report, median 100 ms 9 of 10 within 200 ms",
+        "memory measured 5.00 MB of 2.00 GB budget",
+    ]
+
+
+def test_frames_with_findings_come_the_gravest_first_then_the_clean_ones(flight: Flight) -> None:
+    cards = parse(page_from_flight(flight)).all("figure", "card")
+    assert [card.attributes["id"] for card in cards] == ["frame-2", "frame-0", "frame-5"]
+
+
+def test_a_box_lies_where_the_region_is_and_says_what_it_is(flight: Flight) -> None:
+    box = parse(page_from_flight(flight)).all("span", "box")[0]
+    assert box.attributes["style"] == "left:25.00%;top:50.00%;width:50.00%;height:50.00%"
+    assert box.attributes["title"] == "crack, critical, 87% sure"
+    assert "critical" in box.attributes["class"]
+
+
+def test_a_finding_is_listed_with_all_that_the_report_says_of_it(flight: Flight) -> None:
+    item = parse(page_from_flight(flight)).all("figure", "card")[0].all("li")[0].words()
+    assert item == "1 crack critical 87% sure crack 3 mm wide → schedule repair"
+
+
+def test_every_picture_says_in_words_what_it_shows(flight: Flight) -> None:
+    texts = [image.attributes["alt"] for image in parse(page_from_flight(flight)).all("img")]
+    assert texts == ["Frame 2: crack critical, spalling minor", "Frame 0: corrosion minor", "Frame 5: nothing found"]
+
+
+def test_the_timeline_has_each_frame_once_and_links_to_its_picture(flight: Flight) -> None:
+    timeline, losses, _ = parse(page_from_flight(flight)).all("svg")
+    assert [bar.attributes["class"] for bar in timeline.all("rect")] == ["minor", "critical", "clean"]
+    assert [link.attributes["href"] for link in timeline.all("a")] == ["#frame-0", "#frame-2", "#frame-5"]
+    assert [mark.words() for mark in losses.all("rect")] == ["frame 1: dropped", "frame 3: failed", "frame 4: dropped"]
+
+
+def test_the_table_counts_findings_by_defect_and_severity(flight: Flight) -> None:
+    [table] = parse(page_from_flight(flight)).all("table", "matrix")
+    rows = {
+        row.all("th")[0].words(): [cell.words() for cell in row.all("td")] for row in table.all("tbody")[0].all("tr")
+    }
+    assert list(rows) == [name.replace("_", " ") for name in DEFECT_CLASSES]
+    assert rows["crack"] == ["0", "0", "0", "1"]
+    assert rows["corrosion"] == ["1", "0", "0", "0"]
+
+
+def test_latencies_are_listed_by_step(flight: Flight) -> None:
+    [table] = parse(page_from_flight(flight)).all("table", "steps")
+    rows = {
+        row.all("th")[0].words(): [cell.words() for cell in row.all("td")] for row in table.all("tbody")[0].all("tr")
+    }
+    assert rows["decode"] == ["30.0", "130.0", "130.0", "130.0"]
+    assert rows["frame to report"] == ["100.0", "200.0", "200.0", "200.0"]
+
+
+def test_drops_and_failures_are_said_with_their_reasons(flight: Flight) -> None:
+    words = parse(page_from_flight(flight)).words()
+    assert "2 of 6 frames (33%) were dropped" in words
+    assert "the JPEG is truncated 1 3" in words
+
+
+def test_the_ledger_shows_planned_beside_measured_and_what_was_not_measured(flight: Flight) -> None:
+    [table] = parse(page_from_flight(flight)).all("table", "ledger")
+    rows = [row.words() for row in table.all("tr")[1:]]
+    assert rows == [
+        "weights 4.00 MB 5.00 MB",
+        "frames 1.00 MB –",
+        "total 5.00 MB 5.00 MB",
+        "budget 2.00 GB",
+    ]
+
+
+@pytest.mark.parametrize("where", ["description", "action", "class", "source", "bundle", "reason", "item"])
+def test_hostile_text_is_shown_as_text(flight: Flight, where: str) -> None:
+    text = {
+        name: ATTACK if name == where else "plain"
+        for name in ("description", "action", "source", "bundle", "reason", "item")
+    }
+    hostile = Finding(
+        ATTACK if where == "class" else "crack", "minor", Region(0, 0, 1, 1), 0.5, text["description"], text["action"]
+    )
+    page = page_from_flight(
+        Flight(
+            FlightHeader(text["bundle"], text["source"]),
+            (FlightRecord(0, 0.0, text["source"], InspectionReport((hostile,)), jpeg()), record(1, hostile)),
+            (FrameFailure(2, 0.0, "", text["reason"]),),
+            FlightEnd(3, 0, 1, Ledger((LedgerItem(text["item"], 1),))),
+        )
+    )
+    document = parse(page)
+    assert len(document.all("script")) == 1
+    assert not [name for element in document.walk() for name in element.attributes if name.startswith("on")]
+    assert all(image.attributes["src"].startswith("data:") for image in document.all("img"))
+    assert ATTACK.replace("_", " ") in document.words() + document.all("title")[0].text
+
+
+def test_nothing_is_loaded_from_anywhere(flight: Flight) -> None:
+    page = page_from_flight(flight)
+    assert not re.findall(r"https?:|//[a-z]|@import|url\(", page)
+    assert not parse(page).all("link")
+    [policy] = [m.attributes["content"] for m in parse(page).all("meta") if "http-equiv" in m.attributes]
+    assert policy.startswith("default-src 'none'; img-src data:;")
+
+
+def test_a_flight_without_a_frame_has_a_page_that_says_so() -> None:
+    document = parse(page_from_flight(Flight(end=FlightEnd(0, 0, 0))))
+    assert document.all("h1")[0].words() == "No frame arrived"
+    assert not document.all("img")
+
+
+def test_a_flight_of_failures_only_says_why() -> None:
+    failures = tuple(FrameFailure(index, index / 10, "camera", "no image") for index in range(3))
+    document = parse(page_from_flight(Flight(failures=failures, end=FlightEnd(3, 0, 3))))
+    assert document.all("h1")[0].words() == "No frame could be inspected"
+    assert "3 frames failed" in document.words()
+    assert "no image 3 0" in document.words()
+
+
+def test_a_flight_without_findings_says_so(flight: Flight) -> None:
+    document = parse(page_from_flight(Flight(records=flight.records[2:], end=flight.end)))
+    assert document.all("h1")[0].words() == "Nothing found in 1 inspected frame"
+
+
+def test_a_flight_cut_short_is_said_to_be_and_its_drops_are_inferred(flight: Flight) -> None:
+    document = parse(page_from_flight(Flight(records=flight.records, failures=flight.failures)))
+    assert "cut short" in document.all("p", "notice")[0].words()
+    assert "2 of 6 frames (33%) were dropped" in document.words()
+
+
+def test_a_report_cut_at_the_token_limit_is_marked() -> None:
+    report = InspectionReport((finding(),), truncated=True)
+    document = parse(page_from_flight(Flight(records=(FlightRecord(0, 0.0, "", report, jpeg()),))))
+    assert "reached its token limit" in document.all("figure", "card")[0].words()
+
+
+def test_findings_without_a_picture_are_in_a_table() -> None:
+    records = (record(0, finding("minor")), record(1, finding("severe"), image=b"not a picture"))
+    document = parse(page_from_flight(Flight(records=records)))
+    assert not document.all("img")
+    rows = [row.words() for row in document.all("details")[0].all("tbody")[0].all("tr")]
+    assert rows == ["1 crack severe 87% crack 3 mm wide", "0 crack minor 87% crack 3 mm wide"]
+
+
+def test_a_large_picture_is_made_small() -> None:
+    large = bytes(cv2.imencode(".png", np.full((960, 1280, 3), 90, np.uint8))[1])
+    [image] = parse(page_from_flight(Flight(records=(record(0, finding(), image=large),)))).all("img")
+    assert (image.attributes["width"], image.attributes["height"]) == ("640", "480")
+
+
+def test_a_page_of_two_hundred_frames_stays_small_enough_for_a_phone() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
+    heavy = thumbnail_jpeg(noise)
+    records = tuple(record(index, finding(SEVERITIES[index % 4]), image=heavy) for index in range(200))
+    page = page_from_flight(Flight(records=records))
+    assert len(heavy) * 200 > 20_000_000
+    assert len(page) < 17_000_000
+    shown = [card.words() for card in parse(page).all("figure", "card")]
+    assert sum("critical" in words for words in shown) == 50  # the gravest are the last to go
+
+
+def test_a_long_flight_is_drawn_in_few_columns_that_show_the_worst() -> None:
+    records = [record(index) for index in range(3000)]
+    records[1234] = record(1234, finding("critical"))
+    [timeline, *_] = parse(page_from_flight(Flight(records=tuple(records)))).all("svg")
+    bars = timeline.all("rect")
+    assert len(bars) <= 400
+    assert [bar.words() for bar in bars if bar.attributes["class"] == "critical"] == [
+        "frame 1234, 123.4 s: crack critical"
+    ]
+
+
+def test_a_page_is_written_from_a_log(tmp_path: Path) -> None:
+    with FlightLog(tmp_path / "log.jsonl", FlightHeader(source="bad\udcffname")) as log:
+        log.write_record(record(0, finding(), image=jpeg()))
+    write_page(tmp_path / "log.jsonl", tmp_path / "pages" / "flight.html")
+    assert parse((tmp_path / "pages" / "flight.html").read_text("utf-8")).all("figure", "card")
+
+
+def test_a_page_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path) -> None:
+    FlightLog(tmp_path / "log.jsonl").close()
+    with pytest.raises(FlightLogError, match="cannot write page"):
+        write_page(tmp_path / "log.jsonl", tmp_path)
