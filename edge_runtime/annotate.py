@@ -18,7 +18,7 @@ SEVERITY_RGB = {
     "minor": (125, 211, 252),
     "moderate": (251, 191, 36),
     "severe": (249, 95, 22),
-    "critical": (190, 18, 60),
+    "critical": (225, 29, 72),
 }
 
 THUMBNAIL_WIDTH = 640
