@@ -1,1 +1,82 @@
-"""The onboard half: open an engine bundle inside a byte budget and turn camera frames into inspection reports."""
+"""The onboard half: open an engine bundle inside a byte budget and turn camera frames into inspection reports.
+
+    from edge_runtime import Inspector
+
+    with Inspector.open("bundle", budget="2GB") as inspector:
+        report = inspector.inspect(frame)  # uint8 (H, W, 3), BGR as OpenCV gives it
+
+Everything below is reached from here; importing this package loads neither an engine nor OpenCV until one is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from edge_runtime.errors import (
+    BackendError,
+    BudgetExceededError,
+    BundleCorruptError,
+    BundleError,
+    BundleNotFoundError,
+    BundleTargetError,
+    BundleVersionError,
+    EdgeRuntimeError,
+    FlightLogError,
+    FrameError,
+    MissingDependencyError,
+    SourceError,
+)
+from edge_runtime.report import Finding, InspectionReport, Region, Timings, json_from_report, report_from_json
+
+if TYPE_CHECKING:
+    from edge_runtime.budget import Ledger, LedgerItem
+    from edge_runtime.bundle import Bundle, load_bundle
+    from edge_runtime.frames import NewestSlot, load_image, open_source
+    from edge_runtime.inspector import Inspector
+
+__all__ = [
+    "BackendError",
+    "BudgetExceededError",
+    "Bundle",
+    "BundleCorruptError",
+    "BundleError",
+    "BundleNotFoundError",
+    "BundleTargetError",
+    "BundleVersionError",
+    "EdgeRuntimeError",
+    "Finding",
+    "FlightLogError",
+    "FrameError",
+    "InspectionReport",
+    "Inspector",
+    "Ledger",
+    "LedgerItem",
+    "MissingDependencyError",
+    "NewestSlot",
+    "Region",
+    "SourceError",
+    "Timings",
+    "json_from_report",
+    "load_bundle",
+    "load_image",
+    "open_source",
+    "report_from_json",
+]
+
+_LAZY = {
+    "Bundle": "bundle",
+    "Inspector": "inspector",
+    "Ledger": "budget",
+    "LedgerItem": "budget",
+    "NewestSlot": "frames",
+    "load_bundle": "bundle",
+    "load_image": "frames",
+    "open_source": "frames",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"edge_runtime.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'edge_runtime' has no attribute {name!r}")

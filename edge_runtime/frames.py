@@ -40,6 +40,7 @@ class FrameSource(ABC):
     """Iterates over frames; must be closed."""
 
     skipped = 0  # damaged frames so far
+    is_live = False  # whether frames are lost unless they are read in time
 
     @abstractmethod
     def __iter__(self) -> Iterator[SourcedFrame]:
@@ -147,22 +148,22 @@ class VideoSource(FrameSource):
 
     def __init__(self, device: Path | int, patience_s: float = 10.0) -> None:
         self._device = device
+        self.is_live = isinstance(device, int)
         self._patience_s = patience_s
         self._capture = _open_capture(device)
 
     def __iter__(self) -> Iterator[SourcedFrame]:
-        is_camera = isinstance(self._device, int)
-        name = f"camera{self._device}" if is_camera else Path(str(self._device)).name
+        name = f"camera{self._device}" if self.is_live else Path(str(self._device)).name
         frames_per_second = self._capture.get(cv2.CAP_PROP_FPS) or 30.0
         started_s = time.monotonic()
         index = 0
         while True:
             image = self._read()
             if image is not None:
-                stamp_s = time.monotonic() - started_s if is_camera else index / frames_per_second
+                stamp_s = time.monotonic() - started_s if self.is_live else index / frames_per_second
                 yield SourcedFrame(image, f"{name}#{index}", stamp_s)
                 index += 1
-            elif is_camera:
+            elif self.is_live:
                 self._reopen()
             elif index == 0:
                 raise SourceError(

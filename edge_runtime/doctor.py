@@ -1,0 +1,83 @@
+"""What this machine and installation can do, and whether a bundle is healthy; changes nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from edge_runtime.budget import format_bytes
+from edge_runtime.bundle import load_bundle
+from edge_runtime.errors import EdgeRuntimeError
+from edge_runtime.inspector import Inspector
+from edge_runtime.telemetry import read_memory, read_temperature_c
+
+_LIBRARIES = ("numpy", "onnxruntime", "llguidance", "tokenizers", "psutil")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the diagnosis; a problem is a reason that inspections cannot run here."""
+
+    name: str
+    found: str
+    is_problem: bool = False
+
+
+def examine(bundle: str | Path | None = None) -> list[Check]:
+    """Examine the machine, the libraries, and ``bundle``: every hash, then one frame through it."""
+    checks = [*_machine_checks(), *_library_checks()]
+    return checks if bundle is None else [*checks, *_bundle_checks(Path(bundle))]
+
+
+def _machine_checks() -> list[Check]:
+    memory = read_memory()
+    temperature_c = read_temperature_c()
+    ros = os.environ.get("ROS_DISTRO") or "none sourced"
+    return [
+        Check("python", f"{platform.python_version()} on {platform.machine()}"),
+        Check("cores", str(len(os.sched_getaffinity(0)))),
+        Check("memory", f"{format_bytes(memory.available_bytes)} of {format_bytes(memory.total_bytes)} available"),
+        Check("temperature", "no sensor" if temperature_c is None else f"{temperature_c:.0f} °C"),
+        Check("ROS 2", f"{ros}, rclpy {'present' if find_spec('rclpy') else 'absent: pip install edge-runtime[ros]'}"),
+        Check("TensorRT", "present" if find_spec("tensorrt") else "absent (it comes with JetPack)"),
+    ]
+
+
+def _library_checks() -> list[Check]:
+    def check(library: str) -> Check:
+        try:
+            return Check(library, version(library))
+        except PackageNotFoundError:
+            return Check(library, "absent: pip install edge-runtime", is_problem=True)
+
+    # OpenCV's distribution has four names, so the module is asked.
+    return [Check("opencv", cv2.__version__), *map(check, _LIBRARIES)]
+
+
+def _bundle_checks(path: Path) -> list[Check]:
+    try:
+        manifest = load_bundle(path, verify_hashes=True).manifest
+        checks = [
+            Check(
+                "bundle", f"{manifest.name}, {manifest.recipe}, {manifest.target}, {format_bytes(manifest.size_bytes)}"
+            ),
+            Check("files", f"{len(manifest.files)}, sizes and SHA-256 as recorded"),
+        ]
+        with Inspector.open(path) as inspector:
+            report = inspector.inspect(np.full((480, 640, 3), 128, np.uint8))
+            ledger = inspector.ledger
+    except EdgeRuntimeError as error:
+        return [Check("bundle", str(error), is_problem=True)]
+    planned, measured = format_bytes(ledger.planned_bytes), format_bytes(ledger.measured_bytes)
+    return [
+        *checks,
+        Check("one frame", f"{report.timings.total_ms:.0f} ms, {report.tokens} tokens (the first frame is slower)"),
+        Check("bundle memory", f"{planned} planned, {measured} measured"),
+    ]
