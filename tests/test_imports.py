@@ -1,0 +1,82 @@
+"""Every file imports only what the tables in docs/architecture.md allow, and importing the runtime loads nothing heavy."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "tensorrt", "pycuda", "rclpy", "engines"}
+
+
+def table_rows(heading: str) -> list[list[set[str]]]:
+    """The rows of the Markdown table under a heading row, each cell as the set of its `quoted` words."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = text.partition(heading)[2].partition("\n\n")[0]
+    return [[set(re.findall(r"`([^`]+)`", cell)) for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:]]
+
+
+ALLOWED = {
+    folder: allowed for [folders, _, allowed] in table_rows("| folder | what |") for folder in folders if allowed
+}
+CONFINED = [(modules, places) for modules, places in table_rows("| import | only in |")]
+FILES = [path.relative_to(ROOT).as_posix() for folder in ALLOWED for path in sorted((ROOT / folder).rglob("*.py"))]
+FILES = [file for file in FILES if not file.startswith(("ros2_ws/build/", "ros2_ws/install/"))]
+
+
+def imported_modules(file: str) -> Iterator[str]:
+    """Top-level names of everything that a file imports, anywhere in it; of the package itself for `from . import`."""
+    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").partition(".")[0] if node.level == 0 else file.partition("/")[0]
+
+
+def test_the_tables_are_there_to_be_held_to() -> None:
+    assert set(ALLOWED) == {"edge_runtime/", "engines/", "ros2_ws/"}
+    assert "torch" not in ALLOWED["edge_runtime/"]
+    assert len(CONFINED) >= 5
+    assert len(FILES) > 30
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_imports_only_what_its_folder_may(file: str) -> None:
+    [allowed] = [modules for folder, modules in ALLOWED.items() if file.startswith(folder)]
+    assert set(imported_modules(file)) - set(sys.stdlib_module_names) <= allowed
+
+
+@pytest.mark.parametrize(("modules", "places"), CONFINED, ids=lambda names: "+".join(sorted(names)))
+def test_a_heavy_library_is_named_only_where_it_belongs(modules: set[str], places: set[str]) -> None:
+    within = {place for place in modules if place in ALLOWED} or set(ALLOWED)
+    users = {
+        file
+        for file in FILES
+        if file.startswith(tuple(within)) and modules & set(imported_modules(file)) and not is_own(file, modules)
+    }
+    assert not {file for file in users if not file.startswith(tuple(places))}
+
+
+def is_own(file: str, modules: set[str]) -> bool:
+    return file.partition("/")[0] in modules
+
+
+@pytest.mark.parametrize(
+    "statement", ["import edge_runtime", "import edge_runtime.inspector", "import edge_runtime.cli"]
+)
+def test_importing_the_runtime_loads_nothing_heavy(statement: str) -> None:
+    code = f"import sys; {statement}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert not set(done.stdout.split()) & HEAVY
