@@ -19,11 +19,10 @@ if str(PACKAGE) not in sys.path:
 def ros() -> Iterator[None]:
     """ROS of this process and its children: on this machine only, in a domain that no other run shares."""
     os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)  # above 101 the ports may be taken by other programs
-    os.environ[
-        "ROS_LOCALHOST_ONLY" if os.environ.get("ROS_DISTRO") == "humble" else "ROS_AUTOMATIC_DISCOVERY_RANGE"
-    ] = "1" if os.environ.get("ROS_DISTRO") == "humble" else "LOCALHOST"
     import rclpy
+    from inspection_ros.local_only import keep_ros_local
 
+    keep_ros_local()
     rclpy.init()
     try:
         yield

@@ -7,20 +7,10 @@ import time
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
-
-try:
-    import rclpy
-    from inspection_msgs.msg import InspectionReport
-
-    InspectionReport.__class__.__import_type_support__()
-except ImportError as missing:
-    pytest.skip(
-        f"{missing}: run through ros2_ws/run after .venv/bin/python ros2_ws/setup_ros.py", allow_module_level=True
-    )
-
+import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
+from inspection_msgs.msg import InspectionReport
 from inspection_ros.convert import fill_image
 from inspection_ros.node import CAMERA_QOS, InspectionNode
 from inspection_ros.running import spin
@@ -78,6 +68,11 @@ class Rig:
     @property
     def node_is_alive(self):
         return self._thread.is_alive()
+
+    @property
+    def others(self):
+        """Names of the nodes on the network beside this one."""
+        return [name for name in self._client.get_node_names() if name != self._client.get_name()]
 
     def set_parameter(self, name, value):
         self._node.set_parameters([Parameter(name, value=value)])

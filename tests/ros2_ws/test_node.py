@@ -3,7 +3,7 @@
 import cv2
 import pytest
 
-pytest.importorskip("rclpy", reason="ROS 2 is not set up: .venv/bin/python ros2_ws/setup_ros.py")
+pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_ros.py, then tests by ros2_ws/run")
 
 from inspection_ros.convert import frame_from_image, report_from_message
 from inspection_ros.health import OK, STALE, WARN
@@ -12,7 +12,7 @@ from lifecycle_msgs.msg import Transition
 from edge_runtime.errors import BackendError, BundleNotFoundError
 from edge_runtime.report import InspectionReport
 from tests.fakes import CRACK, ScriptedInspector
-from tests.ros2_ws import rig as ros_rig
+from tests.ros2_ws.rig import FRAME
 
 
 def scripted(inspector):
@@ -49,17 +49,17 @@ def test_the_annotated_frame_is_published_when_someone_watches(rig):
     rig.watch_annotated()
     rig.wait_until(lambda: rig.publish_frame(stamp=(7, 0)) or rig.annotated)
     picture = frame_from_image(rig.annotated[0])
-    assert picture.shape == ros_rig.FRAME.shape
-    assert (picture != ros_rig.FRAME).any()
+    assert picture.shape == FRAME.shape
+    assert (picture != FRAME).any()
     assert rig.annotated[0].header.stamp.sec == 7
 
 
 def test_compressed_frames_are_inspected_from_their_own_topic(rig):
     inspector = ScriptedInspector()
     rig.fly(scripted(inspector), image_transport="compressed")
-    rig.publish_compressed(cv2.imencode(".jpg", ros_rig.FRAME)[1].tobytes())
+    rig.publish_compressed(cv2.imencode(".jpg", FRAME)[1].tobytes())
     rig.wait_until(lambda: rig.reports)
-    assert inspector.frame_shapes == [ros_rig.FRAME.shape]
+    assert inspector.frame_shapes == [FRAME.shape]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_malformed_frame_is_counted_and_the_next_one_inspected(rig, broken):
 
 def test_a_truncated_jpeg_is_counted_and_the_next_one_inspected(rig):
     rig.fly(scripted(ScriptedInspector()), image_transport="compressed")
-    jpeg = cv2.imencode(".jpg", ros_rig.FRAME)[1].tobytes()
+    jpeg = cv2.imencode(".jpg", FRAME)[1].tobytes()
     rig.publish_compressed(jpeg[: len(jpeg) // 2])
     rig.wait_until(lambda: rig.health and rig.health.values.get("frames_failed") == "1")
     rig.publish_compressed(jpeg)

@@ -41,7 +41,7 @@ CAMERA_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 REPORT_QOS = QoSProfile(depth=10)  # reports are small and few, and none should be lost
 
 # By the parameter `image_transport`: message type, topic, and what makes a frame of a message.
-TRANSPORTS = {
+TRANSPORTS: dict[str, tuple[Any, str, Callable[[Any], Frame]]] = {
     "raw": (Image, "image", frame_from_image),
     "compressed": (CompressedImage, "image/compressed", frame_from_compressed),
 }
@@ -208,8 +208,8 @@ class InspectionNode(LifecycleNode):
         inspector, pipeline = self._inspector, self._pipeline
         health = assess(
             state="unconfigured" if inspector is None else "inactive" if pipeline is None else "active",
-            status=pipeline and pipeline.status(),
-            ledger=inspector and inspector.ledger,
+            status=None if pipeline is None else pipeline.status(),
+            ledger=None if inspector is None else inspector.ledger,
             temperature_c=read_temperature_c(),
             stale_after_s=self._value("stale_after_s"),
         )
@@ -229,7 +229,7 @@ class InspectionNode(LifecycleNode):
 
 def main(args: list[str] | None = None) -> None:
     """Run the node until Ctrl-C."""
-    run_node(lambda: InspectionNode(Inspector.open), InspectionNode.release, args)
+    run_node(lambda: InspectionNode(Inspector.open), args, release=InspectionNode.release)
 
 
 if __name__ == "__main__":

@@ -16,14 +16,16 @@ _SPIN_S = 0.5
 
 def run_node(
     make: Callable[[], AnyNode],
-    release: Callable[[AnyNode], None],
     args: list[str] | None = None,
     done: Callable[[AnyNode], bool] = lambda node: False,
-) -> None:
+    release: Callable[[AnyNode], None] = lambda node: None,
+) -> AnyNode | None:
     """Spin the node that ``make`` gives until it is ``done``, or until SIGINT or SIGTERM; then ``release`` it.
 
-    (``with rclpy.init()`` would say this shorter, but fails on Humble and Jazzy.)
+    The node comes back for its last words; None where the signal came before there was one. (``with rclpy.init()``
+    would say this shorter, but fails on Humble and Jazzy.)
     """
+    node = None
     rclpy.init(args=args)
     try:
         node = make()
@@ -36,6 +38,7 @@ def run_node(
         pass  # that is how a node is asked to end
     finally:
         rclpy.try_shutdown()
+    return node
 
 
 def spin(node: AnyNode, done: Callable[[AnyNode], bool]) -> None:

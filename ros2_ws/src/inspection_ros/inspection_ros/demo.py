@@ -1,0 +1,166 @@
+"""A whole flight on one machine: starts node and camera, brings the node up, prints and logs every report.
+
+    ros2_ws/run .venv/bin/python -m inspection_ros.demo BUNDLE --frames 60 --out out/flight
+
+Node and camera are processes of their own, reached only through topics and services, as on a drone. Writes
+``OUT.jsonl`` and ``OUT.html``. Exit codes: 0 done, 1 an error or no report, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import rclpy
+from inspection_msgs.msg import InspectionReport as InspectionReportMessage
+from lifecycle_msgs.msg import Transition
+from rclpy.signals import SignalHandlerOptions
+
+from edge_runtime.bundle import load_bundle
+from edge_runtime.errors import EdgeRuntimeError, SourceError
+from edge_runtime.flight_log import FlightHeader
+from edge_runtime.flight_page import write_page
+from edge_runtime.report import InspectionReport
+from inspection_ros.ground_station import GroundStation
+from inspection_ros.health import counters_from_values, ledger_from_values
+from inspection_ros.local_only import keep_ros_local
+from inspection_ros.logbook import Logbook
+
+Process = subprocess.Popen[bytes]
+
+CONFIGURE_TIMEOUT_S = 180.0  # a bundle of 11 GB is read from disk
+CHANGE_TIMEOUT_S = 60.0
+SILENCE_TIMEOUT_S = 30.0  # neither frame nor report for so long: the flight is over
+FLIGHT_TIMEOUT_S = 3600.0
+SETTLE_TIMEOUT_S = 5.0
+END_TIMEOUT_S = 15.0
+
+
+def fly(node: Sequence[str], camera: Sequence[str], header: FlightHeader, out: Path) -> int:
+    """Fly ``camera`` past ``node``, both commands, and write the log and the page; the number of reports.
+
+    Raises:
+        EdgeRuntimeError: node or camera failed; what was heard until then is in the log and on the page.
+    """
+    log, page = out.with_name(out.name + ".jsonl"), out.with_name(out.name + ".html")
+    logbook = Logbook(log, header)
+
+    def hear(stamp_ns: int, message: InspectionReportMessage, report: InspectionReport) -> None:
+        stamp_s = logbook.keep_report(stamp_ns, message.frame_index, report)
+        print(text_from_report(report, message.frame_index, stamp_s), flush=True)
+
+    station = GroundStation(logbook.keep_frame, hear)
+    try:
+        with running(node) as node_process:
+            raise_and_watch(station, logbook, node_process, camera)
+    finally:
+        counters = counters_from_values(station.health)
+        logbook.close(counters, ledger_from_values(station.health))
+        station.close()
+        write_page(log, page)
+    lost = f", {counters.dropped} dropped for newer ones, {counters.failed} failed" if counters else ""
+    print(f"{logbook.reports} reports with {logbook.findings} findings{lost}")
+    print(f"flight report: {page}")
+    return logbook.reports
+
+
+def raise_and_watch(station: GroundStation, logbook: Logbook, node: Process, camera: Sequence[str]) -> None:
+    """Bring the node up, let the camera fly, listen to the end, and take the node down again."""
+
+    def node_runs() -> bool:
+        return node.poll() is None
+
+    station.change_state(Transition.TRANSITION_CONFIGURE, CONFIGURE_TIMEOUT_S, node_runs)
+    station.change_state(Transition.TRANSITION_ACTIVATE, CHANGE_TIMEOUT_S, node_runs)
+    with running(camera) as player:
+
+        def over() -> bool:
+            reported = player.poll() is not None and logbook.reported_ns == logbook.newest_ns
+            return reported or not node_runs() or station.silence_s > SILENCE_TIMEOUT_S
+
+        station.wait_until(over, FLIGHT_TIMEOUT_S)
+        if player.poll():
+            raise SourceError(f"the camera player ended with exit code {player.returncode}; its message is above")
+    station.wait_for_counts(logbook.reports, SETTLE_TIMEOUT_S)
+    station.change_state(Transition.TRANSITION_DEACTIVATE, CHANGE_TIMEOUT_S, node_runs)
+    station.change_state(Transition.TRANSITION_CLEANUP, CHANGE_TIMEOUT_S, node_runs)
+
+
+@contextmanager
+def running(command: Sequence[str]) -> Iterator[Process]:
+    """Run a command for the length of a ``with``; asked to end by SIGINT, as Ctrl-C does, and killed if it will not."""
+    process = subprocess.Popen(command, start_new_session=True)  # Ctrl-C is for the demo, which ends things in order
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        try:
+            process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(END_TIMEOUT_S)
+
+
+def text_from_report(report: InspectionReport, index: int, stamp_s: float) -> str:
+    """A report in words: one line a finding, the others below the first."""
+    head = f"{stamp_s:6.1f} s  frame {index:<4d} "
+    lines = [
+        f"{f.severity} {f.defect_class}, {f.confidence:.0%}: {f.description} -> {f.action}" for f in report.findings
+    ]
+    lines = lines or ["no defect"]
+    lines[0] += f"  [{report.timings.total_ms:.0f} ms{', cut short' if report.truncated else ''}]"
+    return head + f"\n{' ' * len(head)}".join(lines)
+
+
+def ros_command(module: str, **parameters: str | int | float) -> list[str]:
+    """The command that runs a node of this package; values are YAML, and JSON is the YAML that needs no care."""
+    assignments = [word for name, value in parameters.items() for word in ("-p", f"{name}:={json.dumps(value)}")]
+    return [sys.executable, "-m", f"inspection_ros.{module}", "--ros-args", *assignments]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and fly."""
+    parser = argparse.ArgumentParser(prog="inspection_ros.demo", description="Fly a camera past an inspection node.")
+    parser.add_argument("bundle", help="folder of the engine bundle")
+    parser.add_argument("--frames", type=int, default=60, help="frames that the camera takes (%(default)s)")
+    parser.add_argument("--rate", type=float, default=5.0, help="frames a second (%(default)s)")
+    parser.add_argument("--source", default="rendered:1", help="folder, video or rendered:SEED (%(default)s)")
+    parser.add_argument("--budget", default="2GB", help="memory that the node may take (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("out/flight"), help="where .jsonl and .html go (%(default)s)")
+    asked = parser.parse_args(arguments)
+    keep_ros_local()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        manifest = load_bundle(asked.bundle).manifest
+        words = f"{manifest.name}, {manifest.recipe}, {manifest.target}"
+        reports = fly(
+            ros_command("node", bundle=asked.bundle, budget=asked.budget),
+            ros_command(
+                "player", source=asked.source, rate_hz=asked.rate, max_frames=asked.frames, wait_for_subscribers=2
+            ),
+            FlightHeader(words, asked.source, time.time()),
+            asked.out,
+        )
+    except EdgeRuntimeError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("demo: interrupted", file=sys.stderr)
+        return 130
+    finally:
+        rclpy.try_shutdown()
+    if not reports:
+        print("demo: no report arrived; the node's log above says why", file=sys.stderr)
+    return 0 if reports else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""Matches reports with the frames they are about and keeps the flight log; listens to no topic, prints nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edge_runtime.annotate import thumbnail_jpeg
+from edge_runtime.budget import Ledger
+from edge_runtime.flight_log import FlightEnd, FlightHeader, FlightLog, FlightRecord
+from edge_runtime.report import InspectionReport
+from inspection_ros.convert import Frame
+from inspection_ros.pipeline import Counters
+
+_PENDING = 64  # thumbnails kept for a report that may still come: 13 s of a camera at 5 frames/s, 3 MB
+
+
+class Logbook:
+    """One flight's log; must be closed, and used by one thread.
+
+    Raises:
+        FlightLogError: the log cannot be written.
+    """
+
+    def __init__(self, path: Path, header: FlightHeader) -> None:
+        self._log = FlightLog(path, header)
+        self._source = header.source
+        self._thumbnails: dict[int, bytes] = {}  # by stamp, oldest first
+        self._first_ns: int | None = None
+        self.newest_ns: int | None = None  # stamp of the newest frame seen
+        self.reported_ns: int | None = None  # stamp of the newest frame reported on
+        self.reports = 0
+        self.findings = 0
+
+    def keep_frame(self, stamp_ns: int, frame: Frame) -> None:
+        """Remember a frame until its report comes, or until it is too old to be waited for."""
+        if self._first_ns is None:
+            self._first_ns = stamp_ns
+        self.newest_ns = stamp_ns
+        self._thumbnails[stamp_ns] = thumbnail_jpeg(frame)
+        while len(self._thumbnails) > _PENDING:
+            del self._thumbnails[next(iter(self._thumbnails))]
+
+    def keep_report(self, stamp_ns: int, index: int, report: InspectionReport) -> float:
+        """Log a report with its frame, where that was seen; seconds since the first frame."""
+        if self._first_ns is None:
+            self._first_ns = stamp_ns
+        stamp_s = (stamp_ns - self._first_ns) / 1e9
+        image = self._thumbnails.pop(stamp_ns, None)
+        self._log.write_record(FlightRecord(index, stamp_s, self._source, report, image))
+        self.reported_ns = stamp_ns
+        self.reports += 1
+        self.findings += len(report.findings)
+        return stamp_s
+
+    def close(self, counters: Counters | None, ledger: Ledger | None) -> None:
+        """Write how the flight ended, as far as that is known, and close the log."""
+        if counters is not None:
+            self._log.write_end(FlightEnd(counters.received, counters.dropped, counters.failed, ledger))
+        self._log.close()

@@ -1,0 +1,105 @@
+"""Node, player and demo as processes: they fly together, end when asked to, and say why when they cannot."""
+
+import signal
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_ros.py, then tests by ros2_ws/run")
+
+from inspection_ros.demo import fly, ros_command
+
+from edge_runtime.errors import BackendError, SourceError
+from edge_runtime.flight_log import FlightHeader, load_flight
+
+pytestmark = pytest.mark.usefixtures("ros")
+
+SCRIPTED_NODE = """
+from tests.fakes import ScriptedInspector
+from inspection_ros.node import InspectionNode
+from inspection_ros.running import run_node
+run_node(
+    lambda: InspectionNode(lambda bundle, **keywords: ScriptedInspector(delay_s={delay_s})),
+    release=InspectionNode.release,
+)
+"""
+HEADER = FlightHeader("scripted", "three pictures", 0.0)
+
+
+def scripted_node(delay_s=0.0):
+    return [sys.executable, "-c", SCRIPTED_NODE.format(delay_s=delay_s)]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for level in (110, 130, 150):
+        cv2.imwrite(str(folder / f"{level}.png"), np.full((48, 64, 3), level, np.uint8))
+    return str(folder)
+
+
+def camera(source, **parameters):
+    return ros_command("player", source=source, **{"rate_hz": 10.0, "wait_for_subscribers": 2, **parameters})
+
+
+def test_a_flight_leaves_a_log_with_every_frame_accounted_for_and_a_page(pictures, tmp_path, capfd):
+    out = tmp_path / "flight"
+    reports = fly(scripted_node(), camera(pictures), HEADER, out)
+    flight = load_flight(tmp_path / "flight.jsonl")
+    assert reports == len(flight.records) >= 1
+    assert flight.end.received == 3 == len(flight.records) + flight.end.dropped
+    assert flight.end.ledger.planned_bytes == 1_000_000
+    assert flight.records[-1].index == 2
+    newest = cv2.imdecode(np.frombuffer(flight.records[-1].image, np.uint8), cv2.IMREAD_COLOR)
+    assert abs(int(newest.mean()) - 150) <= 2
+    assert "<html" in (tmp_path / "flight.html").read_text()
+    assert "moderate crack, 90%: hairline crack across the joint -> inspect closely" in capfd.readouterr().out
+
+
+def test_frames_that_a_slow_inspector_skips_are_counted_in_the_log(pictures, tmp_path):
+    fly(
+        scripted_node(delay_s=0.3),
+        camera(pictures, rate_hz=20.0, loop=True, max_frames=12),
+        HEADER,
+        tmp_path / "flight",
+    )
+    flight = load_flight(tmp_path / "flight.jsonl")
+    assert flight.end.received == 12 == len(flight.records) + flight.end.dropped
+    assert flight.end.dropped > 0
+
+
+def test_a_node_that_ends_at_once_is_an_error_and_not_a_wait(pictures, tmp_path):
+    with pytest.raises(BackendError, match="has ended"):
+        fly([sys.executable, "-c", "raise SystemExit(3)"], camera(pictures), HEADER, tmp_path / "flight")
+
+
+def test_a_camera_without_a_source_is_an_error(tmp_path):
+    with pytest.raises(SourceError, match="exit code 1"):
+        fly(scripted_node(), camera(str(tmp_path / "missing")), HEADER, tmp_path / "flight")
+
+
+def test_the_demo_refuses_a_missing_bundle_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "inspection_ros.demo", "missing", "--out", str(tmp_path / "flight")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("demo: ")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_signal_ends_node_and_player_quietly(rig, pictures):
+    commands = (ros_command("node"), ros_command("player", source=pictures, loop=True))
+    asked = [
+        (ending, subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+        for ending in (signal.SIGINT, signal.SIGTERM)
+        for command in commands
+    ]
+    rig.wait_until(lambda: sorted(rig.others) == ["camera_player", "camera_player", "inspection", "inspection"])
+    for ending, process in asked:
+        process.send_signal(ending)
+    for _, process in asked:
+        _, errors = process.communicate(timeout=20)
+        assert (process.returncode, errors) == (0, "")
