@@ -29,8 +29,9 @@ demo: $(ROS) $(BUNDLE)/bundle.json ## fly the reference inspector past a rendere
 	@if grep -qx ready $(ROS); then \
 		ros2_ws/run .venv/bin/python -m inspection_ros.demo $(BUNDLE) --frames $(FRAMES) --out $(FLIGHT); \
 	else \
-		echo "demo: no ROS 2 on this machine (see above), so the reports go to this terminal and not to topics"; \
-		.venv/bin/edge-runtime stream $(BUNDLE) rendered --max-frames $(FRAMES) --log $(FLIGHT).jsonl --page $(FLIGHT).html; \
+		echo "demo: no ROS 2 on this machine (see above), so reports go to this terminal and not to topics"; \
+		.venv/bin/python -m engines.reference.flight --frames $(FRAMES) --out out/frames && \
+		.venv/bin/edge-runtime stream $(BUNDLE) out/frames --page $(FLIGHT).html; \
 	fi
 
 test: $(ROS) ## run the tests
@@ -45,7 +46,9 @@ bench: $(PARITY_VENV) $(BUNDLE)/bundle.json ## compare the speed with transforme
 	.venv-parity/bin/python -m benchmarks.transformers_generate $(BUNDLE)
 
 parity: $(PARITY_VENV) ## compare with transformers on torch, and make the golden arrays anew
-	.venv-parity/bin/python -m pytest -m parity
+	.venv-parity/bin/python -m pytest -m parity tests/engines tests/parity
+	.venv-parity/bin/python -m tests.parity.make_golden
+	.venv-parity/bin/python -m pytest tests/engines/test_golden.py
 
 clean: ## remove what was built; the virtual environments stay
 	rm -rf build out .venv/.ros-* *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis ros2_ws/build ros2_ws/install ros2_ws/log
@@ -70,7 +73,7 @@ $(PARITY_VENV): | check-python
 	@touch $@
 
 $(BUNDLE)/bundle.json: $(VENV) $(shell find engines -type f -not -name '*.pyc')
-	.venv/bin/edge-engines build engines/reference/checkpoint --recipe asymmetric-int4 --target onnxruntime --out $(BUNDLE)
+	@.venv/bin/edge-engines build engines/reference/checkpoint --recipe asymmetric-int4 --target onnxruntime --out $(BUNDLE) --force
 
 .PHONY: check-python
 check-python:
