@@ -1,0 +1,36 @@
+"""A real bundle for the runtime's tests: random weights, built once a session."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from engines.cli import main as build_command
+
+
+def build_tiny(out: Path, recipe: str) -> Path:
+    code = build_command(
+        ["build", "synthetic:tiny-llava", "--recipe", recipe, "--target", "onnxruntime", "--out", str(out)]
+    )
+    assert code == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``synthetic:tiny-llava`` in float16; read-only."""
+    return build_tiny(tmp_path_factory.mktemp("bundles") / "tiny", "fp16")
+
+
+@pytest.fixture(scope="session")
+def tiny_int4_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``synthetic:tiny-llava`` in 4 bits, embedding included; read-only."""
+    return build_tiny(tmp_path_factory.mktemp("bundles") / "tiny-int4", "uniform-int4")
+
+
+@pytest.fixture
+def bundle_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A bundle that a test may damage."""
+    return shutil.copytree(tiny_bundle, tmp_path / "bundle")

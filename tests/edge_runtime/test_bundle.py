@@ -1,0 +1,191 @@
+"""A bundle loads whole or not at all, and what is refused says why and what mends it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edge_runtime.bundle import load_bundle, manifest_from_json, manifest_to_json
+from edge_runtime.errors import (
+    BundleCorruptError,
+    BundleError,
+    BundleNotFoundError,
+    BundleTargetError,
+    BundleVersionError,
+)
+
+
+def edit(bundle: Path, **changes: Any) -> None:
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    (bundle / "bundle.json").write_text(json.dumps({**manifest, **changes}))
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_whole_bundle_loads_with_its_hashes_verified(tiny_bundle: Path) -> None:
+    bundle = load_bundle(tiny_bundle, target="onnxruntime", verify_hashes=True)
+    assert bundle.manifest.size_bytes == sum(bundle.file(entry).stat().st_size for entry in bundle.manifest.files)
+
+
+def test_a_manifest_survives_being_written_and_read(tiny_bundle: Path) -> None:
+    manifest = load_bundle(tiny_bundle).manifest
+    assert manifest_from_json(manifest_to_json(manifest)) == manifest
+
+
+def test_fields_that_a_later_builder_adds_are_ignored(bundle_copy: Path) -> None:
+    edit(bundle_copy, weather="fine")
+    load_bundle(bundle_copy)
+
+
+@pytest.mark.parametrize("path", ["nowhere", "", "nul\0byte", "x" * 5000])
+def test_a_missing_directory_is_refused_with_the_command_that_builds_one(path: str, tmp_path: Path) -> None:
+    with pytest.raises(BundleNotFoundError, match="edge-engines build"):
+        load_bundle(f"{tmp_path}/{path}")
+
+
+def test_a_file_in_the_place_of_a_bundle_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(BundleNotFoundError, match="no bundle directory"):
+        load_bundle(tmp_path / "model.gguf")
+
+
+def test_an_interrupted_build_is_refused_and_recognised(bundle_copy: Path) -> None:
+    (bundle_copy / "bundle.json").unlink()
+    with pytest.raises(BundleNotFoundError, match="interrupted build"):
+        load_bundle(bundle_copy.rename(bundle_copy.with_suffix(".partial")))
+
+
+def test_a_missing_file_is_refused_by_name(bundle_copy: Path) -> None:
+    (bundle_copy / "connector.onnx.data").unlink()
+    with pytest.raises(BundleNotFoundError, match=r"connector\.onnx\.data is missing"):
+        load_bundle(bundle_copy)
+
+
+def test_a_file_of_another_size_is_refused_without_hashing(bundle_copy: Path) -> None:
+    with (bundle_copy / "connector.onnx.data").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(BundleCorruptError, match="bytes, expected"):
+        load_bundle(bundle_copy, verify_hashes=False)
+
+
+def test_a_flipped_bit_is_found_by_hash_at_open(bundle_copy: Path) -> None:
+    flip_a_bit(bundle_copy / "decoder.00.onnx.data")
+    with pytest.raises(BundleCorruptError, match=r"decoder\.00\.onnx\.data was altered"):
+        load_bundle(bundle_copy)
+
+
+def test_a_newer_schema_is_refused_with_the_upgrade_command(bundle_copy: Path) -> None:
+    edit(bundle_copy, schema_version=2)
+    with pytest.raises(BundleVersionError, match="pip install --upgrade"):
+        load_bundle(bundle_copy)
+
+
+def test_a_newer_schema_is_recognised_whatever_else_it_holds() -> None:
+    with pytest.raises(BundleVersionError):
+        manifest_from_json('{"schema_version": 7, "components": "elsewhere"}')
+
+
+def test_a_bundle_for_another_engine_is_refused_with_the_rebuild_command(bundle_copy: Path) -> None:
+    edit(bundle_copy, target="tensorrt")
+    with pytest.raises(BundleTargetError, match="--target onnxruntime"):
+        load_bundle(bundle_copy, target="onnxruntime")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "3",
+        '"x"',
+        "{}",
+        '{"version": "2.0", "model": {}}',
+        "[" * 100_000,
+        '{"schema_version": true}',
+    ],
+    ids=lambda text: text[:20],
+)
+def test_foreign_json_is_refused(text: str) -> None:
+    with pytest.raises(BundleCorruptError, match="edge-engines build"):
+        manifest_from_json(text)
+
+
+def test_a_manifest_that_is_no_text_is_refused(bundle_copy: Path) -> None:
+    (bundle_copy / "bundle.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BundleCorruptError, match="UTF-8"):
+        load_bundle(bundle_copy)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../elsewhere", "a/../../b", "", "..\\b"])
+def test_a_manifest_cannot_name_files_outside_its_bundle(tiny_bundle: Path, path: str) -> None:
+    manifest = json.loads((tiny_bundle / "bundle.json").read_text())
+    manifest["tokenizer"]["path"] = path
+    with pytest.raises(BundleCorruptError, match="not inside the bundle"):
+        manifest_from_json(json.dumps(manifest))
+
+
+def test_a_layer_that_no_decoder_holds_is_noticed(tiny_bundle: Path) -> None:
+    manifest = json.loads((tiny_bundle / "bundle.json").read_text())
+    manifest["model"]["num_layers"] += 1
+    with pytest.raises(BundleCorruptError, match="the decoders cover"):
+        manifest_from_json(json.dumps(manifest))
+
+
+JSON_VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.just([]),
+    st.just({}),
+    st.lists(st.integers(-2, 9), max_size=3),
+    st.just("../x"),
+    st.just(10**400),
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths to every value inside a JSON document."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place for key, item in inner for place in [(*path, key), *places(item, (*path, key))]]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_mutated_manifest_raises_a_bundle_error_or_nothing(
+    tiny_bundle: Path, bundle_copy: Path, data: st.DataObject
+) -> None:
+    document = json.loads(manifest_to_json(load_bundle(tiny_bundle).manifest))
+    for _ in range(data.draw(st.integers(1, 3))):
+        *path, last = data.draw(st.sampled_from(places(document)))
+        target = document
+        for key in path:
+            target = target[key]
+        if data.draw(st.booleans()):
+            target[last] = data.draw(JSON_VALUES)
+        else:
+            del target[last]
+    (bundle_copy / "bundle.json").write_text(json.dumps(document))
+    with suppress(BundleError):  # anything else fails
+        load_bundle(bundle_copy, verify_hashes=data.draw(st.booleans()))
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_cut_manifest_raises_a_bundle_error(tiny_bundle: Path, data: st.DataObject) -> None:
+    text = (tiny_bundle / "bundle.json").read_text().rstrip()
+    with pytest.raises(BundleError):
+        manifest_from_json(text[: data.draw(st.integers(0, len(text) - 1))])

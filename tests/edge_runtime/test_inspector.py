@@ -1,0 +1,176 @@
+"""A frame goes in, a valid report comes out; what cannot be opened is refused before it costs anything."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_runtime import (
+    BackendError,
+    BudgetExceededError,
+    BundleCorruptError,
+    BundleNotFoundError,
+    BundleTargetError,
+    FrameError,
+    InspectionReport,
+    Inspector,
+    Timings,
+    json_from_report,
+    report_from_json,
+)
+from edge_runtime.tokenization import load_tokenizer
+
+
+def frame(seed: int = 0, height: int = 48, width: int = 64) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def timeless(report: InspectionReport) -> InspectionReport:
+    return replace(report, timings=Timings())
+
+
+def edit(bundle: Path, **changes: object) -> None:
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    (bundle / "bundle.json").write_text(json.dumps({**manifest, **changes}))
+
+
+@pytest.mark.parametrize("which", ["tiny_bundle", "tiny_int4_bundle"])
+def test_a_frame_becomes_a_report(which: str, request: pytest.FixtureRequest) -> None:
+    with Inspector.open(request.getfixturevalue(which), threads=1) as inspector:
+        report = inspector.inspect(frame())
+    assert report_from_json(json.loads(json.dumps(json_from_report(report)))) == report
+    assert report.tokens > 0
+    parts = report.timings
+    spent_ms = parts.preprocess_ms + parts.vision_ms + parts.prefill_ms + parts.decode_ms
+    assert min(parts.preprocess_ms, parts.vision_ms, parts.prefill_ms, parts.decode_ms) > 0
+    assert spent_ms == pytest.approx(parts.total_ms)
+
+
+def test_a_frame_is_judged_alike_whatever_came_before_it(tiny_bundle: Path) -> None:
+    with Inspector.open(tiny_bundle, threads=1) as inspector:
+        first = timeless(inspector.inspect(frame(0)))
+        inspector.inspect(frame(1, 100, 30))
+        assert timeless(inspector.inspect(frame(0))) == first
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 30, 100, 10_000])
+def test_every_limit_gives_a_valid_report(tiny_bundle: Path, limit: int) -> None:
+    with Inspector.open(tiny_bundle, max_report_tokens=limit, threads=1) as inspector:
+        report = inspector.inspect(frame())
+    assert report.tokens <= limit
+    assert report.truncated or limit > 2
+    assert report_from_json(json_from_report(report)) == report
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 4000), (4000, 1), (4320, 7680)])
+def test_frames_of_any_size_are_inspected(tiny_bundle: Path, height: int, width: int) -> None:
+    with Inspector.open(tiny_bundle, max_report_tokens=20, threads=1) as inspector:
+        assert inspector.inspect(np.zeros((height, width, 3), np.uint8)).tokens == 20
+
+
+def test_a_bad_frame_is_refused_and_the_next_one_is_inspected(tiny_bundle: Path) -> None:
+    with Inspector.open(tiny_bundle, max_report_tokens=20, threads=1) as inspector:
+        for bad in (np.zeros((0, 0, 3), np.uint8), np.full((4, 4, 3), np.nan, np.float32)):
+            with pytest.raises(FrameError):
+                inspector.inspect(bad)
+        assert inspector.inspect(frame()).tokens == 20
+
+
+def test_a_budget_that_the_plan_exceeds_is_refused_before_any_component_is_loaded(bundle_copy: Path) -> None:
+    manifest = json.loads((bundle_copy / "bundle.json").read_text())
+    for component in manifest["components"]:  # were one loaded, the error would be another
+        for entry in component["files"]:
+            junk = b"\0" * entry["size_bytes"]
+            (bundle_copy / entry["path"]).write_bytes(junk)
+            entry["sha256"] = hashlib.sha256(junk).hexdigest()
+    edit(bundle_copy, **manifest)
+    with pytest.raises(BackendError):
+        Inspector.open(bundle_copy)
+    with pytest.raises(BudgetExceededError, match="kv_cache"):
+        Inspector.open(bundle_copy, budget="1MB")
+
+
+def test_a_longer_report_needs_a_larger_budget(tiny_bundle: Path) -> None:
+    planned = []
+    for limit in (50, 100):
+        with Inspector.open(tiny_bundle, max_report_tokens=limit) as inspector:
+            planned.append(inspector.ledger.planned_bytes)
+    assert planned[0] < planned[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"budget": "lots"}, "2GB"), ({"max_report_tokens": -1}, "0 or more"), ({"threads": 0}, "1 or")],
+)
+def test_options_that_make_no_sense_are_refused(tiny_bundle: Path, options: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Inspector.open(tiny_bundle, **options)  # type: ignore[arg-type]
+
+
+def test_what_was_measured_stays_within_the_plan(tiny_bundle: Path) -> None:
+    script = (
+        "import sys, numpy; from edge_runtime import Inspector\n"
+        "with Inspector.open(sys.argv[1]) as inspector:\n"
+        "    inspector.inspect(numpy.zeros((720, 1280, 3), 'uint8'))\n"
+        "    print(inspector.ledger.planned_bytes, inspector.ledger.measured_bytes)\n"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", script, tiny_bundle], capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+    planned, measured = map(int, printed.split())
+    assert planned / 4 < measured < planned
+
+
+def test_every_item_is_measured_but_those_that_are_not_held(tiny_bundle: Path) -> None:
+    with Inspector.open(tiny_bundle, max_report_tokens=20) as inspector:
+        inspector.inspect(frame())
+        unmeasured = {item.name for item in inspector.ledger.items if item.measured_bytes is None}
+    assert unmeasured == {"embedding", "load_peak", "frame"}
+
+
+def test_a_bundle_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleNotFoundError):
+        Inspector.open(tmp_path / "none")
+
+
+def test_a_bundle_for_another_engine_is_refused(bundle_copy: Path) -> None:
+    edit(bundle_copy, target="tensorrt")
+    with pytest.raises(BundleTargetError, match="rebuild"):
+        Inspector.open(bundle_copy)
+
+
+def test_a_prompt_longer_than_the_model_can_read_is_refused(bundle_copy: Path) -> None:
+    edit(bundle_copy, prompt={"before_image": "word " * 300, "after_image": ""})
+    with pytest.raises(BundleCorruptError, match="shorter prompt"):
+        Inspector.open(bundle_copy)
+
+
+def test_an_image_token_that_is_an_ordinary_letter_is_refused(bundle_copy: Path) -> None:
+    manifest = json.loads((bundle_copy / "bundle.json").read_text())
+    letter = load_tokenizer(bundle_copy / "tokenizer.json").encode("e").ids[-1]
+    edit(bundle_copy, model={**manifest["model"], "image_token_id": letter})
+    with pytest.raises(BundleCorruptError, match="image token"):
+        Inspector.open(bundle_copy)
+
+
+def test_an_inspector_that_is_closed_does_not_inspect(tiny_bundle: Path) -> None:
+    inspector = Inspector.open(tiny_bundle, max_report_tokens=20)
+    inspector.close()
+    inspector.close()
+    with pytest.raises(BackendError, match="closed"):
+        inspector.inspect(frame())
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    script = "import sys, edge_runtime; print({'cv2', 'numpy', 'onnxruntime', 'tokenizers'} & set(sys.modules))"
+    printed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    assert printed.strip() == "set()"
