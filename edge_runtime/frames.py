@@ -10,7 +10,8 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -65,7 +66,7 @@ def open_source(source: str) -> FrameSource:
         SourceError: there is nothing to read frames from.
     """
     if source.isdecimal():
-        return VideoSource(int(source))
+        return CameraSource(int(source))
     path = Path(source)
     try:
         if path.is_dir() or (path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES):
@@ -141,69 +142,91 @@ class ImageSource(FrameSource):
 
 
 class VideoSource(FrameSource):
-    """A video file or a camera, frame by frame.
+    """A video file, frame by frame."""
 
-    A camera that stops is opened again for ``patience_s`` before :class:`SourceError` says that it is gone.
-    """
-
-    def __init__(self, device: Path | int, patience_s: float = 10.0) -> None:
-        self._device = device
-        self.is_live = isinstance(device, int)
-        self._patience_s = patience_s
-        self._capture = _open_capture(device)
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._capture = _open_capture(
+            str(path), f"{path} is no video that OpenCV can read; re-encode it: ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4"
+        )
 
     def __iter__(self) -> Iterator[SourcedFrame]:
-        name = f"camera{self._device}" if self.is_live else Path(str(self._device)).name
         frames_per_second = self._capture.get(cv2.CAP_PROP_FPS) or 30.0
-        started_s = time.monotonic()
         index = 0
-        while True:
-            image = self._read()
-            if image is not None:
-                stamp_s = time.monotonic() - started_s if self.is_live else index / frames_per_second
-                yield SourcedFrame(image, f"{name}#{index}", stamp_s)
-                index += 1
-            elif self.is_live:
-                self._reopen()
-            elif index == 0:
-                raise SourceError(
-                    f"{self._device} opened but has no frame that can be decoded; re-encode it with ffmpeg"
-                )
-            else:
-                return
-
-    def _read(self) -> NDArray[np.uint8] | None:
-        got, image = self._capture.read()
-        return np.asarray(image, np.uint8) if got else None
-
-    def _reopen(self) -> None:
-        _log.warning("camera %s stopped; opening it again", self._device)
-        deadline_s = time.monotonic() + self._patience_s
-        while True:
-            self._capture.release()
-            time.sleep(0.5)
-            try:
-                self._capture = _open_capture(self._device)
-            except SourceError as error:
-                if time.monotonic() > deadline_s:
-                    raise SourceError(f"camera {self._device} stopped and did not come back") from error
-            else:
-                return
+        while (image := _read(self._capture)) is not None:
+            yield SourcedFrame(image, f"{self._path.name}#{index}", index / frames_per_second)
+            index += 1
+        if index == 0:
+            raise SourceError(f"{self._path} has no frame that OpenCV can decode; re-encode it with ffmpeg")
 
     def close(self) -> None:
-        """Release the device or file."""
+        """Close the file."""
         self._capture.release()
 
 
-def _open_capture(device: Path | int) -> cv2.VideoCapture:
-    capture = cv2.VideoCapture(device if isinstance(device, int) else str(device))
+class CameraSource(FrameSource):
+    """A camera, frame by frame, without end.
+
+    One that stops is opened again, until it has given nothing for ``patience_s``. ``open_capture`` opens it: what it
+    gives reads frames as ``cv2.VideoCapture`` does.
+    """
+
+    is_live = True
+
+    def __init__(
+        self,
+        number: int,
+        patience_s: float = 10.0,
+        retry_s: float = 0.5,
+        open_capture: Callable[[int], cv2.VideoCapture] | None = None,
+    ) -> None:
+        self._number = number
+        self._patience_s = patience_s
+        self._retry_s = retry_s
+        self._open = open_capture or _open_camera
+        self._capture = self._open(number)
+
+    def __iter__(self) -> Iterator[SourcedFrame]:
+        started_s = seen_s = time.monotonic()
+        index = 0
+        while True:
+            image = _read(self._capture)
+            now_s = time.monotonic()
+            if image is not None:
+                seen_s = now_s
+                yield SourcedFrame(image, f"camera{self._number}#{index}", now_s - started_s)
+                index += 1
+            elif now_s - seen_s > self._patience_s:
+                raise SourceError(f"camera {self._number} gave no frame for {self._patience_s:g} s; is it still there?")
+            else:
+                self._reopen()
+
+    def _reopen(self) -> None:
+        _log.info("camera %d gives no frame; opening it again", self._number)
+        self._capture.release()
+        time.sleep(self._retry_s)
+        with suppress(SourceError):  # not back yet
+            self._capture = self._open(self._number)
+
+    def close(self) -> None:
+        """Release the camera."""
+        self._capture.release()
+
+
+def _open_camera(number: int) -> cv2.VideoCapture:
+    return _open_capture(number, f"camera {number} cannot be opened; is it plugged in, and free? ls /dev/video*")
+
+
+def _open_capture(device: str | int, otherwise: str) -> cv2.VideoCapture:
+    capture = cv2.VideoCapture(device)
     if not capture.isOpened():
-        raise SourceError(
-            f"camera {device} cannot be opened; is it plugged in, and free? ls /dev/video*"
-            if isinstance(device, int)
-            else f"{device} is no video that OpenCV can read; re-encode it: ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4"
-        )
+        raise SourceError(otherwise)
     return capture
+
+
+def _read(capture: cv2.VideoCapture) -> NDArray[np.uint8] | None:
+    got, image = capture.read()
+    return np.asarray(image, np.uint8) if got else None
 
 
 T = TypeVar("T")

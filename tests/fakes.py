@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.budget import Ledger, LedgerItem
+from edge_runtime.errors import SourceError
+from edge_runtime.frames import FrameSource, SourcedFrame
 from edge_runtime.preprocessing import check_frame
 from edge_runtime.report import Finding, InspectionReport, Region, Timings
 
@@ -66,3 +68,42 @@ class ScriptedInspector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class FakeCapture:
+    """A camera behind ``cv2.VideoCapture``'s interface: gives ``frames`` frames, then nothing until opened again."""
+
+    def __init__(self, frames: int) -> None:
+        self._frames = frames
+        self.released = False
+
+    def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
+        self._frames -= 1
+        if self._frames < 0:
+            return False, None
+        return True, np.full((4, 6, 3), self._frames, np.uint8)
+
+    def release(self) -> None:
+        self.released = True
+
+
+class FakeCamera(FrameSource):
+    """A live source of ``frames`` frames, one every ``period_s``; then it ends, or raises ``error``."""
+
+    is_live = True
+
+    def __init__(self, frames: int, period_s: float = 0.0, error: SourceError | None = None) -> None:
+        self._frames = frames
+        self._period_s = period_s
+        self._error = error
+        self.closed = False
+
+    def __iter__(self) -> Iterator[SourcedFrame]:
+        for index in range(self._frames):
+            time.sleep(self._period_s)
+            yield SourcedFrame(np.full((4, 6, 3), index % 256, np.uint8), f"fake#{index}", float(index))
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        self.closed = True

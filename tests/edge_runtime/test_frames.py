@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import FrameError, SourceError
-from edge_runtime.frames import NewestSlot, decode_image, load_image, open_source
+from edge_runtime.frames import CameraSource, NewestSlot, decode_image, load_image, open_source
+from tests.fakes import FakeCapture
 
 
 def jpeg(value: int, side: int = 64) -> bytes:
@@ -98,6 +100,41 @@ def test_a_video_gives_every_frame_with_its_time(tmp_path: Path) -> None:
     assert [frame.stamp_s for frame in frames] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
     assert frames[-1].name == "film.avi#4"
     assert abs(int(frames[-1].image.mean()) - 200) < 8
+
+
+def test_a_camera_that_stops_is_opened_again_and_goes_on() -> None:
+    captures = [FakeCapture(2), FakeCapture(0), FakeCapture(3)]
+    opened = iter(captures)
+    with CameraSource(7, retry_s=0.0, open_capture=lambda number: next(opened)) as source:
+        names = [frame.name for frame in islice(source, 5)]
+    assert names == [f"camera7#{index}" for index in range(5)]
+    assert all(capture.released for capture in captures)
+
+
+def test_a_camera_that_cannot_be_opened_again_at_once_is_waited_for() -> None:
+    answers = iter([FakeCapture(1), SourceError("busy"), SourceError("busy"), FakeCapture(1)])
+
+    def open_capture(number: int) -> FakeCapture:
+        answer = next(answers)
+        if isinstance(answer, SourceError):
+            raise answer
+        return answer
+
+    with CameraSource(0, retry_s=0.0, open_capture=open_capture) as source:
+        assert [frame.name for frame in islice(source, 2)] == ["camera0#0", "camera0#1"]
+
+
+def test_a_camera_that_does_not_come_back_is_given_up() -> None:
+    with (
+        CameraSource(0, patience_s=0.05, retry_s=0.01, open_capture=lambda number: FakeCapture(0)) as source,
+        pytest.raises(SourceError, match="gave no frame"),
+    ):
+        next(iter(source))
+
+
+def test_a_camera_that_is_not_there_is_refused() -> None:
+    with pytest.raises(SourceError, match="plugged in"):
+        open_source("63")
 
 
 def test_the_slot_keeps_the_newest_and_counts_what_it_replaced() -> None:

@@ -1,0 +1,82 @@
+"""Files are inspected frame by frame; of a camera, the newest frame is, and the others are counted."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_runtime.errors import BackendError, FrameError, SourceError
+from edge_runtime.frames import open_source
+from edge_runtime.report import InspectionReport
+from edge_runtime.streaming import Stream
+from tests.fakes import FakeCamera, ScriptedInspector
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for index in range(4):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((8, 8, 3), index, np.uint8))
+    return tmp_path
+
+
+def test_every_image_of_a_folder_is_inspected_in_order(folder: Path) -> None:
+    with closing(Stream(ScriptedInspector(delay_s=0.01), open_source(str(folder)))) as stream:
+        outcomes = list(stream)
+    assert [(outcome.index, outcome.frame.name) for outcome in outcomes] == [(i, f"{i}.png") for i in range(4)]
+    assert (stream.received, stream.dropped, stream.failed) == (4, 0, 0)
+
+
+def test_damaged_images_are_counted_as_received_and_failed(folder: Path) -> None:
+    (folder / "1.png").write_bytes(b"damaged")
+    with closing(Stream(ScriptedInspector(), open_source(str(folder)))) as stream:
+        assert len(list(stream)) == 3
+    assert (stream.received, stream.dropped, stream.failed) == (4, 0, 1)
+
+
+def test_a_frame_that_cannot_be_inspected_is_an_outcome_and_the_stream_goes_on(folder: Path) -> None:
+    inspector = ScriptedInspector([InspectionReport(), FrameError("all black")])
+    with closing(Stream(inspector, open_source(str(folder)))) as stream:
+        failures = [outcome.failure for outcome in stream]
+    assert failures == ["", "all black", "", "all black"]
+    assert (stream.received, stream.failed) == (4, 2)
+
+
+def test_an_engine_that_fails_ends_the_stream(folder: Path) -> None:
+    with (
+        closing(Stream(ScriptedInspector([BackendError("out of memory")]), open_source(str(folder)))) as stream,
+        pytest.raises(BackendError),
+    ):
+        list(stream)
+
+
+def test_a_slow_inspector_gets_the_newest_frames_of_a_camera_and_none_is_lost_uncounted() -> None:
+    with closing(Stream(ScriptedInspector(delay_s=0.05), FakeCamera(40, period_s=0.005))) as stream:
+        indices = [outcome.index for outcome in stream]
+    assert indices == sorted(set(indices))
+    assert indices[-1] == 39  # the newest is never the one that is dropped
+    assert stream.received == 40
+    assert stream.dropped == 40 - len(indices) > 0
+
+
+def test_a_camera_that_vanishes_is_an_error_after_its_last_frame() -> None:
+    camera = FakeCamera(1, error=SourceError("unplugged"))
+    with closing(Stream(ScriptedInspector(), camera)) as stream:
+        outcomes = iter(stream)
+        assert next(outcomes).index == 0
+        with pytest.raises(SourceError, match="unplugged"):
+            next(outcomes)
+    assert camera.closed
+
+
+def test_closing_a_stream_stops_its_camera() -> None:
+    camera = FakeCamera(1_000_000, period_s=0.001)
+    with closing(Stream(ScriptedInspector(), camera)) as stream:
+        next(iter(stream))
+    received = stream.received
+    assert camera.closed
+    assert received < 1_000_000
+    assert stream.received == received
