@@ -1,0 +1,148 @@
+"""What each command of ``edge-runtime`` does and prints; the library computes, ``cli`` parses and reports errors."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import asdict
+
+import numpy as np
+
+from edge_runtime import doctor
+from edge_runtime.annotate import thumbnail_jpeg
+from edge_runtime.bundle import Manifest
+from edge_runtime.errors import FrameError
+from edge_runtime.flight_log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
+from edge_runtime.flight_page import write_page
+from edge_runtime.frames import load_image, open_source
+from edge_runtime.inspector import Inspector
+from edge_runtime.report import InspectionReport, Timings, json_from_report
+from edge_runtime.streaming import Outcome, Stream
+from edge_runtime.telemetry import latency_statistics, read_memory
+
+_log = logging.getLogger(__name__)
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    with Inspector.open(arguments.bundle, arguments.budget) as inspector:
+        done = [_inspect_file(inspector, path, arguments.json) for path in arguments.images]
+        _log.info("memory\n%s", inspector.ledger.table())
+    return 0 if all(done) else 1
+
+
+def _inspect_file(inspector: Inspector, path: str, as_json: bool) -> bool:
+    try:
+        report = inspector.inspect(load_image(path))
+    except FrameError as error:  # the other images may be whole
+        print(f"edge-runtime: {error}", file=sys.stderr)
+        return False
+    _print_report(path, report, as_json)
+    return True
+
+
+def _stream(arguments: argparse.Namespace) -> int:
+    log_path = arguments.log or (arguments.page and arguments.page.with_suffix(".jsonl"))
+    with ExitStack() as stack:
+        source = stack.enter_context(open_source(arguments.source))  # cheaper to refuse than a bundle is to load
+        inspector = stack.enter_context(Inspector.open(arguments.bundle, arguments.budget))
+        header = FlightHeader(_describe(inspector.bundle.manifest), arguments.source, time.time())
+        log = stack.enter_context(FlightLog(log_path, header)) if log_path else None
+        stream = stack.enter_context(closing(Stream(inspector, source)))
+        try:
+            for count, outcome in enumerate(stream, start=1):
+                _print_outcome(outcome, arguments.json)
+                if log:
+                    _log_outcome(log, outcome)
+                if count == arguments.max_frames:
+                    break
+        finally:  # Ctrl-C ends a flight as well as its last frame does
+            if log:
+                log.write_end(FlightEnd(stream.received, stream.dropped, stream.failed, inspector.ledger))
+            if arguments.page:
+                write_page(log_path, arguments.page)
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    frame = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), dtype=np.uint8)
+    with Inspector.open(arguments.bundle, arguments.budget) as inspector:
+        inspector.inspect(frame)  # binds memory
+        reports = [inspector.inspect(frame) for _ in range(arguments.frames)]
+        ledger = inspector.ledger
+    steps = list(asdict(Timings()))
+    by_step = {step: latency_statistics(getattr(report.timings, step) for report in reports) for step in steps}
+    peak_bytes = read_memory().peak_resident_bytes
+    if arguments.json:
+        statistics = {step: asdict(summary) for step, summary in by_step.items()}
+        tokens = [report.tokens for report in reports]
+        print(json.dumps({"steps": statistics, "tokens": tokens, "peak_bytes": peak_bytes, "ledger": asdict(ledger)}))
+        return 0
+    print(f"{len(reports)} frames of 1280x720, {reports[-1].tokens} tokens")
+    print(f"{'ms':12}{'median':>10}{'p90':>10}{'max':>10}")
+    for step, summary in by_step.items():
+        print(f"{step.removesuffix('_ms'):12}{summary.median_ms:10.1f}{summary.p90_ms:10.1f}{summary.max_ms:10.1f}")
+    print(f"\n{ledger.table()}")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    checks = doctor.examine(arguments.bundle)
+    if arguments.json:
+        print(json.dumps([asdict(check) for check in checks]))
+    else:
+        for check in checks:
+            print(f"{'PROBLEM' if check.is_problem else 'ok':8} {check.name:14} {check.found}")
+    return 1 if any(check.is_problem for check in checks) else 0
+
+
+def _print_report(name: str, report: InspectionReport, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"source": name, "report": json_from_report(report)}), flush=True)
+        return
+    count = (
+        f"{len(report.findings)} finding{'s' if len(report.findings) != 1 else ''}"
+        if report.findings
+        else "no findings"
+    )
+    cut = ", cut at the token limit" if report.truncated else ""
+    print(f"{name}: {count}{cut}, {report.timings.total_ms:.0f} ms", flush=True)
+    for finding in report.findings:
+        box = finding.region
+        where = f"x {box.x_min:.2f}-{box.x_max:.2f} y {box.y_min:.2f}-{box.y_max:.2f}"
+        what = f"{finding.defect_class:14} {finding.severity:9} {finding.confidence:4.0%}  {where}"
+        print(f"  {what}  {finding.description}; {finding.action}", flush=True)
+
+
+def _print_outcome(outcome: Outcome, as_json: bool) -> None:
+    if outcome.report is None:
+        _log.warning("frame %d, %s: %s", outcome.index, outcome.frame.name, outcome.failure)
+    elif as_json:
+        place = {"index": outcome.index, "stamp_s": outcome.frame.stamp_s, "source": outcome.frame.name}
+        print(json.dumps({**place, "report": json_from_report(outcome.report)}), flush=True)
+    else:
+        _print_report(outcome.frame.name, outcome.report, as_json=False)
+
+
+def _log_outcome(log: FlightLog, outcome: Outcome) -> None:
+    place = (outcome.index, outcome.frame.stamp_s, outcome.frame.name)
+    if outcome.report is None:
+        log.write_failure(FrameFailure(*place, outcome.failure))
+    else:
+        log.write_record(FlightRecord(*place, outcome.report, thumbnail_jpeg(outcome.frame.image)))
+
+
+def _describe(manifest: Manifest) -> str:
+    return f"{manifest.name}, {manifest.recipe}, {manifest.target}"
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "inspect": _inspect,
+    "stream": _stream,
+    "bench": _bench,
+    "doctor": _doctor,
+}

@@ -1,0 +1,219 @@
+"""A command answers on stdout, complains in one line on stderr, and its exit code says which it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_runtime.cli import main
+from edge_runtime.flight_log import load_flight
+from edge_runtime.report import report_from_json
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(3):
+        noise = np.random.default_rng(index).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{index}.jpg"), noise)
+    return folder
+
+
+def complaint(capsys: pytest.CaptureFixture[str]) -> str:
+    """The only line on stderr."""
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert "Traceback" not in lines[0]
+    return lines[0]
+
+
+def test_inspect_prints_a_report_an_image(tiny_bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(tiny_bundle), str(photos / "0.jpg"), str(photos / "1.jpg")]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.count("0.jpg: ") == printed.out.count("1.jpg: ") == 1
+    assert printed.err == ""
+
+
+def test_inspect_prints_reports_that_programs_can_read(
+    tiny_bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(tiny_bundle), str(photos / "0.jpg"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["source"].endswith("0.jpg")
+    assert report_from_json(document["report"]).tokens > 0
+
+
+def test_an_image_that_cannot_be_read_is_named_and_the_others_are_inspected(
+    tiny_bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "1.jpg").write_bytes((photos / "1.jpg").read_bytes()[:300])
+    assert main(["inspect", str(tiny_bundle), *(str(photos / f"{index}.jpg") for index in range(3))]) == 1
+    printed = capsys.readouterr()
+    assert "0.jpg: " in printed.out
+    assert "2.jpg: " in printed.out
+    assert "1.jpg is damaged" in printed.err
+
+
+def test_stream_prints_a_json_line_a_frame(tiny_bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stream", str(tiny_bundle), str(photos), "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["index"], line["source"]) for line in lines] == [(0, "0.jpg"), (1, "1.jpg"), (2, "2.jpg")]
+
+
+def test_stream_stops_after_so_many_frames(tiny_bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stream", str(tiny_bundle), str(photos), "--json", "--max-frames", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_stream_writes_the_flight_log_and_the_page(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:
+    (photos / "1.jpg").write_bytes(b"")
+    page = tmp_path / "flight.html"
+    assert main(["stream", str(tiny_bundle), str(photos), "--page", str(page)]) == 0
+    flight = load_flight(tmp_path / "flight.jsonl")
+    assert [record.source for record in flight.records] == ["0.jpg", "2.jpg"]
+    assert flight.end is not None
+    assert (flight.end.received, flight.end.failed) == (3, 1)
+    assert flight.end.ledger is not None
+    assert page.read_text().lstrip().lower().startswith("<!doctype html>")
+
+
+def test_stream_with_a_log_on_a_full_disk_is_an_error(
+    tiny_bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["stream", str(tiny_bundle), str(photos), "--log", "/dev/full"]) == 1
+    assert "free the disk" in complaint(capsys)
+
+
+def test_bench_measures_every_step(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", str(tiny_bundle), "--frames", "3", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["steps"]["total_ms"]["count"] == 3
+    assert 0 < document["steps"]["decode_ms"]["median_ms"] < document["steps"]["total_ms"]["median_ms"]
+
+
+def test_bench_prints_a_table(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", str(tiny_bundle), "--frames", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "prefill" in printed
+    assert "kv_cache" in printed
+
+
+def test_doctor_finds_this_machine_ready(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    assert "onnxruntime" in capsys.readouterr().out
+
+
+def test_doctor_finds_a_whole_bundle_whole(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(tiny_bundle), "--json"]) == 0
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
+    assert "SHA-256 as recorded" in checks["files"]["found"]
+    assert not any(check["is_problem"] for check in checks.values())
+
+
+def test_doctor_finds_an_altered_bundle(bundle_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = bundle_copy / "embedding.f16"
+    weights.write_bytes(b"\0" * weights.stat().st_size)
+    assert main(["doctor", str(bundle_copy)]) == 1
+    assert "PROBLEM" in (printed := capsys.readouterr().out)
+    assert "embedding.f16 was altered" in printed
+
+
+@pytest.mark.parametrize(
+    "command", [["inspect", "BUNDLE", "x.jpg"], ["stream", "BUNDLE", "FOLDER"], ["bench", "BUNDLE"]]
+)
+def test_a_missing_bundle_is_one_line_and_exit_code_1(
+    command: list[str], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([{"BUNDLE": "/nowhere", "FOLDER": str(photos)}.get(word, word) for word in command]) == 1
+    assert "no bundle directory /nowhere" in complaint(capsys)
+
+
+def test_a_missing_source_is_one_line_and_exit_code_1(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stream", str(tiny_bundle), "/nowhere.mp4"]) == 1
+    assert "there is no '/nowhere.mp4'" in complaint(capsys)
+
+
+def test_a_budget_that_is_too_small_is_exit_code_4_with_the_ledger(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", str(tiny_bundle), "--budget", "1MB"]) == 4
+    assert "kv_cache" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["fly"], ["inspect"], ["bench", "b", "--budget", "lots"], ["bench", "b", "--frames", "0"], ["stream", "b"]],
+)
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+
+
+def test_a_traceback_is_shown_only_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "/nowhere", "-v"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_help_shows_an_example_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    printed = capsys.readouterr().out
+    assert all(f"edge-runtime {command} out/bundle" in printed for command in ("doctor", "inspect", "stream", "bench"))
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "edge_runtime.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+
+
+def test_ctrl_c_ends_a_flight_with_its_log_and_page_complete(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:
+    for index in range(3, 2000):
+        os.link(photos / "0.jpg", photos / f"{index:05}.jpg")
+    process = start("stream", str(tiny_bundle), str(photos), "--page", str(tmp_path / "flight.html"))
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, complaints = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert complaints == "edge-runtime: interrupted\n"
+    assert load_flight(tmp_path / "flight.jsonl").end is not None
+    assert (tmp_path / "flight.html").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("library", ["numpy", "onnxruntime"], ids=["while it starts", "while it measures"])
+def test_ctrl_c_is_one_line_at_any_time(library: str, tiny_bundle: Path) -> None:
+    process = start("bench", str(tiny_bundle), "--frames", "100000")
+    maps = Path(f"/proc/{process.pid}/maps")
+    deadline_s = time.monotonic() + 60
+    while library not in maps.read_text() and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    time.sleep(0.5 if library == "onnxruntime" else 0.0)
+    process.send_signal(signal.SIGINT)
+    _, complaints = process.communicate(timeout=60)
+    assert (process.returncode, complaints) == (130, "edge-runtime: interrupted\n")
+
+
+def test_a_reader_that_has_seen_enough_is_no_traceback(tiny_bundle: Path, photos: Path) -> None:
+    process = start("inspect", str(tiny_bundle), *[str(photos / "0.jpg")] * 300)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=60) == 1
+    assert process.stderr.read() == ""
