@@ -22,6 +22,7 @@ from edge_runtime.bundle import MANIFEST_NAME, Bundle, Component, load_bundle, m
 from edge_runtime.errors import BuildError, RecipeError
 from edge_runtime.typed_json import MismatchError, dataclass_from_json
 from engines.checkpoint import Checkpoint
+from engines.families import DEFAULT_GROUP_PARAMETERS
 from engines.families.base import Part
 from engines.graphs.builder import HashedFile
 from engines.plan import DEFAULT_CONTEXT, plan_bundle
@@ -40,6 +41,7 @@ def build(
     *,
     budget_bytes: int | None = None,
     context: int = DEFAULT_CONTEXT,
+    group_parameters: int = DEFAULT_GROUP_PARAMETERS,
     force: bool = False,
 ) -> Bundle:
     """Write the bundle ``out``, replacing one that is there only where ``force`` says so.
@@ -54,7 +56,7 @@ def build(
     """
     if target not in TARGETS:
         raise RecipeError(f"there is no target {target!r}; there are {', '.join(TARGETS)}")
-    plan = plan_bundle(checkpoint, precisions, target, context)
+    plan = plan_bundle(checkpoint, precisions, target, context, group_parameters)
     ledger = plan.ledger if budget_bytes is None else check_fits(plan.ledger, budget_bytes)
     _check_replaceable(out, force)
     hashes = replace(plan.manifest.hashes, checkpoint=checkpoint.sha256())
@@ -99,7 +101,9 @@ class _Journal:
     def finished(self, part: Part) -> Component | None:
         """The component if all of its files are there, unaltered."""
         component = self.components.get(part.name)
-        for entry in component.files if component else ():
+        if component is None or component.layers != part.layers:
+            return None
+        for entry in component.files:
             file = self.path.with_name(entry.path)
             if not file.is_file() or sha256_of_file(file) != entry.sha256:
                 return None

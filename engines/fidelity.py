@@ -43,11 +43,11 @@ class Fidelity:
         }
 
 
-# A bundle is as good as the coarsest precision in it. Float16 must be the same model; int4 a recognisable one: a
-# sound build of the reference inspector stays far inside, a scale or a nibble in the wrong place far outside.
+# Float16 must be the same model. Int4 must be a recognisable one (a scale or a nibble in the wrong place is far
+# outside); whether it is good enough, only an evaluation of its reports can say, so its tokens are counted, not judged.
 TOLERANCES: Mapping[str, Fidelity] = {
     "float16": Fidelity(features_cosine=0.9999, logits_relative_error=1e-3, identical_tokens=1.0, positions=0),
-    "int4": Fidelity(features_cosine=0.9, logits_relative_error=0.5, identical_tokens=0.8, positions=0),
+    "int4": Fidelity(features_cosine=0.95, logits_relative_error=0.5, identical_tokens=0.0, positions=0),
 }
 
 

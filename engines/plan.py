@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from edge_runtime.budget import Ledger, plan_ledger
 from edge_runtime.bundle import SCHEMA_VERSION, Component, FileEntry, Hashes, Manifest
 from engines.checkpoint import Checkpoint
-from engines.families import read_model
+from engines.families import DEFAULT_GROUP_PARAMETERS, read_model
 from engines.families.base import Part
 from engines.precision import PrecisionPlan
 
@@ -30,14 +30,18 @@ class BundlePlan:
 
 
 def plan_bundle(
-    checkpoint: Checkpoint, precisions: PrecisionPlan, target: str, context: int = DEFAULT_CONTEXT
+    checkpoint: Checkpoint,
+    precisions: PrecisionPlan,
+    target: str,
+    context: int = DEFAULT_CONTEXT,
+    group_parameters: int = DEFAULT_GROUP_PARAMETERS,
 ) -> BundlePlan:
     """Plan every component at its precision, and the memory that a cache of ``context`` tokens takes with them.
 
     Raises:
         CheckpointError: the checkpoint is not supported, or contradicts itself.
     """
-    model = read_model(checkpoint)
+    model = read_model(checkpoint, group_parameters)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=checkpoint.name,

@@ -70,7 +70,7 @@ SYNTHETIC_CONFIGS: Mapping[str, dict[str, Any]] = {
             "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
-            "max_position_embeddings": 512,
+            "max_position_embeddings": 1024,
             "rms_norm_eps": 1e-5,
             "rope_theta": 5000.0,
             "vocab_size": 512,
@@ -178,6 +178,12 @@ def _byte_tokenizer(vocab_size: int, image_token_id: int) -> bytes:
         "version": "1.0",
         "added_tokens": [{"id": token, "content": text, **plain} for token, text in sorted(specials.items())],
         "pre_tokenizer": byte_level,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        },
         "decoder": byte_level,
         "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
     }

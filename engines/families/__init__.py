@@ -7,11 +7,16 @@ from engines.checkpoint import Checkpoint
 from engines.families.base import Model, check_parameters
 from engines.families.llava import read_llava
 
-FAMILIES: Mapping[str, Callable[[Checkpoint], Model]] = {"llava": read_llava}
+FAMILIES: Mapping[str, Callable[[Checkpoint, int], Model]] = {"llava": read_llava}
+
+# Two of a 7B model's layers, one of a 13B's: a group is in memory twice while it is loaded.
+DEFAULT_GROUP_PARAMETERS = 1 << 29
 
 
-def read_model(checkpoint: Checkpoint) -> Model:
+def read_model(checkpoint: Checkpoint, group_parameters: int = DEFAULT_GROUP_PARAMETERS) -> Model:
     """The checkpoint as its family understands it, its tensors' shapes checked.
+
+    Decoder layers are grouped up to ``group_parameters`` weights, one layer at least.
 
     Raises:
         CheckpointError: the architecture is not supported, or the checkpoint contradicts itself.
@@ -22,6 +27,6 @@ def read_model(checkpoint: Checkpoint) -> Model:
             f"{checkpoint.name} has the architecture {model_type!r}; supported: {', '.join(FAMILIES)} "
             "(model_type in config.json)"
         )
-    model = FAMILIES[model_type](checkpoint)
+    model = FAMILIES[model_type](checkpoint, group_parameters)
     check_parameters(checkpoint, model)
     return model

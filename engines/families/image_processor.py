@@ -30,15 +30,16 @@ def read_preprocessing(image_processor: Mapping[str, Any], image_size: int) -> P
     if resample not in _RESAMPLES:
         raise CheckpointError(f"{settings.where} has resample {resample}; supported: {_RESAMPLES}")
 
-    size = image_processor.get("size", {"shortest_edge": image_size})
-    shortest_edge = size if type(size) is int else Settings(size or {}).values.get("shortest_edge")
-    resized = None if shortest_edge is not None else _sides(settings.where, "size", size)
+    size = _sizes(settings, "size", "shortest_edge", image_size)
+    shortest_edge = size.size("shortest_edge", 0) if "shortest_edge" in size.values else None
+    resized = _sides(size) if shortest_edge is None else None
     crops = settings.flag("do_center_crop", True)
-    cropped = _sides(settings.where, "crop_size", image_processor.get("crop_size", image_size)) if crops else None
+    cropped = _sides(_sizes(settings, "crop_size", "height", image_size)) if crops else None
     final = cropped or resized
     if final != (image_size, image_size) or (resized and resized != final):
         raise CheckpointError(
-            f"{settings.where} makes images of {final or size}; the vision encoder takes {image_size} x {image_size}"
+            f"{settings.where} makes images of {final or dict(size.values)}; "
+            f"the vision encoder takes {image_size} x {image_size}"
         )
     return PreprocessingSpec(
         height=image_size,
@@ -52,10 +53,13 @@ def read_preprocessing(image_processor: Mapping[str, Any], image_size: int) -> P
     )
 
 
-def _sides(where: str, key: str, value: Any) -> tuple[int, int]:
-    """Height and width, from one number or an object."""
-    if isinstance(value, Mapping):
-        sides = Settings(value, f"{where}: {key}")
-        return sides.size("height", 0), sides.size("width", 0)
-    side = Settings({key: value}, where).size(key, 0)
-    return side, side
+def _sizes(settings: Settings, key: str, name: str, default: int) -> Settings:
+    """The object under ``key``, which may be a bare number instead."""
+    value = settings.values.get(key, default)
+    return Settings({key: {name: value}} if type(value) is int else settings.values, settings.where).below(key)
+
+
+def _sides(size: Settings) -> tuple[int, int]:
+    """Height and width; a height alone makes a square."""
+    height = size.size("height", 0)
+    return height, size.size("width", height)

@@ -16,9 +16,6 @@ from engines.graphs.llama import LlamaConfig, emit_llama_group, emit_llama_head
 from engines.graphs.vit import VitConfig, emit_vit
 from engines.graphs.weights import Weights
 
-# Two of a 7B model's layers, one of a 13B's: what a group holds is in memory twice while it is loaded.
-_GROUP_PARAMETERS = 1 << 29
-
 _INSTRUCTION = (
     "Inspect the structure in this photograph. Answer with JSON: a list of findings, each with its "
     f"class ({', '.join(DEFECT_CLASSES)}), severity ({', '.join(SEVERITIES)}), region (x_min, y_min, x_max, y_max in "
@@ -52,7 +49,7 @@ class LlavaConfig:
     image_token_id: int
 
 
-def read_llava(checkpoint: Checkpoint) -> Model:
+def read_llava(checkpoint: Checkpoint, group_parameters: int) -> Model:
     """A LLaVA checkpoint in any of the layouts that Hugging Face has used, tied embeddings included.
 
     Raises:
@@ -79,7 +76,7 @@ def read_llava(checkpoint: Checkpoint) -> Model:
         ),
         preprocessing=read_preprocessing(checkpoint.image_processor, config.vit.image_size),
         prompt=PromptSpec(prompt["before_image"], prompt["after_image"]) if prompt else DEFAULT_PROMPT,
-        parts=_parts(checkpoint, config, layout, tied),
+        parts=_parts(checkpoint, config, layout, tied, group_parameters),
     )
 
 
@@ -169,7 +166,9 @@ def _find_layout(checkpoint: Checkpoint) -> tuple[Layout, bool]:
     return Layout(vision, connector, decoder, head or ""), head is None
 
 
-def _parts(checkpoint: Checkpoint, config: LlavaConfig, layout: Layout, tied: bool) -> tuple[Part, ...]:
+def _parts(
+    checkpoint: Checkpoint, config: LlavaConfig, layout: Layout, tied: bool, group_parameters: int
+) -> tuple[Part, ...]:
     vit, llama = config.vit, config.llama
     head = f"{layout.decoder}embed_tokens" if tied else f"{layout.head}lm_head"
 
@@ -212,7 +211,7 @@ def _parts(checkpoint: Checkpoint, config: LlavaConfig, layout: Layout, tied: bo
             ),
         ),
         Part("embedding", "embedding", None, _embedding_parameters(config, layout.decoder), None),
-        *(decoder_part(index, layers) for index, layers in enumerate(_layer_groups(config))),
+        *(decoder_part(index, layers) for index, layers in enumerate(_layer_groups(config, group_parameters))),
         Part(
             "lm_head",
             "lm_head",
@@ -225,10 +224,10 @@ def _parts(checkpoint: Checkpoint, config: LlavaConfig, layout: Layout, tied: bo
     )
 
 
-def _layer_groups(config: LlavaConfig) -> list[tuple[int, int]]:
+def _layer_groups(config: LlavaConfig, group_parameters: int) -> list[tuple[int, int]]:
     one_layer = _decoder_parameters(config, "", (0, 1)).values()
     parameters = sum(p.shape[0] * (p.shape[1] if p.is_matrix else 1) for p in one_layer)
-    step, end = max(_GROUP_PARAMETERS // parameters, 1), config.llama.num_layers
+    step, end = max(group_parameters // parameters, 1), config.llama.num_layers
     return [(first, min(first + step, end)) for first in range(0, end, step)]
 
 

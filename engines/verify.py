@@ -1,0 +1,108 @@
+"""Whether a bundle is whole, loads, and is still the model it was made from; alters no weight."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.bundle import MANIFEST_NAME, load_bundle, manifest_to_json
+from edge_runtime.errors import BuildError, CheckpointError, VerificationError
+from edge_runtime.preprocessing import pixels_from_frame
+from edge_runtime.tokenization import load_tokenizer, prompt_tokens
+from engines.checkpoint import Checkpoint, DirectoryCheckpoint
+from engines.execution import open_bundle_tracer
+from engines.fidelity import Fidelity, Trace, compare_traces, outside_tolerance
+from engines.parity import open_transformers
+
+_SCENES = 4
+_TOKENS = 32  # decoded an image
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found of a bundle that is whole and whose engines run."""
+
+    files: int
+    images: int  # that were looked at
+    fidelity: Fidelity | None
+    not_compared: str | None  # why there is no fidelity
+    complaints: tuple[str, ...]  # what is outside its tolerance
+
+
+def verify(
+    path: Path, checkpoint: Checkpoint | None, frames: Sequence[NDArray[np.uint8]] | None = None
+) -> Verification:
+    """Check every file's hash, run every engine, and compare with ``transformers`` where that can be done.
+
+    ``frames`` are uint8 (H, W, 3) BGR; without any, scenes are rendered.
+
+    Raises:
+        BundleError: a file is missing, altered, or foreign.
+        BackendError: an engine does not load or run.
+        CheckpointError: the bundle was made from another checkpoint.
+        VerificationError: an engine's numbers are not finite.
+    """
+    bundle = load_bundle(path, verify_hashes=True)
+    manifest, model = bundle.manifest, bundle.manifest.model
+    if checkpoint is not None and (found := checkpoint.sha256()) != manifest.hashes.checkpoint:
+        raise CheckpointError(
+            f"{path} was built from another checkpoint than {checkpoint.name}: its hash is {found[:12]}..., and the "
+            f"bundle says {str(manifest.hashes.checkpoint)[:12]}...; give the one it was built from, or rebuild"
+        )
+    frames = _rendered_frames() if frames is None else frames
+    pixels = [pixels_from_frame(frame, manifest.preprocessing) for frame in frames]
+    prompt = prompt_tokens(load_tokenizer(bundle.file(manifest.tokenizer)), manifest.prompt, model.image_token_id)
+    not_compared = _why_not_compared(checkpoint)
+    fidelity = None
+    with open_bundle_tracer(bundle, prompt) as trace_bundle:
+        _check_finite(trace_bundle(pixels[0], [model.bos_token_id]))
+        if isinstance(checkpoint, DirectoryCheckpoint) and not_compared is None:
+            trace_reference = open_transformers(checkpoint.path, prompt, model.eos_token_ids)
+            expected = [trace_reference(image, _TOKENS) for image in pixels]
+            led = [trace_bundle(image, trace.tokens) for image, trace in zip(pixels, expected, strict=True)]
+            fidelity = compare_traces(led, expected)
+    complaints = outside_tolerance(fidelity, manifest) if fidelity else []
+    return Verification(len(manifest.files), len(frames), fidelity, not_compared, tuple(complaints))
+
+
+def record_fidelity(path: Path, fidelity: Fidelity) -> None:
+    """Write what was measured into the bundle's manifest, in one step.
+
+    Raises:
+        BuildError: the bundle cannot be written.
+    """
+    manifest = replace(load_bundle(path, verify_hashes=False).manifest, fidelity=fidelity.as_json())
+    temporary = path / f"{MANIFEST_NAME}.new"
+    try:
+        temporary.write_text(manifest_to_json(manifest), encoding="utf-8")
+        os.replace(temporary, path / MANIFEST_NAME)
+    except OSError as error:
+        raise BuildError(f"cannot record the fidelity in {path}: {error}; make it writable, or copy it") from error
+
+
+def _rendered_frames() -> list[NDArray[np.uint8]]:
+    from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
+
+    return [render_scene(FIRST_HELD_OUT_SEED + i).image for i in range(_SCENES)]
+
+
+def _why_not_compared(checkpoint: Checkpoint | None) -> str | None:
+    if checkpoint is None:
+        return "no --checkpoint was given"
+    if not isinstance(checkpoint, DirectoryCheckpoint):
+        return "a synthetic checkpoint is no directory that transformers could load"
+    if missing := [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]:
+        return f"{' and '.join(missing)} not installed: pip install 'edge-runtime[parity]'"
+    return None
+
+
+def _check_finite(trace: Trace) -> None:
+    values = {"features": trace.features, "image embeddings": trace.image_embeddings, "logits": trace.logits}
+    if wrong := [name for name, array in values.items() if not np.isfinite(array).all()]:
+        raise VerificationError(f"the bundle's {', '.join(wrong)} are not finite; rebuild it from a sound checkpoint")

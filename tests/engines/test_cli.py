@@ -1,0 +1,143 @@
+"""The command: results on stdout, one readable line for an error, and an exit code that scripts can rely on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from engines.cli import main
+
+TINY = "synthetic:tiny-llava"
+
+
+@pytest.fixture
+def images(tmp_path):
+    directory = tmp_path / "images"
+    directory.mkdir()
+    cv2.imwrite(str(directory / "grey.png"), np.full((50, 70, 3), 120, np.uint8))
+    return str(directory)
+
+
+def test_plan_prints_the_ledger_and_writes_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["plan", "synthetic:llava-1.5-13b"]) == 0
+
+    text = capsys.readouterr().out
+    assert "decoder" in text
+    assert "kv_cache" in text
+    assert "on disk: 7." in text
+    assert os.listdir(tmp_path) == []
+
+
+def test_plan_as_json_is_one_document(capsys):
+    assert main(["plan", TINY, "--json"]) == 0
+
+    document = json.loads(capsys.readouterr().out)
+    assert document["memory_bytes"] == sum(document["ledger"].values())
+
+
+def test_a_plan_beyond_the_budget_ends_with_4(capsys):
+    assert main(["plan", "synthetic:llava-1.5-7b", "--budget", "2GB"]) == 4
+
+    assert "more than the budget of 2.00 GB" in capsys.readouterr().err
+
+
+def test_build_and_verify_in_two_commands(capsys, tmp_path, images):
+    bundle = str(tmp_path / "bundle")
+
+    assert main(["build", TINY, "--out", bundle, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bundle"] == bundle
+    assert main(["verify", bundle, "--images", images, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["fidelity"] is None
+    assert document["not_compared"] == "no --checkpoint was given"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["build", "nowhere", "--out", "b"], "no checkpoint directory nowhere"),
+        (["build", TINY, "--recipe", "int5", "--out", "b"], "there is no recipe 'int5'"),
+        (["build", "synthetic:gpt", "--out", "b"], "there is no synthetic:gpt"),
+        (["plan", "synthetic:gpt"], "there is no synthetic:gpt"),
+        (["verify", "nowhere"], "nowhere"),
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_1(capsys, tmp_path, monkeypatch, arguments, complaint):
+    monkeypatch.chdir(tmp_path)
+
+    assert main(arguments) == 1
+
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("edge-engines: ")
+    assert captured.err.count("\n") == 1
+    assert complaint in captured.err
+
+
+def test_verbose_shows_where_an_error_came_from(capsys):
+    assert main(["plan", "nowhere", "-v"]) == 1
+
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["bake"],
+        ["build", TINY],
+        ["plan", TINY, "--budget", "lots"],
+        ["plan", TINY, "--context", "0"],
+        ["build", TINY, "--target", "x", "--out", "b"],
+    ],
+)
+def test_wrong_usage_ends_with_2(arguments):
+    with pytest.raises(SystemExit) as ending:
+        main(arguments)
+
+    assert ending.value.code == 2
+
+
+def test_a_folder_of_damaged_images_is_refused(capsys, tmp_path, images):
+    bundle = str(tmp_path / "bundle")
+    main(["build", TINY, "--out", bundle])
+    (tmp_path / "images" / "grey.png").write_bytes(b"no image")
+
+    assert main(["verify", bundle, "--images", images]) == 1
+    assert "no image that can be read" in capsys.readouterr().err
+
+
+def test_help_teaches_by_example(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+
+    text = capsys.readouterr().out
+    assert "edge-engines build  CHECKPOINT --recipe asymmetric-int4 --out bundle" in text
+    assert "exit codes" in text
+
+
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path):
+    out = tmp_path / "bundle"
+    command = [sys.executable, "-m", "engines.cli", "build", "synthetic:llava-1.5-7b", "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline_s = time.monotonic() + 60
+        while not (tmp_path / "bundle.partial" / "journal.json").exists() and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert errors.strip().endswith("run the same command again to go on")
+    assert not out.exists()

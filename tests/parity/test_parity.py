@@ -1,0 +1,58 @@
+"""Bundles against transformers itself, in float32, on the same weights. Needs the ``parity`` extra."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_runtime.preprocessing import pixels_from_frame
+from edge_runtime.tokenization import load_tokenizer, prompt_tokens
+from engines.build import build
+from engines.checkpoint import load_checkpoint
+from engines.execution import open_bundle_tracer
+from engines.fidelity import compare_traces
+from engines.parity import open_transformers
+from engines.precision import load_recipe
+from tests.parity.golden import CHECKPOINTS, load_golden
+from tests.parity.make_golden import make_golden
+
+pytestmark = pytest.mark.parity
+
+REFERENCE = Path(__file__).parents[2] / "engines" / "reference" / "checkpoint"
+SCENES = 50
+LONGEST_ANSWER = 256  # tokens
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_the_golden_arrays_are_what_transformers_makes_today(name, tmp_path):
+    made, stored = make_golden(name, tmp_path), load_golden(name)
+
+    assert made.tokens == stored.tokens
+    for field in ("features", "image_embeddings", "logits"):
+        expected = getattr(stored, field)
+        np.testing.assert_allclose(getattr(made, field), expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.skipif(not (REFERENCE / "model.safetensors").exists(), reason="there is no reference checkpoint yet")
+def test_the_reference_inspector_says_the_same_in_both_on_50_scenes(tmp_path):
+    from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
+
+    checkpoint = load_checkpoint(REFERENCE)
+    bundle = build(checkpoint, load_recipe("fp16"), "onnxruntime", tmp_path / "bundle")
+    manifest, model = bundle.manifest, bundle.manifest.model
+    prompt = prompt_tokens(load_tokenizer(bundle.file(manifest.tokenizer)), manifest.prompt, model.image_token_id)
+    trace_reference = open_transformers(checkpoint.path, prompt, model.eos_token_ids)
+    found, expected = [], []
+    with open_bundle_tracer(bundle, prompt) as trace_bundle:
+        for seed in range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + SCENES):
+            pixels = pixels_from_frame(render_scene(seed).image, manifest.preprocessing)
+            expected.append(trace_reference(pixels, LONGEST_ANSWER))
+            found.append(trace_bundle(pixels, expected[-1].tokens))
+
+    fidelity = compare_traces(found, expected)
+
+    assert fidelity.logits_relative_error < 1e-3
+    assert fidelity.identical_tokens == 1.0
+    assert fidelity.features_cosine > 0.9999
