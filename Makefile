@@ -18,6 +18,10 @@ ROS := .venv/.ros-$(KEY)
 # Runs a command with the ROS 2 messages importable, or plainly where this machine can have no ROS.
 WITH_ROS = $$(grep -qx ready $(ROS) && echo ros2_ws/run)
 
+# The camera of a demo without ROS: a folder of rendered frames.
+RENDER = import cv2; from engines.reference.flight import render_flight; \
+	[cv2.imwrite(f"out/frames/{index:04}.jpg", frame) for index, frame in enumerate(render_flight(1, $(FRAMES)))]
+
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint bench parity clean
 
@@ -30,7 +34,7 @@ demo: $(ROS) $(BUNDLE)/bundle.json ## fly the reference inspector past a rendere
 		ros2_ws/run .venv/bin/python -m inspection_ros.demo $(BUNDLE) --frames $(FRAMES) --out $(FLIGHT); \
 	else \
 		echo "demo: no ROS 2 on this machine (see above), so reports go to this terminal and not to topics"; \
-		.venv/bin/python -m engines.reference.flight --frames $(FRAMES) --out out/frames && \
+		mkdir -p out/frames && .venv/bin/python -c '$(RENDER)' && \
 		.venv/bin/edge-runtime stream $(BUNDLE) out/frames --page $(FLIGHT).html; \
 	fi
 
