@@ -19,8 +19,9 @@ class KVCache:
     def __init__(self, model: ModelSpec, capacity: int) -> None:
         shape = (1, model.num_kv_heads, capacity, model.head_dim)
         self.capacity = capacity
-        self._keys = [np.zeros(shape, np.float32) for _ in range(model.num_layers)]
-        self._values = [np.zeros(shape, np.float32) for _ in range(model.num_layers)]
+        # Written, not np.zeros: that would only reserve the pages, and a drone must not run out of memory in the air.
+        self._keys = [np.full(shape, 0, np.float32) for _ in range(model.num_layers)]
+        self._values = [np.full(shape, 0, np.float32) for _ in range(model.num_layers)]
         # The engines' own two inputs: tokens present after this step, and that minus 1.
         self._total = np.zeros(1, np.int32)
         self._last = np.zeros(1, np.int32)
