@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from edge_runtime.budget import check_fits, format_bytes
 from edge_runtime.bundle import MANIFEST_NAME, Bundle, Component, load_bundle, manifest_to_json, sha256_of_file
-from edge_runtime.errors import BuildError, RecipeError
+from edge_runtime.errors import BuildError
 from edge_runtime.typed_json import MismatchError, dataclass_from_json
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS
 from engines.families.base import Part
 from engines.graphs.builder import HashedFile
-from engines.plan import DEFAULT_CONTEXT, plan_bundle
+from engines.plan import plan_bundle
 from engines.precision import PrecisionPlan
 from engines.targets import TARGETS
 
@@ -40,7 +40,7 @@ def build(
     out: Path,
     *,
     budget_bytes: int | None = None,
-    context: int = DEFAULT_CONTEXT,
+    context: int | None = None,
     group_parameters: int = DEFAULT_GROUP_PARAMETERS,
     force: bool = False,
 ) -> Bundle:
@@ -50,12 +50,11 @@ def build(
     checked and kept. Progress goes to stderr.
 
     Raises:
+        RecipeError: there is no such target.
         CheckpointError: the checkpoint cannot be read, or is not supported.
         BudgetExceededError: the plan exceeds ``budget_bytes``; nothing has been written.
         BuildError: ``out`` exists, or cannot be written; finished components are kept for a resume.
     """
-    if target not in TARGETS:
-        raise RecipeError(f"there is no target {target!r}; there are {', '.join(TARGETS)}")
     plan = plan_bundle(checkpoint, precisions, target, context, group_parameters)
     ledger = plan.ledger if budget_bytes is None else check_fits(plan.ledger, budget_bytes)
     _check_replaceable(out, force)

@@ -151,7 +151,7 @@ def load_checkpoint(path: Path) -> DirectoryCheckpoint:
     _load_json(tokenizer)
     return DirectoryCheckpoint(
         path=path,
-        name=path.resolve().name,
+        name=_model_name(path.resolve()),
         config=_load_json(path / "config.json"),
         generation_config=_load_json(path / "generation_config.json", required=False),
         image_processor=processor,
@@ -159,6 +159,11 @@ def load_checkpoint(path: Path) -> DirectoryCheckpoint:
         prompt=_load_prompt(path / "inspection_prompt.json"),
         _entries=_load_entries(path),
     )
+
+
+def _model_name(path: Path) -> str:
+    """The directory's name; what lies in one that is just called "checkpoint" is named after the one above."""
+    return path.parent.name if path.name == "checkpoint" else path.name
 
 
 def _load_prompt(path: Path) -> Mapping[str, str] | None:

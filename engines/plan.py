@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from edge_runtime.budget import Ledger, plan_ledger
 from edge_runtime.bundle import SCHEMA_VERSION, Component, FileEntry, Hashes, Manifest
+from edge_runtime.errors import RecipeError
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS, read_model
 from engines.families.base import Part
 from engines.precision import PrecisionPlan
+from engines.targets import TARGETS
 
-DEFAULT_CONTEXT = 2048  # tokens of prompt, image and answer together
+_CONTEXT = 2048  # tokens of prompt, image and answer together, where nothing else is asked for
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,17 @@ def plan_bundle(
     checkpoint: Checkpoint,
     precisions: PrecisionPlan,
     target: str,
-    context: int = DEFAULT_CONTEXT,
+    context: int | None = None,
     group_parameters: int = DEFAULT_GROUP_PARAMETERS,
 ) -> BundlePlan:
     """Plan every component at its precision, and the memory that a cache of ``context`` tokens takes with them.
 
     Raises:
+        RecipeError: there is no such target.
         CheckpointError: the checkpoint is not supported, or contradicts itself.
     """
+    if target not in TARGETS:
+        raise RecipeError(f"there is no target {target!r}; there are {', '.join(TARGETS)}")
     model = read_model(checkpoint, group_parameters)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -58,7 +63,7 @@ def plan_bundle(
         hashes=Hashes(checkpoint=None, recipe=precisions.sha256, calibration=None),
         fidelity=None,
     )
-    return BundlePlan(model.parts, manifest, plan_ledger(manifest, min(context, model.spec.max_positions)))
+    return BundlePlan(model.parts, manifest, plan_ledger(manifest, min(context or _CONTEXT, model.spec.max_positions)))
 
 
 def _planned_component(part: Part, precisions: PrecisionPlan) -> Component:

@@ -61,6 +61,11 @@ def test_the_hash_follows_the_contents_and_not_the_place(directory, tmp_path):
     assert load_checkpoint(moved).sha256() != before
 
 
+@pytest.mark.parametrize(("place", "name"), [("llava-7b", "llava-7b"), ("drone/checkpoint", "drone")])
+def test_a_model_is_named_after_its_directory(tiny, tmp_path, place, name):
+    assert load_checkpoint(write_checkpoint(tiny, tmp_path / place)).name == name
+
+
 def test_the_image_processor_may_lie_in_the_processors_own_file(directory):
     settings = json.loads((directory / "preprocessor_config.json").read_text())
     (directory / "preprocessor_config.json").unlink()

@@ -64,6 +64,7 @@ def test_build_and_verify_in_two_commands(capsys, tmp_path, images):
     ("arguments", "complaint"),
     [
         (["build", "nowhere", "--out", "b"], "no checkpoint directory nowhere"),
+        (["build", TINY, "--target", "abacus", "--out", "b"], "there is no target 'abacus'"),
         (["build", TINY, "--recipe", "int5", "--out", "b"], "there is no recipe 'int5'"),
         (["build", "synthetic:gpt", "--out", "b"], "there is no synthetic:gpt"),
         (["plan", "synthetic:gpt"], "there is no synthetic:gpt"),
@@ -96,7 +97,6 @@ def test_verbose_shows_where_an_error_came_from(capsys):
         ["build", TINY],
         ["plan", TINY, "--budget", "lots"],
         ["plan", TINY, "--context", "0"],
-        ["build", TINY, "--target", "x", "--out", "b"],
     ],
 )
 def test_wrong_usage_ends_with_2(arguments):
@@ -120,7 +120,7 @@ def test_help_teaches_by_example(capsys):
         main(["--help"])
 
     text = capsys.readouterr().out
-    assert "edge-engines build  CHECKPOINT --recipe asymmetric-int4 --out bundle" in text
+    assert "edge-engines build llava-1.5-7b-hf --out out/bundle" in text
     assert "exit codes" in text
 
 

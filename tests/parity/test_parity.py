@@ -35,6 +35,7 @@ def test_the_golden_arrays_are_what_transformers_makes_today(name, tmp_path):
         np.testing.assert_allclose(getattr(made, field), expected, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(not (REFERENCE / "model.safetensors").exists(), reason="there is no reference checkpoint yet")
 def test_the_reference_inspector_says_the_same_in_both_on_50_scenes(tmp_path):
     from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene

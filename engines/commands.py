@@ -1,0 +1,86 @@
+"""What each ``edge-engines`` command does, between its parsed arguments and its result on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.budget import check_fits, format_bytes
+from edge_runtime.errors import SourceError, VerificationError
+from edge_runtime.frames import open_source
+from engines.build import build
+from engines.plan import plan_bundle
+from engines.precision import load_recipe
+from engines.synthetic import open_checkpoint
+from engines.verify import record_fidelity, verify
+
+_MOST_IMAGES = 64  # of --images: each is decoded twice, by the bundle and by transformers
+
+
+def _plan(options: argparse.Namespace) -> None:
+    recipe = load_recipe(options.recipe)
+    plan = plan_bundle(open_checkpoint(options.checkpoint), recipe, options.target, options.context)
+    items = {item.name: item.planned_bytes for item in plan.ledger.items}
+    text = f"{plan.ledger.table()}\n\non disk: {format_bytes(plan.disk_bytes)}"
+    document = {"disk_bytes": plan.disk_bytes, "memory_bytes": plan.ledger.planned_bytes, "ledger": items}
+    _print_result(options, text, document)
+    if options.budget is not None:
+        check_fits(plan.ledger, options.budget)
+
+
+def _build(options: argparse.Namespace) -> None:
+    bundle = build(
+        open_checkpoint(options.checkpoint),
+        load_recipe(options.recipe),
+        options.target,
+        options.out,
+        budget_bytes=options.budget,
+        context=options.context,
+        force=options.force,
+    )
+    manifest = bundle.manifest
+    text = f"{bundle.path}: {manifest.name}, {manifest.recipe}, {format_bytes(manifest.size_bytes)}"
+    _print_result(options, text, {"bundle": str(bundle.path), "size_bytes": manifest.size_bytes})
+
+
+def _verify(options: argparse.Namespace) -> None:
+    checkpoint = open_checkpoint(options.checkpoint) if options.checkpoint else None
+    result = verify(options.bundle, checkpoint, _load_images(options.images) if options.images else None)
+    fidelity = result.fidelity.as_json() if result.fidelity else None
+    lines = [f"{options.bundle}: {result.files} files unaltered, every engine runs"]
+    if fidelity:
+        lines += [f"compared with transformers in float32: {result.images} images, {fidelity['positions']} tokens"]
+        lines += [f"  {name:<24}{fidelity[name]}" for name in fidelity if name != "positions"]
+    else:
+        lines += [f"not compared with transformers: {result.not_compared}"]
+    document = {"bundle": str(options.bundle), "files": result.files, "fidelity": fidelity}
+    reasons = {"not_compared": result.not_compared, "complaints": result.complaints}
+    _print_result(options, "\n".join(lines), {**document, **reasons})
+    if options.record and result.fidelity:
+        record_fidelity(options.bundle, result.fidelity)
+    if result.complaints:
+        raise VerificationError(
+            f"{options.bundle} is not the model it was made from: {'; '.join(result.complaints)}; "
+            "rebuild it, or choose a recipe that keeps more"
+        )
+
+
+def _load_images(path: Path) -> list[NDArray[np.uint8]]:
+    with open_source(str(path)) as source:
+        images = [frame.image for frame in itertools.islice(source, _MOST_IMAGES)]
+    if not images:
+        raise SourceError(f"{path} holds no image that can be read; give another --images, or leave it out")
+    return images
+
+
+def _print_result(options: argparse.Namespace, text: str, document: Mapping[str, object]) -> None:
+    print(json.dumps(document) if options.json else text)
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {"plan": _plan, "build": _build, "verify": _verify}
