@@ -1,0 +1,122 @@
+"""Training samples: a scene as the model sees it and as the losses need it, rendered in worker processes.
+
+Nothing is stored on disk; a pool in memory shows every scene a few times, mirrored and re-exposed, because rendering
+costs about as much as a training step.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edge_runtime.report import DEFECT_CLASSES, SEVERITIES, Finding, Region
+from engines.reference.scenes import FIRST_HELD_OUT_SEED, patch_coverage, render_scene
+from engines.reference.surfaces import SURFACES
+
+IMAGE_PX = 256
+GRID = 16
+_RENDER_SIZES = ((288, 384), (288, 384), (336, 448), (256, 256), (270, 480))
+_DIRECTIONS = ("horizontal", "vertical", "diagonal")
+
+
+@dataclass
+class Sample:
+    """One scene at the model's resolution."""
+
+    image: NDArray[np.uint8]  # (256, 256, 3), RGB
+    coverage: NDArray[np.uint8]  # (16, 16, layers), share of each patch in 1/255
+    boxes: NDArray[np.float32]  # (classes, 4), x_min, y_min, x_max, y_max
+    severity: NDArray[np.int64]  # (classes,), -1 where the class is absent
+    surface: int  # index into SURFACES, -1 for a backdrop
+    direction: int  # of the crack, -1 without one
+    bars: int  # 0 one bar, 1 several, -1 no exposed rebar
+    findings: tuple[Finding, ...]
+
+
+def render_sample(seed: int) -> Sample:
+    """Render ``seed`` at one of the training sizes and shrink it as the image processor does."""
+    size = _RENDER_SIZES[seed % len(_RENDER_SIZES)]
+    scene = render_scene(seed, size)
+    image = Image.fromarray(scene.image[..., ::-1])
+    if image.size != (IMAGE_PX, IMAGE_PX):
+        image = image.resize((IMAGE_PX, IMAGE_PX), Image.Resampling.BICUBIC)
+    boxes = np.zeros((len(DEFECT_CLASSES), 4), np.float32)
+    severity = np.full(len(DEFECT_CLASSES), -1, np.int64)
+    for finding in scene.findings:
+        index, box = DEFECT_CLASSES.index(finding.defect_class), finding.region
+        boxes[index] = box.x_min, box.y_min, box.x_max, box.y_max
+        severity[index] = SEVERITIES.index(finding.severity)
+    present = {finding.defect_class for finding in scene.findings}
+    return Sample(
+        image=np.asarray(image),
+        coverage=np.round(patch_coverage(scene.labels, GRID) * 255).astype(np.uint8),
+        boxes=boxes,
+        severity=severity,
+        surface=SURFACES.index(scene.surface) if scene.surface in SURFACES else -1,
+        direction=_DIRECTIONS.index(scene.facts["crack"]["direction"]) if "crack" in present else -1,
+        bars=int(scene.facts["exposed_rebar"]["bars"] != "one bar") if "exposed_rebar" in present else -1,
+        findings=scene.findings,
+    )
+
+
+def mirrored(sample: Sample, rng: np.random.Generator) -> Sample:
+    """The sample flipped left to right half of the time, at another exposure and colour balance."""
+    image, coverage, boxes, findings = sample.image, sample.coverage, sample.boxes, sample.findings
+    if rng.random() < 0.5:
+        image, coverage = image[:, ::-1], coverage[:, ::-1]
+        boxes = boxes.copy()
+        boxes[:, [0, 2]] = np.where(sample.severity[:, None] >= 0, 1 - boxes[:, [2, 0]], 0)
+        findings = tuple(_mirrored_finding(finding) for finding in findings)
+    levels = np.arange(256, dtype=np.float32)[:, None] * rng.uniform(0.8, 1.2) * rng.normal(1, 0.03, 3) + rng.uniform(
+        -15, 15
+    )
+    table = np.clip(levels, 0, 255).astype(np.uint8)[None]
+    image = np.asarray(cv2.LUT(np.ascontiguousarray(image), table), np.uint8)
+    return Sample(image, coverage, boxes, sample.severity, sample.surface, sample.direction, sample.bars, findings)
+
+
+def _mirrored_finding(finding: Finding) -> Finding:
+    box = finding.region
+    region = Region(1 - box.x_max, box.y_min, 1 - box.x_min, box.y_max)
+    return Finding(finding.defect_class, finding.severity, region, 1.0, finding.description, finding.action)
+
+
+def sample_batches(
+    first_seed: int, batch: int, workers: int, reuse: int, pool_size: int = 6000
+) -> Iterator[list[Sample]]:
+    """Endless batches; every scene is shown about ``reuse`` times before the pool forgets it."""
+    if first_seed >= FIRST_HELD_OUT_SEED:
+        raise ValueError(f"seed {first_seed} is held out; train on seeds below {FIRST_HELD_OUT_SEED}")
+    rng = np.random.default_rng(first_seed)
+    pool: list[Sample] = []
+    fresh_per_batch = max(batch // reuse, 1)
+    ahead = threading.Semaphore(400)  # scenes rendered but not yet taken
+
+    def seeds() -> Iterator[int]:
+        for seed in range(first_seed, FIRST_HELD_OUT_SEED):
+            ahead.acquire()
+            yield seed
+
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(workers, initializer=_quiet_worker) as processes:
+        rendered = processes.imap(render_sample, seeds(), chunksize=8)
+        while True:
+            fresh = [next(rendered) for _ in range(fresh_per_batch if pool else 2 * batch)]
+            ahead.release(len(fresh))
+            pool.extend(fresh)
+            del pool[: max(len(pool) - pool_size, 0)]
+            old = rng.integers(0, len(pool), batch - min(len(fresh), batch))
+            yield [mirrored(sample, rng) for sample in (fresh + [pool[int(i)] for i in old])[:batch]]
+
+
+def _quiet_worker() -> None:
+    cv2.setNumThreads(1)
+    os.nice(3)
