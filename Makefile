@@ -47,7 +47,7 @@ lint: $(VENV) ## check style and types
 	.venv/bin/mypy
 
 bench: $(PARITY_VENV) $(BUNDLE)/bundle.json ## compare the speed with transformers, in one run
-	.venv-parity/bin/python -m benchmarks.transformers_generate $(BUNDLE)
+	.venv-parity/bin/python -m benchmarks.bench_report $(BUNDLE)
 
 parity: $(PARITY_VENV) ## compare with transformers on torch, and make the golden arrays anew
 	.venv-parity/bin/python -m pytest -m parity tests/engines tests/parity
