@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from edge_runtime.budget import check_fits, format_bytes
 from edge_runtime.bundle import MANIFEST_NAME, Bundle, Component, load_bundle, manifest_to_json, sha256_of_file
-from edge_runtime.errors import BuildError
+from edge_runtime.errors import BuildError, EdgeRuntimeError
 from edge_runtime.typed_json import MismatchError, dataclass_from_json
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS
@@ -57,10 +57,11 @@ def build(
     """
     plan = plan_bundle(checkpoint, precisions, target, context, group_parameters)
     ledger = plan.ledger if budget_bytes is None else check_fits(plan.ledger, budget_bytes)
-    _check_replaceable(out, force)
     hashes = replace(plan.manifest.hashes, checkpoint=checkpoint.sha256())
+    out = out.absolute()
     partial = out.with_name(out.name + ".partial")
     try:
+        _check_replaceable(out, force)
         journal = _open_journal(partial, {"target": target, **asdict(hashes), **_versions()})
         components = []
         for part in tqdm(plan.parts, desc=f"building {out.name}", unit="component", disable=None):
@@ -82,10 +83,12 @@ def build(
         )
         (partial / MANIFEST_NAME).write_text(manifest_to_json(manifest), encoding="utf-8")
         load_bundle(partial, target=target, verify_hashes=True)
-        journal.path.unlink()
         _move_into_place(partial, out)
-    except OSError as error:
-        raise _build_error(error, out, plan.disk_bytes) from error
+        (out / _JOURNAL_NAME).unlink()
+    except EdgeRuntimeError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        raise BuildError(_why_not_written(error, out, plan.disk_bytes)) from error
     return Bundle(out, manifest)
 
 
@@ -132,6 +135,8 @@ def _open_journal(partial: Path, key: Mapping[str, Any]) -> _Journal:
     except (FileNotFoundError, ValueError, KeyError, TypeError, MismatchError):
         pass  # no journal, or not one of ours: begin anew
     if partial.exists():
+        if not path.exists() and any(partial.iterdir()):
+            raise BuildError(f"{partial} exists and is no interrupted build; move it away, or choose another --out")
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
     journal = _Journal(path, key, {})
@@ -156,17 +161,15 @@ def _move_into_place(partial: Path, out: Path) -> None:
     shutil.rmtree(old)
 
 
-def _build_error(error: OSError, out: Path, disk_bytes: int) -> OSError:
-    if isinstance(error, BuildError) or error.errno is None:
-        return error
-    advice = "finished components are kept; run the same command again to go on"
-    if error.errno in _NO_ROOM:
-        free = format_bytes(shutil.disk_usage(out.parent).free)
-        return BuildError(
-            f"no room to write {out} ({error.strerror}): the bundle takes about {format_bytes(disk_bytes)}, and "
-            f"{free} are free there; make room; {advice}"
-        )
-    return BuildError(f"cannot write {out}: {error}; {advice}")
+def _why_not_written(error: OSError | ValueError, out: Path, disk_bytes: int) -> str:
+    advice = "finished components are kept: run the same command again to go on"
+    if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
+        return f"cannot write {out}: {error}; {advice}"
+    free_bytes = shutil.disk_usage(next(parent for parent in out.parents if parent.exists())).free
+    return (
+        f"no room to write {out} ({error.strerror}): the bundle takes about {format_bytes(disk_bytes)}, and "
+        f"{format_bytes(free_bytes)} are free there; make room; {advice}"
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -122,9 +122,12 @@ class DirectoryCheckpoint:
         names = ["config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"]
         names += ["tokenizer.json", "inspection_prompt.json", *sorted({e.file.name for e in self._entries.values()})]
         digest = hashlib.sha256()
-        for name in names:
-            if (self.path / name).exists():
-                digest.update(f"{name} {sha256_of_file(self.path / name)}\n".encode())
+        try:
+            for name in names:
+                if (self.path / name).exists():
+                    digest.update(f"{name} {sha256_of_file(self.path / name)}\n".encode())
+        except OSError as error:
+            raise CheckpointError(f"{self.path} cannot be read: {error}; check it, and its permissions") from error
         return digest.hexdigest()
 
     def _entry(self, name: str) -> _Entry:

@@ -154,21 +154,28 @@ def test_a_component_that_was_altered_meanwhile_is_built_again(tmp_path):
     load_bundle(out, verify_hashes=True)
 
 
-@pytest.mark.parametrize("journal", [None, b"", b"{", b"[]", b'{"key": 1, "components": []}'])
+@pytest.mark.parametrize("journal", [b"", b"{", b"[]", b'{"key": 1, "components": []}'])
 def test_a_partial_directory_of_another_build_is_begun_anew(tmp_path, journal):
     out, partial = tmp_path / "bundle", tmp_path / "bundle.partial"
     with pytest.raises(KeyboardInterrupt):
         build_tiny(out, WatchedCheckpoint(interrupt_at=LATE))
     (partial / "stray").write_bytes(b"x")
-    if journal is None:
-        (partial / "journal.json").unlink()
-    else:
-        (partial / "journal.json").write_bytes(journal)
+    (partial / "journal.json").write_bytes(journal)
 
     build_tiny(out)
 
     assert not (out / "stray").exists()
     load_bundle(out, verify_hashes=True)
+
+
+def test_a_directory_that_only_looks_like_a_partial_build_is_not_touched(tmp_path):
+    (tmp_path / "bundle.partial").mkdir()
+    (tmp_path / "bundle.partial" / "thesis.tex").write_text("years of work")
+
+    with pytest.raises(BuildError, match="is no interrupted build"):
+        build_tiny(tmp_path / "bundle")
+
+    assert (tmp_path / "bundle.partial" / "thesis.tex").read_text() == "years of work"
 
 
 def test_another_recipe_does_not_take_over_components(tmp_path):
@@ -216,11 +223,12 @@ def test_a_command_whose_disk_is_full_ends_with_one_line_and_exit_code_1(tmp_pat
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_directory_that_cannot_be_made_is_named(tmp_path):
+@pytest.mark.parametrize("name", ["file/bundle", "x" * 300, "a\0b"])
+def test_a_directory_that_cannot_be_made_is_named(tmp_path, name):
     (tmp_path / "file").write_text("")
 
     with pytest.raises(BuildError, match="cannot write"):
-        build_tiny(tmp_path / "file" / "bundle")
+        build_tiny(tmp_path / name)
 
 
 def test_an_existing_bundle_is_kept_unless_forced(tmp_path):
