@@ -19,6 +19,7 @@ from engines.checkpoint import Checkpoint, DirectoryCheckpoint
 from engines.execution import open_bundle_tracer
 from engines.fidelity import Fidelity, Trace, compare_traces, outside_tolerance
 from engines.parity import open_transformers
+from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
 
 _SCENES = 4
 _TOKENS = 32  # decoded an image
@@ -55,7 +56,8 @@ def verify(
             f"{path} was built from another checkpoint than {checkpoint.name}: its hash is {found[:12]}..., and the "
             f"bundle says {str(manifest.hashes.checkpoint)[:12]}...; give the one it was built from, or rebuild"
         )
-    frames = _rendered_frames() if frames is None else frames
+    if frames is None:
+        frames = [render_scene(FIRST_HELD_OUT_SEED + i).image for i in range(_SCENES)]
     pixels = [pixels_from_frame(frame, manifest.preprocessing) for frame in frames]
     prompt = prompt_tokens(load_tokenizer(bundle.file(manifest.tokenizer)), manifest.prompt, model.image_token_id)
     not_compared = _why_not_compared(checkpoint)
@@ -84,12 +86,6 @@ def record_fidelity(path: Path, fidelity: Fidelity) -> None:
         os.replace(temporary, path / MANIFEST_NAME)
     except OSError as error:
         raise BuildError(f"cannot record the fidelity in {path}: {error}; make it writable, or copy it") from error
-
-
-def _rendered_frames() -> list[NDArray[np.uint8]]:
-    from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
-
-    return [render_scene(FIRST_HELD_OUT_SEED + i).image for i in range(_SCENES)]
 
 
 def _why_not_compared(checkpoint: Checkpoint | None) -> str | None:

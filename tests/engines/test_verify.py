@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from edge_runtime.bundle import load_bundle
+from edge_runtime.bundle import load_bundle, sha256_of_file
 from edge_runtime.errors import (
     BackendError,
     BundleCorruptError,
@@ -37,8 +37,6 @@ def bundle(tiny, tmp_path):
 def rehash(bundle, path):
     """Make the manifest agree with a file that was altered."""
     manifest = json.loads((bundle.path / "bundle.json").read_text())
-    from edge_runtime.bundle import sha256_of_file
-
     for component in manifest["components"]:
         for entry in component["files"]:
             if entry["path"] == path:
@@ -60,6 +58,10 @@ def test_a_sound_bundle_runs_and_says_why_it_was_not_compared(bundle):
     assert result.fidelity is None
     assert result.complaints == ()
     assert result.not_compared == "no --checkpoint was given"
+
+
+def test_without_images_rendered_scenes_are_looked_at(bundle):
+    assert verify(bundle.path, None).images == 4
 
 
 def test_a_synthetic_checkpoint_is_not_compared(bundle, tiny):

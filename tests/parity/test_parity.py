@@ -15,6 +15,7 @@ from engines.execution import open_bundle_tracer
 from engines.fidelity import compare_traces
 from engines.parity import open_transformers
 from engines.precision import load_recipe
+from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
 from tests.parity.golden import CHECKPOINTS, load_golden
 from tests.parity.make_golden import make_golden
 
@@ -38,8 +39,6 @@ def test_the_golden_arrays_are_what_transformers_makes_today(name, tmp_path):
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not (REFERENCE / "model.safetensors").exists(), reason="there is no reference checkpoint yet")
 def test_the_reference_inspector_says_the_same_in_both_on_50_scenes(tmp_path):
-    from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
-
     checkpoint = load_checkpoint(REFERENCE)
     bundle = build(checkpoint, load_recipe("fp16"), "onnxruntime", tmp_path / "bundle")
     manifest, model = bundle.manifest, bundle.manifest.model
