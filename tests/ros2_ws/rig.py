@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from inspection_msgs.msg import InspectionReport
 from inspection_ros.convert import fill_image
-from inspection_ros.node import CAMERA_QOS, InspectionNode
+from inspection_ros.node import InspectionNode, camera_qos
 from inspection_ros.running import spin
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -57,6 +58,8 @@ class Rig:
             assert not self._thread.is_alive(), "the node's thread did not end"
             self._node.release()
             self._node.destroy_node()
+            self._node = None
+            gc.collect()  # until then rclpy keeps the node's lifecycle services, and they would be asked
         self._client.destroy_node()
 
     def start_node(self, open_inspector, **parameters):
@@ -66,13 +69,15 @@ class Rig:
         self._thread.start()
 
     @property
-    def node_is_alive(self):
-        return self._thread.is_alive()
-
-    @property
     def others(self):
         """Names of the nodes on the network beside this one."""
         return [name for name in self._client.get_node_names() if name != self._client.get_name()]
+
+    @property
+    def camera_reliability(self):
+        """How the node subscribes to the camera."""
+        (subscription,) = self._client.get_subscriptions_info_by_topic("image")
+        return subscription.qos_profile.reliability.name
 
     def set_parameter(self, name, value):
         self._node.set_parameters([Parameter(name, value=value)])
@@ -127,7 +132,7 @@ class Rig:
         self._cameras["image/compressed"].publish(CompressedImage(format="jpeg", data=data))
 
     def watch_annotated(self):
-        self._client.create_subscription(Image, "inspection/annotated", self.annotated.append, CAMERA_QOS)
+        self._client.create_subscription(Image, "inspection/annotated", self.annotated.append, camera_qos())
         self.wait_until(lambda: self._client.count_publishers("inspection/annotated") > 0)
 
     def _keep_health(self, message):

@@ -148,6 +148,16 @@ def test_a_failed_configure_leaves_a_node_that_can_be_configured(rig):
     rig.wait_until(lambda: rig.reports)
 
 
+def test_the_camera_subscription_is_best_effort_unless_overridden(rig):
+    rig.fly(scripted(ScriptedInspector()))
+    assert rig.camera_reliability == "BEST_EFFORT"
+
+
+def test_reliability_can_be_asked_for_by_parameter(rig):
+    rig.fly(scripted(ScriptedInspector()), **{"qos_overrides./image.subscription.reliability": "reliable"})
+    assert rig.camera_reliability == "RELIABLE"
+
+
 def test_an_unknown_transport_is_refused_by_configure(rig):
     rig.start_node(scripted(ScriptedInspector()), image_transport="theora")
     assert not rig.configure()

@@ -48,7 +48,7 @@ def camera(source, **parameters):
 
 def test_a_flight_leaves_a_log_with_every_frame_accounted_for_and_a_page(pictures, tmp_path, capfd):
     out = tmp_path / "flight"
-    reports = fly(scripted_node(), camera(pictures), HEADER, out)
+    reports = fly(scripted_node(), camera(pictures), HEADER, out, timeout_s=60)
     flight = load_flight(tmp_path / "flight.jsonl")
     assert reports == len(flight.records) >= 1
     assert flight.end.received == 3 == len(flight.records) + flight.end.dropped
@@ -66,6 +66,7 @@ def test_frames_that_a_slow_inspector_skips_are_counted_in_the_log(pictures, tmp
         camera(pictures, rate_hz=20.0, loop=True, max_frames=12),
         HEADER,
         tmp_path / "flight",
+        timeout_s=60,
     )
     flight = load_flight(tmp_path / "flight.jsonl")
     assert flight.end.received == 12 == len(flight.records) + flight.end.dropped
@@ -74,12 +75,12 @@ def test_frames_that_a_slow_inspector_skips_are_counted_in_the_log(pictures, tmp
 
 def test_a_node_that_ends_at_once_is_an_error_and_not_a_wait(pictures, tmp_path):
     with pytest.raises(BackendError, match="has ended"):
-        fly([sys.executable, "-c", "raise SystemExit(3)"], camera(pictures), HEADER, tmp_path / "flight")
+        fly([sys.executable, "-c", "raise SystemExit(3)"], camera(pictures), HEADER, tmp_path / "flight", timeout_s=60)
 
 
 def test_a_camera_without_a_source_is_an_error(tmp_path):
     with pytest.raises(SourceError, match="exit code 1"):
-        fly(scripted_node(), camera(str(tmp_path / "missing")), HEADER, tmp_path / "flight")
+        fly(scripted_node(), camera(str(tmp_path / "missing")), HEADER, tmp_path / "flight", timeout_s=60)
 
 
 def test_the_demo_refuses_a_missing_bundle_in_one_line(tmp_path):

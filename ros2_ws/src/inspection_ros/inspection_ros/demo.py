@@ -33,18 +33,22 @@ from inspection_ros.health import counters_from_values, ledger_from_values
 from inspection_ros.local_only import keep_ros_local
 from inspection_ros.logbook import Logbook
 
+# Within one machine, best effort loses a quarter of raw 640x480 frames in Fast DDS (23 of 30 arrived), reliable none.
+LOSE_NO_FRAME = {"qos_overrides./image.subscription.reliability": "reliable"}
+
 Process = subprocess.Popen[bytes]
 
 CONFIGURE_TIMEOUT_S = 180.0  # a bundle of 11 GB is read from disk
 CHANGE_TIMEOUT_S = 60.0
-SILENCE_TIMEOUT_S = 30.0  # neither frame nor report for so long: the flight is over
-FLIGHT_TIMEOUT_S = 3600.0
-SETTLE_TIMEOUT_S = 5.0
+CAMERA_START_TIMEOUT_S = 60.0
+LAST_REPORT_TIMEOUT_S = 120.0  # two frames may be under way when the camera ends
 END_TIMEOUT_S = 15.0
 
 
-def fly(node: Sequence[str], camera: Sequence[str], header: FlightHeader, out: Path) -> int:
+def fly(node: Sequence[str], camera: Sequence[str], header: FlightHeader, out: Path, timeout_s: float) -> int:
     """Fly ``camera`` past ``node``, both commands, and write the log and the page; the number of reports.
+
+    A camera that has not ended after ``timeout_s`` is ended.
 
     Raises:
         EdgeRuntimeError: node or camera failed; what was heard until then is in the log and on the page.
@@ -59,7 +63,7 @@ def fly(node: Sequence[str], camera: Sequence[str], header: FlightHeader, out: P
     station = GroundStation(logbook.keep_frame, hear)
     try:
         with running(node) as node_process:
-            raise_and_watch(station, logbook, node_process, camera)
+            bring_up_and_watch(station, logbook, node_process, camera, timeout_s)
     finally:
         counters = counters_from_values(station.health)
         logbook.close(counters, ledger_from_values(station.health))
@@ -71,7 +75,9 @@ def fly(node: Sequence[str], camera: Sequence[str], header: FlightHeader, out: P
     return logbook.reports
 
 
-def raise_and_watch(station: GroundStation, logbook: Logbook, node: Process, camera: Sequence[str]) -> None:
+def bring_up_and_watch(
+    station: GroundStation, logbook: Logbook, node: Process, camera: Sequence[str], timeout_s: float
+) -> None:
     """Bring the node up, let the camera fly, listen to the end, and take the node down again."""
 
     def node_runs() -> bool:
@@ -80,15 +86,10 @@ def raise_and_watch(station: GroundStation, logbook: Logbook, node: Process, cam
     station.change_state(Transition.TRANSITION_CONFIGURE, CONFIGURE_TIMEOUT_S, node_runs)
     station.change_state(Transition.TRANSITION_ACTIVATE, CHANGE_TIMEOUT_S, node_runs)
     with running(camera) as player:
-
-        def over() -> bool:
-            reported = player.poll() is not None and logbook.reported_ns == logbook.newest_ns
-            return reported or not node_runs() or station.silence_s > SILENCE_TIMEOUT_S
-
-        station.wait_until(over, FLIGHT_TIMEOUT_S)
+        station.wait_until(lambda: player.poll() is not None or not node_runs(), timeout_s)
         if player.poll():
             raise SourceError(f"the camera player ended with exit code {player.returncode}; its message is above")
-    station.wait_for_counts(logbook.reports, SETTLE_TIMEOUT_S)
+    station.wait_for_the_last_report(lambda: logbook.reports, LAST_REPORT_TIMEOUT_S, node_runs)
     station.change_state(Transition.TRANSITION_DEACTIVATE, CHANGE_TIMEOUT_S, node_runs)
     station.change_state(Transition.TRANSITION_CLEANUP, CHANGE_TIMEOUT_S, node_runs)
 
@@ -142,12 +143,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         manifest = load_bundle(asked.bundle).manifest
         words = f"{manifest.name}, {manifest.recipe}, {manifest.target}"
         reports = fly(
-            ros_command("node", bundle=asked.bundle, budget=asked.budget),
+            ros_command("node", bundle=asked.bundle, budget=asked.budget, **LOSE_NO_FRAME),
             ros_command(
                 "player", source=asked.source, rate_hz=asked.rate, max_frames=asked.frames, wait_for_subscribers=2
             ),
             FlightHeader(words, asked.source, time.time()),
             asked.out,
+            timeout_s=CAMERA_START_TIMEOUT_S + 3 * asked.frames / asked.rate,
         )
     except EdgeRuntimeError as error:
         print(f"demo: {error}", file=sys.stderr)

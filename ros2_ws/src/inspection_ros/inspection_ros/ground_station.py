@@ -33,7 +33,6 @@ class GroundStation:
     ) -> None:
         self._on_frame = on_frame
         self._on_report = on_report
-        self._heard_s = time.monotonic()
         self._health: dict[str, str] = {}
         self._node = rclpy.create_node("ground_station")
         self._executor = SingleThreadedExecutor()
@@ -47,11 +46,6 @@ class GroundStation:
     def health(self) -> dict[str, str]:
         """The values of the node's latest diagnostics."""
         return self._health
-
-    @property
-    def silence_s(self) -> float:
-        """Seconds since the latest frame or report."""
-        return time.monotonic() - self._heard_s
 
     def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Listen until ``condition``; False where it does not come in time."""
@@ -78,27 +72,29 @@ class GroundStation:
         if not answer.result().success:
             raise BackendError("the inspection node refused to change its state; its log above says why")
 
-    def wait_for_counts(self, reports: int, timeout_s: float) -> bool:
-        """Listen until diagnostics account for every frame, ``reports`` reports among them."""
+    def wait_for_the_last_report(
+        self, heard: Callable[[], int], timeout_s: float, is_running: Callable[[], bool]
+    ) -> bool:
+        """Listen until fresh diagnostics account for every frame and ``heard()`` reports have come of those made."""
+        self._health = {}
 
-        def accounted_for() -> bool:
+        def complete() -> bool:
             counters = counters_from_values(self._health)
-            if counters is None or counters.reported < reports:
-                return False
-            return counters.received == counters.reported + counters.dropped + counters.failed
+            if counters is None or not is_running():
+                return not is_running()
+            settled = counters.received == counters.reported + counters.dropped + counters.failed
+            return settled and heard() >= counters.reported
 
-        return self.wait_until(accounted_for, timeout_s)
+        return self.wait_until(complete, timeout_s)
 
     def close(self) -> None:
         """Leave every topic."""
         self._node.destroy_node()
 
     def _hear_frame(self, message: Image) -> None:
-        self._heard_s = time.monotonic()
         self._on_frame(nanoseconds(message.header.stamp), frame_from_image(message))
 
     def _hear_report(self, message: InspectionReport) -> None:
-        self._heard_s = time.monotonic()
         self._on_report(nanoseconds(message.header.stamp), message, report_from_message(message))
 
     def _hear_health(self, message: DiagnosticArray) -> None:

@@ -26,8 +26,6 @@ class Logbook:
         self._source = header.source
         self._thumbnails: dict[int, bytes] = {}  # by stamp, oldest first
         self._first_ns: int | None = None
-        self.newest_ns: int | None = None  # stamp of the newest frame seen
-        self.reported_ns: int | None = None  # stamp of the newest frame reported on
         self.reports = 0
         self.findings = 0
 
@@ -35,7 +33,6 @@ class Logbook:
         """Remember a frame until its report comes, or until it is too old to be waited for."""
         if self._first_ns is None:
             self._first_ns = stamp_ns
-        self.newest_ns = stamp_ns
         self._thumbnails[stamp_ns] = thumbnail_jpeg(frame)
         while len(self._thumbnails) > _PENDING:
             del self._thumbnails[next(iter(self._thumbnails))]
@@ -47,7 +44,6 @@ class Logbook:
         stamp_s = (stamp_ns - self._first_ns) / 1e9
         image = self._thumbnails.pop(stamp_ns, None)
         self._log.write_record(FlightRecord(index, stamp_s, self._source, report, image))
-        self.reported_ns = stamp_ns
         self.reports += 1
         self.findings += len(report.findings)
         return stamp_s

@@ -12,6 +12,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
 from edge_runtime.annotate import draw_report
@@ -36,8 +37,6 @@ DIAGNOSTICS_PERIOD_S = 1.0
 STOP_TIMEOUT_S = 60.0  # a report in progress may take this long on a slow machine before the node gives up on it
 LOG_PERIOD_S = 5.0  # a camera that sends nothing but rubbish must not fill the log
 
-# A camera's frames are worth nothing once a newer one is there: depth 1, and no retransmission of lost ones.
-CAMERA_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 REPORT_QOS = QoSProfile(depth=10)  # reports are small and few, and none should be lost
 
 # By the parameter `image_transport`: message type, topic, and what makes a frame of a message.
@@ -45,6 +44,14 @@ TRANSPORTS: dict[str, tuple[Any, str, Callable[[Any], Frame]]] = {
     "raw": (Image, "image", frame_from_image),
     "compressed": (CompressedImage, "image/compressed", frame_from_compressed),
 }
+
+
+def camera_qos() -> QoSProfile:
+    """A camera's frames are worth nothing once a newer one is there: depth 1, and no retransmission of lost ones.
+
+    A new object each time, because rclpy writes overrides into the one it is given.
+    """
+    return QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 class OpenInspector(Protocol):
@@ -118,7 +125,7 @@ class InspectionNode(LifecycleNode):
             self._reports = self.create_lifecycle_publisher(
                 inspection_msgs.msg.InspectionReport, "inspection/reports", REPORT_QOS
             )
-            self._annotated = self.create_lifecycle_publisher(Image, "inspection/annotated", CAMERA_QOS)
+            self._annotated = self.create_lifecycle_publisher(Image, "inspection/annotated", camera_qos())
         except Exception as error:
             return self._failed("configure", error)
         self.get_logger().info(f"bundle {self._value('bundle')} is open\n{self._inspector.ledger.table()}")
@@ -130,7 +137,13 @@ class InspectionNode(LifecycleNode):
         message_type, topic, to_frame = TRANSPORTS[self._value("image_transport")]
         assert self._inspector is not None, "configure comes before activate"
         self._pipeline = Pipeline(to_frame, self._inspector.inspect, self._publish, self._warn)
-        self._subscription = self.create_subscription(message_type, topic, self._pipeline.offer, CAMERA_QOS)
+        self._subscription = self.create_subscription(
+            message_type,
+            topic,
+            self._pipeline.offer,
+            camera_qos(),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),  # parameters qos_overrides./TOPIC...
+        )
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:

@@ -37,6 +37,7 @@ class CameraPlayer(Node):
         self._playlist = open_playlist(self._value("source"), self._value("max_frames"), self._value("loop"))
         self._ended_s: float | None = None
         self.failure: EdgeRuntimeError | None = None
+        self._upcoming = self._next_frame()  # one ahead, so that a slow read does not delay a frame that is due
         self.create_timer(1.0 / self._value("rate_hz"), self._publish_next)
 
     def _transport(self) -> tuple[Any, str, Callable[[Any, Frame], None]]:
@@ -73,17 +74,17 @@ class CameraPlayer(Node):
         return self._ended_s is not None and time.monotonic() - self._ended_s > LINGER_S
 
     def _publish_next(self) -> None:
-        if self._ended_s is not None or self._publisher.get_subscription_count() < self._value("wait_for_subscribers"):
+        if self._upcoming is None:
+            self._ended_s = self._ended_s or time.monotonic()
             return
-        frame = self._next_frame()
-        if frame is None:
-            self._ended_s = time.monotonic()
+        if self._publisher.get_subscription_count() < self._value("wait_for_subscribers"):
             return
         message = self._message_type()
-        self._fill(message, frame)
+        self._fill(message, self._upcoming)
         message.header.stamp = self.get_clock().now().to_msg()
         message.header.frame_id = self._value("frame_id")
         self._publisher.publish(message)
+        self._upcoming = self._next_frame()
 
     def _next_frame(self) -> Frame | None:
         try:

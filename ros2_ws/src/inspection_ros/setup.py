@@ -1,0 +1,24 @@
+"""What colcon installs: the package, its launch file and parameters, and the two nodes as executables."""
+
+from glob import glob
+
+from setuptools import setup
+
+NAME = "inspection_ros"
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    packages=[NAME],
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (f"share/{NAME}", ["package.xml"]),
+        (f"share/{NAME}/launch", glob("launch/*.launch.py")),
+        (f"share/{NAME}/config", glob("config/*.yaml")),
+    ],
+    description="A lifecycle node that turns camera frames into inspection reports, and a camera player",
+    license="Apache-2.0",
+    maintainer="edge-runtime maintainers",
+    maintainer_email="edge-runtime@example.org",
+    entry_points={"console_scripts": [f"node = {NAME}.node:main", f"player = {NAME}.player:main"]},
+)
