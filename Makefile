@@ -50,7 +50,7 @@ bench: $(PARITY_VENV) $(BUNDLE)/bundle.json ## compare the speed with transforme
 	.venv-parity/bin/python -m benchmarks.bench_report $(BUNDLE)
 
 parity: $(PARITY_VENV) ## compare with transformers on torch, and make the golden arrays anew
-	.venv-parity/bin/python -m pytest -m parity tests/engines tests/parity
+	.venv-parity/bin/python -m pytest -m parity --timeout=1800 tests/engines tests/parity
 	.venv-parity/bin/python -m tests.parity.make_golden
 	.venv-parity/bin/python -m pytest tests/engines/test_golden.py
 
