@@ -44,7 +44,7 @@ class HashedFile:
         return offset
 
     def close(self) -> FileEntry:
-        """Flush to disk; returns the manifest's entry of the file."""
+        """Close the file; returns the manifest's entry of the file."""
         self._stream.close()
         return FileEntry(self._path.name, self._digest.hexdigest(), self.size_bytes)
 
