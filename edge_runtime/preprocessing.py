@@ -22,7 +22,10 @@ from edge_runtime.errors import FrameError
 Float32 = NDArray[np.float32]
 
 _BLOCK_OUTPUTS = 16  # outputs that share one weight matrix: wider wastes products with zero, narrower wastes calls
-_STRIP_ROWS = 64  # rows converted to float at once: they stay in cache, and an 8K frame never exists as 400 MB of float
+_STRIP_ROWS = 64  # at most so many rows are float at once: they stay in cache, and no frame ever exists whole as float
+# Larger products OpenBLAS spreads over all cores, where its threads spin until the last one has finished: on a busy
+# machine an 8K frame then took 57 s.
+_MOST_MULTIPLICATIONS = 1 << 18
 
 
 def check_frame(frame: Any) -> None:
@@ -83,9 +86,10 @@ def resize_like_pillow(frame: NDArray[np.uint8], rows: OutputWindow, columns: Ou
     top, bottom = vertical[0].first, vertical[-1].end  # rows that any output sees
 
     narrowed = np.empty((3, bottom - top, columns.count), np.float32)
-    planes = np.empty((3, _STRIP_ROWS, width), np.float32)
-    for y in range(top, bottom, _STRIP_ROWS):
-        strip = np.ascontiguousarray(frame[y : min(y + _STRIP_ROWS, bottom)])
+    strip_rows = min(_STRIP_ROWS, *map(_most_vectors, horizontal))
+    planes = np.empty((3, strip_rows, width), np.float32)
+    for y in range(top, bottom, strip_rows):
+        strip = np.ascontiguousarray(frame[y : min(y + strip_rows, bottom)])
         count = len(strip)
         for plane, channel in zip(planes, reversed(cv2.split(strip)), strict=True):  # BGR to RGB
             plane[:count] = channel
@@ -96,8 +100,16 @@ def resize_like_pillow(frame: NDArray[np.uint8], rows: OutputWindow, columns: Ou
 
     resized = np.empty((3, rows.count, columns.count), np.float32)
     for band in vertical:
-        np.matmul(band.weights, narrowed[:, band.first - top : band.end - top], out=resized[:, band.outputs])
+        seen = narrowed[:, band.first - top : band.end - top]
+        step = _most_vectors(band)
+        for x in range(0, columns.count, step):
+            np.matmul(band.weights, seen[:, :, x : x + step], out=resized[:, band.outputs, x : x + step])
     return _round_to_bytes(resized)
+
+
+def _most_vectors(band: _Band) -> int:
+    """How many rows or columns to multiply with a band's weights at once."""
+    return max(_MOST_MULTIPLICATIONS // band.weights.size, 1)
 
 
 def _round_to_bytes(values: Float32) -> Float32:
