@@ -62,6 +62,7 @@ def model_config(vocab_size: int) -> LlavaConfig:
         bos_token_id=BOS,
         eos_token_id=EOS,
         tie_word_embeddings=False,
+        attn_implementation="eager",
     )
     return LlavaConfig(
         vision_config=vision_config(),
@@ -84,6 +85,7 @@ class AnswerLoss:
         self.after = tokenizer.encode(AFTER_IMAGE).ids
         self.soft_targets = _coordinate_targets(tokenizer, model.config.text_config.vocab_size)
         self.features_of = torch.compile(patch_features)
+        self.hidden_of = torch.compile(model.model.language_model.forward)
 
     def __call__(self, samples: Sequence[Sample], settled: bool) -> dict[str, Tensor]:
         """Mean loss a token."""
@@ -98,7 +100,7 @@ class AnswerLoss:
             embed = core.language_model.embed_tokens
             batch = len(samples)
             embeddings = torch.cat([embed(self.before).expand(batch, -1, -1), image, embed(ids)], 1)
-            hidden = core.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+            hidden = self.hidden_of(inputs_embeds=embeddings, use_cache=False).last_hidden_state
             first = len(self.before) + image.shape[1] + len(self.after) - 1
             logits = self.model.lm_head(hidden[:, first:-1])
         target = ids[:, len(self.after) :]

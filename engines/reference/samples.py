@@ -7,10 +7,10 @@ costs about as much as a training step.
 from __future__ import annotations
 
 import multiprocessing
-import os
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import cycle, islice
+from multiprocessing.queues import Queue
 
 import cv2
 import numpy as np
@@ -23,6 +23,8 @@ from engines.reference.surfaces import SURFACES
 
 IMAGE_PX = 256
 GRID = 16
+_CHUNK = 8  # scenes that a process renders at a time
+_CHUNKS_AHEAD = 50
 _RENDER_SIZES = ((288, 384), (288, 384), (336, 448), (256, 256), (270, 480))
 _DIRECTIONS = ("horizontal", "vertical", "diagonal")
 
@@ -98,25 +100,27 @@ def sample_batches(
     rng = np.random.default_rng(first_seed)
     pool: list[Sample] = []
     fresh_per_batch = max(batch // reuse, 1)
-    ahead = threading.Semaphore(400)  # scenes rendered but not yet taken
+    rendered = _rendered(first_seed, workers)
+    while True:
+        fresh = list(islice(rendered, fresh_per_batch if pool else 2 * batch))
+        pool.extend(fresh)
+        del pool[: max(len(pool) - pool_size, 0)]
+        old = rng.integers(0, len(pool), max(batch - len(fresh), 0))
+        yield [mirrored(sample, rng) for sample in (fresh + [pool[int(i)] for i in old])[:batch]]
 
-    def seeds() -> Iterator[int]:
-        for seed in range(first_seed, FIRST_HELD_OUT_SEED):
-            ahead.acquire()
-            yield seed
 
+def _rendered(first_seed: int, workers: int) -> Iterator[Sample]:
+    """Samples in the order of their seeds, each process rendering a little ahead (not a ``Pool``: it does not wait)."""
     context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, initializer=_quiet_worker) as processes:
-        rendered = processes.imap(render_sample, seeds(), chunksize=8)
-        while True:
-            fresh = [next(rendered) for _ in range(fresh_per_batch if pool else 2 * batch)]
-            ahead.release(len(fresh))
-            pool.extend(fresh)
-            del pool[: max(len(pool) - pool_size, 0)]
-            old = rng.integers(0, len(pool), batch - min(len(fresh), batch))
-            yield [mirrored(sample, rng) for sample in (fresh + [pool[int(i)] for i in old])[:batch]]
+    queues = [context.Queue(_CHUNKS_AHEAD) for _ in range(workers)]
+    for index, queue in enumerate(queues):
+        seeds = range(first_seed + index * _CHUNK, FIRST_HELD_OUT_SEED, workers * _CHUNK)
+        context.Process(target=_render_chunks, args=(seeds, queue), daemon=True).start()
+    for queue in cycle(queues):
+        yield from queue.get()
 
 
-def _quiet_worker() -> None:
+def _render_chunks(first_seeds: range, queue: Queue[list[Sample]]) -> None:
     cv2.setNumThreads(1)
-    os.nice(3)
+    for first_seed in first_seeds:
+        queue.put([render_sample(seed) for seed in range(first_seed, first_seed + _CHUNK)])
