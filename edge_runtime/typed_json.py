@@ -7,6 +7,7 @@ import typing
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -54,9 +55,14 @@ def _decode(value: Any, expected: Any, where: str) -> Any:
 
 
 def _decode_fields(value: Mapping[str, Any], expected: Any, where: str) -> Any:
-    hints = typing.get_type_hints(expected)
-    names = [field.name for field in fields(expected)]
-    if missing := [name for name in names if name not in value]:
+    hints = _field_types(expected)
+    if missing := [name for name in hints if name not in value]:
         raise MismatchError(f"{where or 'the document'} lacks {', '.join(missing)}")
     prefix = f"{where}." if where else ""
-    return expected(**{name: _decode(value[name], hints[name], prefix + name) for name in names})
+    return expected(**{name: _decode(value[name], hint, prefix + name) for name, hint in hints.items()})
+
+
+@lru_cache
+def _field_types(kind: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}
