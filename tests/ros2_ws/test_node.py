@@ -158,6 +158,16 @@ def test_reliability_can_be_asked_for_by_parameter(rig):
     assert rig.camera_reliability == "RELIABLE"
 
 
+def test_a_failed_activate_closes_the_inspector_and_leaves_a_node_that_can_be_configured(rig):
+    inspector = ScriptedInspector()
+    rig.start_node(scripted(inspector), **{"qos_overrides./image.subscription.reliability": "nonsense"})
+    assert rig.configure()
+    assert not rig.change(Transition.TRANSITION_ACTIVATE)
+    assert inspector.closed
+    assert rig.state == "unconfigured"
+    assert rig.configure()
+
+
 def test_an_unknown_transport_is_refused_by_configure(rig):
     rig.start_node(scripted(ScriptedInspector()), image_transport="theora")
     assert not rig.configure()

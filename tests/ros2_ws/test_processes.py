@@ -98,9 +98,13 @@ def test_a_signal_ends_node_and_player_quietly(rig, pictures):
         for ending in (signal.SIGINT, signal.SIGTERM)
         for command in commands
     ]
-    rig.wait_until(lambda: sorted(rig.others) == ["camera_player", "camera_player", "inspection", "inspection"])
-    for ending, process in asked:
-        process.send_signal(ending)
-    for _, process in asked:
-        _, errors = process.communicate(timeout=20)
-        assert (process.returncode, errors) == (0, "")
+    try:
+        rig.wait_until(lambda: sorted(rig.others) == ["camera_player", "camera_player", "inspection", "inspection"])
+        for ending, process in asked:
+            process.send_signal(ending)
+        for _, process in asked:
+            _, errors = process.communicate(timeout=20)
+            assert (process.returncode, errors) == (0, "")
+    finally:
+        for _, process in asked:
+            process.kill()

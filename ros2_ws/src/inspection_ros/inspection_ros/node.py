@@ -81,6 +81,7 @@ class InspectionNode(LifecycleNode):
         self._open_inspector = open_inspector
         self._inspector: OpenInspector | None = None
         self._pipeline: Pipeline[Any] | None = None
+        self._transport = ""
         self._subscription: Any = None
         self._reports: Any = None
         self._annotated: Any = None
@@ -114,9 +115,9 @@ class InspectionNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Open the bundle inside the budget; stays unconfigured, with the reason logged, where that fails."""
         try:
-            transport = self._value("image_transport")
-            if transport not in TRANSPORTS:
-                raise ValueError(f"image_transport is {transport!r}; set one of {', '.join(TRANSPORTS)}")
+            self._transport = self._value("image_transport")
+            if self._transport not in TRANSPORTS:
+                raise ValueError(f"image_transport is {self._transport!r}; set one of {', '.join(TRANSPORTS)}")
             self._inspector = self._open_inspector(
                 self._value("bundle"),
                 budget=self._value("budget") or None,
@@ -133,17 +134,20 @@ class InspectionNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the worker and subscribe to the camera."""
-        result = super().on_activate(state)
-        message_type, topic, to_frame = TRANSPORTS[self._value("image_transport")]
         assert self._inspector is not None, "configure comes before activate"
-        self._pipeline = Pipeline(to_frame, self._inspector.inspect, self._publish, self._warn)
-        self._subscription = self.create_subscription(
-            message_type,
-            topic,
-            self._pipeline.offer,
-            camera_qos(),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),  # parameters qos_overrides./TOPIC...
-        )
+        result = super().on_activate(state)
+        message_type, topic, to_frame = TRANSPORTS[self._transport]
+        try:
+            self._pipeline = Pipeline(to_frame, self._inspector.inspect, self._publish, self._warn)
+            self._subscription = self.create_subscription(
+                message_type,
+                topic,
+                self._pipeline.offer,
+                camera_qos(),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),  # parameters qos_overrides./TOPIC
+            )
+        except Exception as error:
+            return self._failed("activate", error)
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -165,15 +169,14 @@ class InspectionNode(LifecycleNode):
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free what a failed transition left; the node is unconfigured afterwards."""
+        """Free what a failed transition left; the node is unconfigured afterwards, or finalized if it hangs."""
         self.release()
         return super().on_error(state)
 
     def _failed(self, transition: str, error: Exception) -> TransitionCallbackReturn:
         trace = "" if isinstance(error, (EdgeRuntimeError, ValueError)) else f"\n{traceback.format_exc()}"
         self.get_logger().error(f"{transition} failed: {error}{trace}")
-        self.release()
-        return TransitionCallbackReturn.FAILURE
+        return TransitionCallbackReturn.ERROR
 
     def release(self) -> None:
         """Stop the worker, close the inspector and take the topics down; does nothing where there is nothing."""

@@ -28,7 +28,9 @@ def run_node(
     node = None
     rclpy.init(args=args)
     try:
-        node = make()
+        node = _made(make)
+        if node is None:
+            return None
         try:
             spin(node, done)
         finally:
@@ -39,6 +41,15 @@ def run_node(
     finally:
         rclpy.try_shutdown()
     return node
+
+
+def _made(make: Callable[[], AnyNode]) -> AnyNode | None:
+    try:
+        return make()
+    except Exception:
+        if rclpy.ok():
+            raise
+        return None  # the signal came meanwhile and took ROS away from under the half-made node
 
 
 def spin(node: AnyNode, done: Callable[[AnyNode], bool]) -> None:
