@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from edge_runtime.errors import EdgeRuntimeError
@@ -26,29 +28,49 @@ def main(argv: Sequence[str] | None = None) -> int:
         _parser().parse_args(argv, arguments)
         level = logging.INFO if arguments.verbose else logging.WARNING
         logging.basicConfig(level=level, format="%(levelname)s: %(message)s", force=True)
-        from edge_runtime.commands import COMMANDS  # here, as it takes half a second in which Ctrl-C may come
+        with _holding_interrupts():
+            from edge_runtime.commands import COMMANDS
 
         code = COMMANDS[arguments.command](arguments)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        print(f"{_PROGRAM}: interrupted", file=sys.stderr)
-        return _INTERRUPTED
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except EdgeRuntimeError as error:
-        return _complain(error, str(error), arguments.verbose, error.exit_code)
-    except Exception as error:
-        what = f"a fault of this program, please report it with the output of -v: {type(error).__name__}: {error}"
-        return _complain(error, what, arguments.verbose, 1)
+    except (Exception, KeyboardInterrupt) as error:
+        return _complain(error, arguments.verbose)
     return code
 
 
-def _complain(error: Exception, message: str, with_traceback: bool, code: int) -> int:
+@contextmanager
+def _holding_interrupts() -> Iterator[None]:
+    """Let Ctrl-C wait for the half second in which libraries load: numpy would make an ImportError of it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _complain(error: BaseException, with_traceback: bool) -> int:
+    """Say in one line what went wrong; returns the exit code."""
+    if _is_interrupt(error):
+        print(f"{_PROGRAM}: interrupted", file=sys.stderr)
+        return _INTERRUPTED
     if with_traceback:
         traceback.print_exception(error)
-    print(f"{_PROGRAM}: {message}", file=sys.stderr)
-    return code
+    if isinstance(error, EdgeRuntimeError):
+        print(f"{_PROGRAM}: {error}", file=sys.stderr)
+        return error.exit_code
+    what = f"{type(error).__name__}: {error}"
+    print(f"{_PROGRAM}: a fault of this program, please report it with the output of -v: {what}", file=sys.stderr)
+    return 1
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is the cause: an engine's library that is loading says that it failed to, because of it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error is not None
 
 
 def _parser() -> argparse.ArgumentParser:
