@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import CLIPImageProcessor, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from edge_runtime.report import answer_from_findings
-from engines.reference.eyes import MEAN, STD, WIDTH, patch_features, pixels, vision_config
+from engines.reference.eyes import MEAN, STD, WIDTH, at_patches, patch_features, pixels, vision_config
 from engines.reference.samples import GRID, IMAGE_PX, Sample, render_sample
 
 BEFORE_IMAGE = "USER: Report every defect as JSON.\n"
@@ -79,8 +79,10 @@ def model_config(vocab_size: int) -> LlavaConfig:
 class AnswerLoss:
     """Cross-entropy of the answers, given the images."""
 
-    def __init__(self, model: LlavaForConditionalGeneration, tokenizer: Tokenizer, train_vision: bool) -> None:
-        self.model, self.tokenizer, self.train_vision = model, tokenizer, train_vision
+    def __init__(
+        self, model: LlavaForConditionalGeneration, tokenizer: Tokenizer, train_vision: bool, keep: float
+    ) -> None:
+        self.model, self.tokenizer, self.train_vision, self.keep = model, tokenizer, train_vision, keep
         self.before = torch.tensor([BOS, *tokenizer.encode(BEFORE_IMAGE).ids])
         self.after = tokenizer.encode(AFTER_IMAGE).ids
         self.soft_targets = _coordinate_targets(tokenizer, model.config.text_config.vocab_size)
@@ -88,7 +90,7 @@ class AnswerLoss:
         self.hidden_of = torch.compile(model.model.language_model.forward)
 
     def __call__(self, samples: Sequence[Sample], settled: bool) -> dict[str, Tensor]:
-        """Mean loss a token."""
+        """Mean loss a token. Until the rate falls, the decoder is shown a random share of the patches, in place."""
         core = self.model.model
         with torch.autocast("cpu", dtype=torch.bfloat16):
             with torch.set_grad_enabled(self.train_vision):
@@ -98,11 +100,21 @@ class AnswerLoss:
             longest = -(-max(map(len, tails)) // 32) * 32  # few lengths, so that little is compiled anew
             ids = torch.tensor([tail + [PAD] * (longest - len(tail)) for tail in tails])
             embed = core.language_model.embed_tokens
-            batch = len(samples)
-            embeddings = torch.cat([embed(self.before).expand(batch, -1, -1), image, embed(ids)], 1)
-            hidden = self.hidden_of(inputs_embeds=embeddings, use_cache=False).last_hidden_state
-            first = len(self.before) + image.shape[1] + len(self.after) - 1
-            logits = self.model.lm_head(hidden[:, first:-1])
+            batch, patches = image.shape[:2]
+            kept = torch.rand(batch, patches).argsort(1)[:, : patches if settled else int(patches * self.keep)]
+            kept = kept.sort(1).values
+            parts = [embed(self.before).expand(batch, -1, -1), at_patches(image, kept), embed(ids)]
+            first = len(self.before)
+            before, after = torch.arange(first), torch.arange(first + patches, first + patches + longest)
+            positions = torch.cat([before.expand(batch, -1), first + kept, after.expand(batch, -1)], 1)
+            # Without the mask of ones, the model takes a gap between positions for the start of another text.
+            hidden = self.hidden_of(
+                inputs_embeds=torch.cat(parts, 1),
+                position_ids=positions,
+                attention_mask=torch.ones_like(positions),
+                use_cache=False,
+            ).last_hidden_state
+            logits = self.model.lm_head(hidden[:, first + kept.shape[1] + len(self.after) - 1 : -1])
         target = ids[:, len(self.after) :]
         return self._loss(logits.float(), target)
 

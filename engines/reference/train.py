@@ -49,7 +49,7 @@ def main() -> int:
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--workers", type=int, default=1, help="processes that render")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--keep", type=float, default=0.5, help="eyes: share of patches in, until the rate falls")
+    parser.add_argument("--keep", type=float, default=0.5, help="share of patches in, until the rate falls")
     parser.add_argument("--joint", action="store_true", help="language: train the vision encoder too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -87,7 +87,7 @@ def train_language(args: argparse.Namespace) -> None:
     tower = {name.removeprefix("tower."): value for name, value in eyes.items() if name.startswith("tower.")}
     model.model.vision_tower.load_state_dict(tower)
     model.model.vision_tower.requires_grad_(args.joint)
-    losses = AnswerLoss(model, tokenizer, train_vision=args.joint)
+    losses = AnswerLoss(model, tokenizer, args.joint, args.keep)
     after_save = partial(save_checkpoint, model, tokenizer, args.out / "checkpoint")
     run(model, losses, args, args.out / "language.pt", {"answer": 1.0}, after_save)
 
