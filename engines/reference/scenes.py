@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.report import DEFECT_CLASSES, Finding
+from engines.reference.backdrops import paint_backdrop
 from engines.reference.camera import photograph
 from engines.reference.canvas import Canvas
 from engines.reference.defects import BITS, paint_defect
 from engines.reference.distractors import BITS as DISTRACTOR_BITS
 from engines.reference.distractors import DISTRACTORS, paint_distractor
-from engines.reference.surfaces import SURFACES, paint_backdrop, paint_surface
+from engines.reference.surfaces import SURFACES, paint_surface
 from engines.reference.truth import finding_from_mask
 
 SIZE = (336, 448)  # height, width of a frame unless asked otherwise
@@ -24,7 +25,7 @@ FIRST_HELD_OUT_SEED = 1_000_000_000
 
 BACKDROP = "backdrop"
 
-_BACKDROP_SHARE = 0.06
+_BACKDROP_SHARE = 0.12
 _SURFACE_SHARE = (0.42, 0.2, 0.15, 0.23)
 _DEFECT_WEIGHTS = {  # crack, corrosion, spalling, exposed_rebar, efflorescence
     "concrete": (0.36, 0.07, 0.2, 0.19, 0.18),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from engines.reference.canvas import Canvas, smoothstep
+from engines.reference.canvas import Canvas, blob, smoothstep
 
 # Words as they stand in a description.
 SURFACES = ("concrete", "painted steel", "bare steel", "masonry")
@@ -20,12 +20,14 @@ def paint_surface(canvas: Canvas, surface: str) -> None:
 
 def _concrete(canvas: Canvas) -> None:
     tint = canvas.rng.uniform(-1, 1, 3) * (5, 3, 6) + (-4, 0, 3)
-    canvas.color[:] = canvas.between(105, 205) + tint.astype(np.float32)
+    canvas.color[:] = canvas.between(105, 215) + tint.astype(np.float32)
     mottle = canvas.between(4, 18) * canvas.noise(canvas.between(250, 900))
     grit = canvas.between(2, 13) * canvas.noise(canvas.between(8, 40), 0.75)
     canvas.color += (mottle + grit)[..., None]
     if canvas.chance(0.5):
         _pores(canvas)
+    if canvas.chance(0.3):
+        _bugholes(canvas)
     if canvas.chance(0.35):  # shallow pits and skin that came off with the form
         pits = smoothstep(canvas.between(0.35, 0.6), 0.75, canvas.noise(canvas.between(20, 70), 0.5))
         canvas.shade(1 - pits * np.float32(canvas.between(0.06, 0.35)))
@@ -45,6 +47,20 @@ def _pores(canvas: Canvas) -> None:
         center = (int(canvas.rng.integers(canvas.width)), int(canvas.rng.integers(canvas.height)))
         cv2.circle(mask, center, max(int(canvas.px(canvas.between(0.5, 3.5))), 0), 255, -1, cv2.LINE_AA)
     canvas.shade(1 - mask.astype(np.float32) * np.float32(canvas.between(0.15, 0.5) / 255))
+
+
+def _bugholes(canvas: Canvas) -> None:
+    """What trapped air and the form leave: flat blotches drawn out along the boards, and a few real holes."""
+    grain = canvas.between(8, 40)
+    tall = cv2.resize(canvas.noise(grain, 0.5), None, fx=1, fy=canvas.between(1, 4), interpolation=cv2.INTER_LINEAR)
+    low = canvas.between(0.45, 0.8)
+    blotches = smoothstep(low, low + 0.1, np.asarray(tall[: canvas.height], np.float32))
+    canvas.shade(1 - blotches * np.float32(canvas.between(0.05, 0.3)))
+    for _ in range(int(canvas.rng.integers(0, 8))):
+        center = (canvas.between(0, 1), canvas.between(0, 1))
+        radius = canvas.between(3, 14)
+        hole = blob(canvas, center, (radius, radius * canvas.between(0.5, 1)), canvas.between(0, np.pi), 0.3)
+        canvas.shade(1 - smoothstep(0.0, 0.3, hole) * np.float32(canvas.between(0.3, 0.75)))
 
 
 _PAINTS = (  # BGR
@@ -107,34 +123,6 @@ def _rivets(canvas: Canvas) -> None:
             cv2.circle(lit, _int2(center + 0.5 * offset), int(radius * 0.8), 255, -1, cv2.LINE_AA)
     canvas.shade(1 - dark.astype(np.float32) * np.float32(canvas.between(0.2, 0.45) / 255))
     canvas.shade(1 + lit.astype(np.float32) * np.float32(canvas.between(0.15, 0.5) / 255))
-
-
-def paint_backdrop(canvas: Canvas) -> None:
-    """What a camera sees when it looks past the structure: sky, ground, leaves, facades with windows."""
-    canvas.color[:] = canvas.rng.uniform(60, 200, 3).astype(np.float32)
-    for _ in range(int(canvas.rng.integers(1, 4))):
-        color = canvas.rng.uniform(20, 230) + canvas.rng.normal(0, 18, 3)
-        kind = canvas.rng.choice(("band", "leaves", "windows", "box"))
-        if kind == "band":
-            y = np.linspace(0, 1, canvas.height, dtype=np.float32)[:, None]
-            edge = canvas.between(0.2, 0.8) + np.float32(canvas.between(0, 0.15)) * canvas.noise(600)
-            canvas.blend(smoothstep(0.0, canvas.between(0.01, 0.1), y - edge), tuple(color))
-        elif kind == "leaves":
-            tufts = canvas.noise(canvas.between(30, 150), 0.75)
-            green = np.array([canvas.between(20, 60), canvas.between(50, 120), canvas.between(35, 110)], np.float32)
-            canvas.blend(smoothstep(-0.2, 0.3, canvas.noise(700)), green * (1 + np.float32(0.5) * tufts[..., None]))
-        else:
-            columns, rows = canvas.rng.integers(2, 7, 2) if kind == "windows" else (1, 1)
-            left, top = canvas.rng.uniform(-0.2, 0.5, 2)
-            pitch = canvas.rng.uniform(0.12, 0.4, 2) * (1 if kind == "windows" else 2)
-            fill = canvas.rng.uniform(0.3, 0.8)
-            for i in range(int(columns)):
-                for j in range(int(rows)):
-                    corner = np.array([(left + i * pitch[0]) * canvas.width, (top + j * pitch[1]) * canvas.height])
-                    extent = pitch * fill * (canvas.width, canvas.height)
-                    cv2.rectangle(canvas.color, _int2(corner), _int2(corner + extent), tuple(color), -1, cv2.LINE_AA)
-    canvas.color += (canvas.between(2, 14) * canvas.noise(canvas.between(8, 40), 0.75))[..., None]
-    canvas.color += (canvas.between(2, 16) * canvas.noise(500))[..., None]
 
 
 def _masonry(canvas: Canvas) -> None:
