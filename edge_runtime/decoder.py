@@ -76,15 +76,16 @@ class Decoder:
     def _bind_step(self, tokens: int) -> _Step:
         shape = (1, tokens, self._model.hidden_size)
         hidden_states = np.empty(shape, np.float32)
-        buffers = [np.empty(shape, np.float32) for _ in self._groups[:2]]  # groups write to them in turn
+        between = [np.empty(shape, np.float32) for _ in self._groups[1:3]]  # groups write to them in turn
+        last_row = np.empty((1, 1, self._model.hidden_size), np.float32)  # what the last group puts out
         runs = []
         source = hidden_states
         for index, (engine, layers) in enumerate(self._groups):
-            target = buffers[index % 2]
+            target = between[index % 2] if index + 1 < len(self._groups) else last_row
             inputs = {"hidden_states": source, **self._cache.inputs(layers)}
             runs.append(engine.bind(inputs, {"hidden_states_out": target, **self._cache.outputs(layers)}))
             source = target
-        run_head = self._head.bind({"hidden_states": source[:, -1:]}, {"logits": self._logits})
+        run_head = self._head.bind({"hidden_states": last_row}, {"logits": self._logits})
         step = self._steps[tokens] = _Step(hidden_states, runs, run_head)
         return step
 

@@ -10,6 +10,8 @@ from engines.graphs.builder import Graph
 from engines.graphs.dialect import CausalAttention, Dialect
 from engines.graphs.weights import Weights
 
+_END = np.iinfo(np.int64).max  # of any axis, in ONNX's Slice
+
 
 @dataclass(frozen=True)
 class LlamaConfig:
@@ -33,6 +35,8 @@ def emit_llama_group(
 ) -> None:
     """Emit layers ``[first, end)``: ``hidden_states`` (1, T, D) to ``hidden_states_out``, with the caches between.
 
+    The model's last layer puts out (1, 1, D), the last row alone: keys and values are there for all rows, and of the
+    others nothing is read. In a decoder of 4 layers, that is a seventh of prefill.
     Weights are named as in Hugging Face's ``LlamaModel``.
     """
     first, end = layers
@@ -50,6 +54,8 @@ def emit_llama_group(
         parts = (f"{attention}{part}_proj" for part in "qkv")
         qkv = dialect.linear(graph, normed, weights.linear(f"{attention}qkv_proj", *parts))
         context = dialect.causal_attention(graph, qkv, i, sizes)
+        if i + 1 == config.num_layers:
+            context, hidden = _last_row(graph, context), _last_row(graph, hidden)
         attended = dialect.linear(graph, context, weights.linear(f"{attention}o_proj"))
         normed, hidden = dialect.add_rms_norm(graph, attended, hidden, norm(i, "post_attention_layernorm"), eps)
         parts = (f"{mlp}{part}_proj" for part in ("gate", "up"))
@@ -61,7 +67,8 @@ def emit_llama_group(
             normed, hidden = dialect.add_rms_norm(graph, outer, hidden, norm(i + 1, "input_layernorm"), eps)
         else:
             hidden = graph.node("Add", [outer, hidden])
-    graph.output("hidden_states_out", dialect.dtype, (1, "T", config.hidden_size), hidden)
+    rows = 1 if end == config.num_layers else "T"
+    graph.output("hidden_states_out", dialect.dtype, (1, rows, config.hidden_size), hidden)
 
 
 def emit_llama_head(
@@ -76,6 +83,10 @@ def emit_llama_head(
     normed = dialect.rms_norm(graph, hidden, scale, config.rms_norm_eps)
     logits = dialect.linear(graph, normed, weights.linear(head))
     graph.output("logits", dialect.dtype, (1, "T", config.vocab_size), logits)
+
+
+def _last_row(graph: Graph, x: str) -> str:
+    return graph.node("Slice", [x, graph.ints(-1), graph.ints(_END), graph.ints(1)])  # (1, T, D) to (1, 1, D)
 
 
 def _attention_sizes(config: LlamaConfig) -> CausalAttention:

@@ -63,8 +63,9 @@ class OnnxRuntimeDialect:
     def add_layer_norm(
         self, graph: Graph, x: str, residual: str, scale: str, bias: str, epsilon: float
     ) -> tuple[str, str]:
-        """SkipLayerNormalization."""
-        return self._skip_norm(graph, "SkipLayerNormalization", [x, residual, scale, bias], epsilon)
+        """Add and LayerNormalization: fused, the library computes the statistics one number at a time."""
+        total = graph.node("Add", [x, residual])
+        return self.layer_norm(graph, total, scale, bias, epsilon), total
 
     def activation(self, graph: Graph, x: str, kind: str) -> str:
         """Gelu or QuickGelu; SiLU is a QuickGelu without its factor."""
