@@ -52,7 +52,8 @@ class HashedFile:
 class Graph:
     """Nodes, inputs, outputs and weights of one ONNX file; ``with`` closes the weight file if emitting fails.
 
-    Operators' domains other than ONNX's own are written before the name: ``"com.microsoft.QuickGelu"``.
+    Operators' domains other than ONNX's own are written before the name: ``"com.microsoft.QuickGelu"``. ``scope``
+    begins the names of nodes, so that an inference engine's complaint says where it is: ``"layers.3/"``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,6 +61,7 @@ class Graph:
         self._data = HashedFile(path.with_name(path.name + ".data"))
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
+        self.scope = ""
         self.inputs: list[TensorSpec] = []
         self.outputs: list[TensorSpec] = []
 
@@ -90,22 +92,29 @@ class Graph:
     def nodes(self, operator: str, inputs: Sequence[str], outputs: int | Sequence[str], **attributes: Any) -> list[str]:
         """Append a node with several outputs, counted or named ("" for one that isn't wanted); returns their names."""
         domain, _, op_type = operator.rpartition(".")
-        name = f"{op_type}_{len(self._nodes)}"
+        name = f"{self.scope}{op_type}_{len(self._nodes)}"
         names = [f"{name}.{i}" for i in range(outputs)] if isinstance(outputs, int) else list(outputs)
         self._nodes.append(helper.make_node(op_type, inputs, names, name=name, domain=domain, **attributes))
         return names
 
     def weight(self, name: str, array: NDArray[Any]) -> str:
         """Write a constant, to the data file unless it is tiny; the same name twice is the same constant."""
+        return self._constant(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape, array)
+
+    def int4(self, name: str, codes: NDArray[np.int8]) -> str:
+        """Write a constant of ONNX's INT4, given as int8 from -8 to 7; two are stored a byte, the low nibble first."""
+        pairs = np.resize(codes, -(-codes.size // 2) * 2).view(np.uint8)
+        packed = pairs[0::2] & 0x0F | pairs[1::2] << 4
+        return self._constant(name, TensorProto.INT4, codes.shape, packed)
+
+    def _constant(self, name: str, dtype: int, shape: Sequence[int], stored: NDArray[Any]) -> str:
         if name not in self._initializers:
-            tensor = onnx.TensorProto(
-                name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype)
-            )
-            if array.nbytes <= _INLINE_LIMIT_BYTES:
-                tensor.raw_data = array.tobytes()
+            tensor = onnx.TensorProto(name=name, dims=shape, data_type=dtype)
+            if stored.nbytes <= _INLINE_LIMIT_BYTES:
+                tensor.raw_data = stored.tobytes()
             else:
-                location = {"location": f"{self._path.name}.data", "offset": self._data.write_array(array)}
-                for key, value in {**location, "length": array.nbytes}.items():
+                location = {"location": f"{self._path.name}.data", "offset": self._data.write_array(stored)}
+                for key, value in {**location, "length": stored.nbytes}.items():
                     tensor.external_data.add(key=key, value=str(value))
                 tensor.data_location = TensorProto.EXTERNAL
             self._initializers[name] = tensor

@@ -31,6 +31,12 @@ class Dialect(Protocol):
     def constant(self, graph: Graph, name: str, array: NDArray[Any]) -> str:
         """A constant at the compute type."""
 
+    def from_float32(self, graph: Graph, x: str) -> str:
+        """A float32 input at the compute type."""
+
+    def to_float32(self, graph: Graph, x: str) -> str:
+        """A value at the compute type as a float32 output."""
+
     def linear(self, graph: Graph, x: str, linear: Linear) -> str:
         """(1, T, K) to (1, T, N)."""
 

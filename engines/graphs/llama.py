@@ -51,6 +51,7 @@ def emit_llama_group(
     normed = dialect.rms_norm(graph, hidden, norm(first, "input_layernorm"), eps)
     for i in range(first, end):
         attention, mlp = f"layers.{i}.self_attn.", f"layers.{i}.mlp."
+        graph.scope = f"layers.{i}/"
         parts = (f"{attention}{part}_proj" for part in "qkv")
         qkv = dialect.linear(graph, normed, weights.linear(f"{attention}qkv_proj", *parts))
         context = dialect.causal_attention(graph, qkv, i, sizes)
@@ -67,6 +68,7 @@ def emit_llama_group(
             normed, hidden = dialect.add_rms_norm(graph, outer, hidden, norm(i + 1, "input_layernorm"), eps)
         else:
             hidden = graph.node("Add", [outer, hidden])
+    graph.scope = ""
     rows = 1 if end == config.num_layers else "T"
     graph.output("hidden_states_out", dialect.dtype, (1, rows, config.hidden_size), hidden)
 
@@ -82,7 +84,7 @@ def emit_llama_head(
     scale = dialect.constant(graph, "norm.weight", weights.vector(f"{norm}.weight"))
     normed = dialect.rms_norm(graph, hidden, scale, config.rms_norm_eps)
     logits = dialect.linear(graph, normed, weights.linear(head))
-    graph.output("logits", dialect.dtype, (1, "T", config.vocab_size), logits)
+    graph.output("logits", "float32", (1, "T", config.vocab_size), dialect.to_float32(graph, logits))
 
 
 def _last_row(graph: Graph, x: str) -> str:

@@ -48,6 +48,7 @@ def emit_vit(graph: Graph, dialect: Dialect, weights: Weights, config: VitConfig
     normed = dialect.layer_norm(graph, hidden, *layer_norm_weights("encoder.layers.0.layer_norm1"), eps)
     for i in range(config.num_layers):
         layer = f"encoder.layers.{i}."
+        graph.scope = f"layers.{i}/"
         parts = (f"{layer}self_attn.{part}_proj" for part in "qkv")
         qkv = dialect.linear(graph, normed, weights.linear(f"{layer}self_attn.qkv_proj", *parts))  # (1, P, 3 Dv)
         context = dialect.attention(graph, qkv, config.num_heads, config.hidden_size)
@@ -63,6 +64,7 @@ def emit_vit(graph: Graph, dialect: Dialect, weights: Weights, config: VitConfig
             normed, hidden = dialect.add_layer_norm(graph, outer, hidden, *norm, eps)
         else:
             hidden = graph.node("Add", [outer, hidden])
+    graph.scope = ""
     if not config.keep_class_token:
         hidden = graph.node("Slice", [hidden, graph.ints(1), graph.ints(config.num_features + 1), graph.ints(1)])
     graph.output("features", dialect.dtype, (1, config.num_features, config.hidden_size), hidden)
@@ -75,7 +77,7 @@ def _embed_patches(graph: Graph, dialect: Dialect, weights: Weights, config: Vit
     """
     size, patch = config.image_size, config.patch_size
     grid = size // patch
-    pixels = graph.input("pixel_values", "float32", (1, 3, size, size))
+    pixels = dialect.from_float32(graph, graph.input("pixel_values", "float32", (1, 3, size, size)))
     if size % patch:  # a convolution ignores the rest
         used = graph.ints(grid * patch, grid * patch)
         pixels = graph.node("Slice", [pixels, graph.ints(0, 0), used, graph.ints(2, 3)])

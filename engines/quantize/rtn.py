@@ -35,6 +35,12 @@ class Int4Matrix:
         """N."""
         return int(self.packed.shape[0])
 
+    @property
+    def steps(self) -> NDArray[np.int8]:
+        """The codes as steps from -8 to 7, one a byte: (N, K), without the padding."""
+        codes = np.stack([self.packed & 0x0F, self.packed >> 4], axis=-1).reshape(self.rows, -1)  # (N, K)
+        return codes[:, : self.columns].astype(np.int8) - np.int8(_ZERO_POINT)
+
 
 def block_size_for(columns: int, largest: int) -> int:
     """The largest power of two up to ``largest`` that divides ``columns``; or 16, where the last block is padded."""
@@ -72,10 +78,8 @@ def quantize_rtn(weight: NDArray[np.floating], block_size: int) -> Int4Matrix:
 
 def dequantize(matrix: Int4Matrix) -> NDArray[np.float32]:
     """The float32 (N, K) values that ``matrix`` stands for."""
-    codes = np.stack([matrix.packed & 0x0F, matrix.packed >> 4], axis=-1)  # (N, blocks, block / 2, 2)
-    steps = codes.reshape(*matrix.scales.shape, matrix.block_size).astype(np.float32) - _ZERO_POINT
-    values = steps * matrix.scales.astype(np.float32)[:, :, None]
-    return np.ascontiguousarray(values.reshape(matrix.rows, -1)[:, : matrix.columns])
+    scales = np.repeat(matrix.scales.astype(np.float32), matrix.block_size, axis=1)[:, : matrix.columns]
+    return matrix.steps * scales
 
 
 def _scales(largest: NDArray[np.float32]) -> NDArray[np.float16]:

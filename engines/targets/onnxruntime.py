@@ -30,6 +30,14 @@ class OnnxRuntimeDialect:
         stored = graph.weight(name, array)
         return stored if array.dtype == np.float32 else graph.node("Cast", [stored], to=TensorProto.FLOAT)
 
+    def from_float32(self, graph: Graph, x: str) -> str:
+        """The same."""
+        return x
+
+    def to_float32(self, graph: Graph, x: str) -> str:
+        """The same."""
+        return x
+
     def linear(self, graph: Graph, x: str, linear: Linear) -> str:
         """MatMul and Add, or MatMulNBits."""
         bias = None if linear.bias is None else self.constant(graph, f"{linear.name}.bias", linear.bias)
