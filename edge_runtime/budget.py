@@ -19,14 +19,29 @@ _UNITS = {
     "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
 }  # fmt: skip
 
-# Interpreter, numpy, OpenCV, tokenizer and ONNX Runtime before any weight; measured 93 MB on x86-64.
-_PROCESS_BYTES = 120_000_000
-# ONNX Runtime computes in float32 on a CPU: it widens float16 and repacks 4-bit weights. Measured on a decoder of
-# 608 MB float16: 2.15, of 157 MB int4: 1.22; while one component loads, another 0.25 of it.
-_RESIDENT_PER_STORED = {"float16": 2.3, "int8": 1.3, "int4": 1.3}
-_LOAD_PEAK_PER_STORED = 0.25
 _ACTIVATION_ROWS = 24  # hidden states, qkv, context, gate, up and their products: about 24 widths alive at once
 _FRAME_BYTES = 100_000_000  # an 8K frame, as bytes
+_HOST_ITEMS = ("process", "embedding", "load_peak", "frame")  # the rest of a ledger is the inference engine's
+
+
+@dataclass(frozen=True)
+class _Footprint:
+    """What a target's inference engine makes of stored bytes."""
+
+    process_bytes: int  # before any weight
+    resident_per_stored: Mapping[str, float]  # by precision
+    load_peak_per_stored: float  # of the largest component, while it loads
+    number_bytes: int  # of the cache's and the activations' numbers
+
+
+# ONNX Runtime computes in float32 on a CPU: it widens float16 and repacks 4-bit weights. Measured on a decoder of
+# 608 MB float16: 2.15, of 157 MB int4: 1.22; while one component loads, another 0.25 of it. Interpreter, numpy, OpenCV,
+# tokenizer and the library took 93 MB on x86-64.
+_ONNXRUNTIME = _Footprint(120_000_000, {"float16": 2.3, "int8": 1.3, "int4": 1.3}, 0.25, 4)
+# An engine's weights go to the device as they are stored; its file is mapped until they are there. CUDA's context and
+# TensorRT's libraries take 0.4 GiB before them.
+_TENSORRT = _Footprint(550_000_000, {"float16": 1.0, "int8": 1.0, "int4": 1.0}, 1.0, 2)
+_FOOTPRINTS = {"onnxruntime": _ONNXRUNTIME, "tensorrt": _TENSORRT, "tensorrt-rtx": _TENSORRT}
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,11 @@ class Ledger:
         """Sum of what was measured so far."""
         return sum(item.measured_bytes or 0 for item in self.items)
 
+    def item(self, name: str) -> LedgerItem:
+        """The item of that name."""
+        [item] = (item for item in self.items if item.name == name)
+        return item
+
     def with_measured(self, measured_bytes: Mapping[str, int]) -> Ledger:
         """A copy with measurements by item name; names that were not planned are added with a plan of 0."""
         items = [replace(i, measured_bytes=measured_bytes.get(i.name, i.measured_bytes)) for i in self.items]
@@ -77,29 +97,28 @@ class Ledger:
 
 def plan_ledger(manifest: Manifest, cache_tokens: int) -> Ledger:
     """What an inspector of this bundle with a cache of ``cache_tokens`` will hold at its peak, item by item."""
+    footprint = _FOOTPRINTS[manifest.target]
     weights = dict.fromkeys(COMPONENT_KINDS, 0)
     for component in manifest.components:
-        factor = 1.0 if component.kind == "embedding" else _RESIDENT_PER_STORED[component.precision]
+        factor = 1.0 if component.kind == "embedding" else footprint.resident_per_stored[component.precision]
         weights[component.kind] += round(component.size_bytes * factor)
-    largest = max(component.size_bytes for component in manifest.components)
+    largest = max(component.size_bytes for component in manifest.components if component.kind != "embedding")
     return Ledger(
         (
-            LedgerItem("process", _PROCESS_BYTES),
+            LedgerItem("process", footprint.process_bytes),
             *(LedgerItem(kind, size_bytes) for kind, size_bytes in weights.items()),
-            LedgerItem("kv_cache", cache_bytes(manifest.model, cache_tokens)),
-            LedgerItem("activations", _activation_bytes(manifest, cache_tokens)),
-            LedgerItem("load_peak", round(largest * _LOAD_PEAK_PER_STORED)),
+            LedgerItem("kv_cache", cache_bytes(manifest.model, cache_tokens, footprint.number_bytes)),
+            LedgerItem("activations", _activation_bytes(manifest, cache_tokens, footprint.number_bytes)),
+            LedgerItem("load_peak", round(largest * footprint.load_peak_per_stored)),
             LedgerItem("frame", _FRAME_BYTES),
         )
     )
 
 
-def _activation_bytes(manifest: Manifest, cache_tokens: int) -> int:
-    """Scratch of the widest moment, a prefill of the whole prompt: f32 rows of several widths, and attention scores."""
-    model = manifest.model
-    rows = cache_tokens * model.hidden_size * _ACTIVATION_ROWS
-    scores = model.num_heads * cache_tokens * cache_tokens
-    return 4 * (rows + scores + model.vocab_size)
+def device_bytes(admitted: Ledger) -> int:
+    """What an admitted ledger leaves to the inference engine: weights, cache and activations."""
+    host_bytes = sum(admitted.item(name).planned_bytes for name in _HOST_ITEMS)
+    return (admitted.budget_bytes or 0) - host_bytes
 
 
 def check_fits(ledger: Ledger, budget_bytes: int) -> Ledger:
@@ -148,3 +167,14 @@ def available_bytes() -> int:
 
 def _format_or_blank(size_bytes: int | None) -> str:
     return "" if size_bytes is None else format_bytes(size_bytes)
+
+
+def _activation_bytes(manifest: Manifest, cache_tokens: int, number_bytes: int) -> int:
+    """What lives between weights: rows of several widths and attention scores, of a prefill of the whole prompt.
+
+    The scratch of a bundle's engines is asked of the engines themselves when they are built.
+    """
+    model = manifest.model
+    rows = cache_tokens * model.hidden_size * _ACTIVATION_ROWS
+    scores = model.num_heads * cache_tokens * cache_tokens
+    return number_bytes * rows + 4 * (scores + model.vocab_size)

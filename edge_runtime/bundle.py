@@ -134,7 +134,7 @@ class Manifest:
     fidelity: Mapping[str, Any] | None
 
     def component(self, kind: str) -> Component:
-        """The only component of ``kind``, which is not "decoder"."""
+        """The only component of ``kind``, which is neither "decoder" nor "lm_head"."""
         (component,) = (c for c in self.components if c.kind == kind)
         return component
 
@@ -143,6 +143,11 @@ class Manifest:
         """Decoder components in the order in which hidden states pass through them."""
         groups = [c for c in self.components if c.kind == "decoder"]
         return tuple(sorted(groups, key=lambda c: c.layers or (0, 0)))
+
+    @property
+    def lm_heads(self) -> tuple[Component, ...]:
+        """The parts of the LM head, in the order of the vocabulary."""
+        return tuple(sorted((c for c in self.components if c.kind == "lm_head"), key=lambda c: c.name))
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
@@ -315,7 +320,8 @@ def _check_consistent(manifest: Manifest) -> None:
         _require(bool(component.files), f"component {component.name!r} has no files")
     for kind in COMPONENT_KINDS:
         count = sum(c.kind == kind for c in manifest.components)
-        _require(count == 1 or (kind == "decoder" and count > 0), f"there are {count} components of kind {kind}")
+        may_be_split = kind in ("decoder", "lm_head")
+        _require(count == 1 or (may_be_split and count > 0), f"there are {count} components of kind {kind}")
     next_layer = 0
     for group in manifest.decoder_groups:
         first, end = group.layers or (-1, -1)

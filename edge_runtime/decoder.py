@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.base import Engine
-from edge_runtime.bundle import ModelSpec
+from edge_runtime.backends.base import Array, Backend, Engine, Memory, Run
+from edge_runtime.bundle import Manifest
 from edge_runtime.embedding import Embedding
-from edge_runtime.kv_cache import KVCache
+from edge_runtime.kv_cache import open_cache
 
 Float32 = NDArray[np.float32]
-Run = Callable[[], None]
 
 
 class Decoder:
@@ -22,71 +21,87 @@ class Decoder:
 
     The tokens before the image are the same for every frame: they are run once, here, and kept in the cache.
     A step's memory is bound once for every number of tokens that occurs (a handful), then only run. ``image_rows``,
-    (1, P, D) f32, is where the connector writes the image of the frame.
+    (1, P, D), is where the connector writes the image of the frame: the first rows of the prompt's own memory, so that
+    they are never copied. ``groups`` and ``heads`` are loaded in the manifest's order.
     """
 
     def __init__(
         self,
-        model: ModelSpec,
+        backend: Backend,
+        manifest: Manifest,
         embedding: Embedding,
-        groups: Sequence[tuple[Engine, range]],
-        head: Engine,
+        groups: Sequence[Engine],
+        heads: Sequence[Engine],
         prefix: Sequence[int],
         capacity: int,
     ) -> None:
-        self._model = model
+        self._backend = backend
         self._embedding = embedding
-        self._groups = groups
-        self._head = head
-        self._cache = KVCache(model, capacity)
-        self._logits = np.zeros((1, 1, model.vocab_size), np.float32)
-        self._steps: dict[int, _Step] = {}
+        layers = [range(*(group.layers or (0, 0))) for group in manifest.decoder_groups]
+        self._groups = list(zip(groups, layers, strict=True))
+        head_widths = [int(head.outputs[0].shape[-1]) for head in manifest.lm_heads]
+        self._heads = list(zip(heads, head_widths, strict=True))
+        self._cache = open_cache(backend, manifest, capacity)
+
+        width, dtype = manifest.model.hidden_size, manifest.decoder_groups[0].inputs[0].dtype
+        rows = (1, capacity, width)
+        self._prompt: Array = backend.shared(rows, dtype)
+        self._tokens: Array = backend.shared(rows, dtype)
+        self._between = [backend.private(rows, dtype) for _ in groups[1:3]]  # groups write to them in turn
+        self._last_row = backend.private((1, 1, width), dtype)  # what the last group puts out
+        self._logits: Array = backend.shared((1, 1, sum(head_widths)), np.float32)
+        self._steps: dict[tuple[int, int, int], _Step] = {}
+
+        self.image_rows = self._prompt[:, : manifest.model.num_image_tokens]
         self._prefix_length = len(prefix)
-        self.image_rows = np.zeros((1, model.num_image_tokens, model.hidden_size), np.float32)
         if prefix:
-            self._run(embedding.rows(prefix))
+            self._run(prefix)
+            backend.synchronize()
 
     def prefill(self, tokens: Sequence[int]) -> Float32:
         """Forget the last frame; run ``image_rows`` and then ``tokens``. Returns the logits (V,) of what follows."""
         self._cache.truncate(self._prefix_length)
-        return self._logits_after(self._run(self.image_rows[0], self._embedding.rows(tokens)))
+        return self._logits_after(self._run(tokens, image_rows=self.image_rows.shape[1]))
 
     def append(self, tokens: Sequence[int]) -> Float32:
         """Run ``tokens`` after everything so far. Returns the logits (V,) of what follows, valid until called again."""
-        return self._logits_after(self._run(self._embedding.rows(tokens)))
+        return self._logits_after(self._run(tokens))
 
-    def _run(self, *parts: Float32) -> _Step:
-        """Run hidden states (T, D), given in parts, through all groups; their keys and values enter the cache."""
-        tokens = sum(len(part) for part in parts)
-        step = self._steps.get(tokens) or self._bind_step(tokens)
-        row = 0
-        for part in parts:
-            step.hidden_states[0, row : row + len(part)] = part
-            row += len(part)
-        self._cache.grow(tokens)
+    def _run(self, tokens: Sequence[int], image_rows: int = 0) -> _Step:
+        """Run ``tokens``, behind the image where it has rows, through all groups; the cache takes keys and values."""
+        length = image_rows + len(tokens)
+        self._cache.grow(length)
+        kind = (image_rows, length, self._cache.reach)
+        step = self._steps.get(kind) or self._bind_step(kind)
+        step.hidden_states[0, image_rows:] = self._embedding.rows(tokens)
         for run in step.run_groups:
             run()
         return step
 
     def _logits_after(self, step: _Step) -> Float32:
-        step.run_head()
+        for run in step.run_heads:
+            run()
+        self._backend.synchronize()
         logits: Float32 = self._logits[0, 0]
         return logits
 
-    def _bind_step(self, tokens: int) -> _Step:
-        shape = (1, tokens, self._model.hidden_size)
-        hidden_states = np.empty(shape, np.float32)
-        between = [np.empty(shape, np.float32) for _ in self._groups[1:3]]  # groups write to them in turn
-        last_row = np.empty((1, 1, self._model.hidden_size), np.float32)  # what the last group puts out
-        runs = []
-        source = hidden_states
+    def _bind_step(self, kind: tuple[int, int, int]) -> _Step:
+        image_rows, length, _ = kind
+        hidden_states = (self._prompt if image_rows else self._tokens)[:, :length]
+        run_groups: list[Run] = []
+        source: Memory = hidden_states
         for index, (engine, layers) in enumerate(self._groups):
-            target = between[index % 2] if index + 1 < len(self._groups) else last_row
-            inputs = {"hidden_states": source, **self._cache.inputs(layers)}
-            runs.append(engine.bind(inputs, {"hidden_states_out": target, **self._cache.outputs(layers)}))
+            is_last = index + 1 == len(self._groups)
+            target = self._last_row if is_last else self._between[index % 2][:, :length]
+            run_groups.append(self._cache.bind(engine, layers, source, target))
             source = target
-        run_head = self._head.bind({"hidden_states": last_row}, {"logits": self._logits})
-        step = self._steps[tokens] = _Step(hidden_states, runs, run_head)
+        run_heads: list[Run] = []
+        first = 0
+        for engine, width in self._heads:
+            part = self._logits[:, :, first : first + width]
+            run_heads.append(engine.bind({"hidden_states": self._last_row}, {"logits": part}))
+            first += width
+        step = self._steps[kind] = _Step(hidden_states, run_groups, run_heads)
         return step
 
 
@@ -94,6 +109,6 @@ class Decoder:
 class _Step:
     """Memory and bound engines of a step of so many tokens."""
 
-    hidden_states: Float32  # (1, T, D)
+    hidden_states: Array  # (1, T, D)
     run_groups: list[Run]
-    run_head: Run  # for the last token only
+    run_heads: list[Run]  # for the last token only; each writes its part of the vocabulary

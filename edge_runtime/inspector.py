@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.answer import write_answer
-from edge_runtime.backends import open_backend
-from edge_runtime.backends.base import Backend, Engine
-from edge_runtime.budget import Ledger, available_bytes, check_fits, parse_bytes, plan_ledger
-from edge_runtime.bundle import Bundle, Component, load_bundle
+from edge_runtime.backends import check_target, open_backend
+from edge_runtime.backends.base import Array, Backend, Engine, Run
+from edge_runtime.budget import Ledger, available_bytes, check_fits, device_bytes, parse_bytes, plan_ledger
+from edge_runtime.bundle import Bundle, Component, Manifest, TensorSpec, load_bundle
 from edge_runtime.decoder import Decoder
 from edge_runtime.embedding import open_embedding
 from edge_runtime.errors import BackendError, BundleCorruptError
 from edge_runtime.grammar import Grammar
-from edge_runtime.kv_cache import cache_bytes
 from edge_runtime.preprocessing import pixels_from_frame
 from edge_runtime.report import InspectionReport, Timings, answer_schema
 from edge_runtime.telemetry import resident_bytes
@@ -65,7 +63,7 @@ class Inspector:
     def __init__(self, bundle: Bundle, budget_bytes: int, max_report_tokens: int, threads: int | None) -> None:
         self.bundle = bundle
         manifest, model = bundle.manifest, bundle.manifest.model
-        backend = open_backend(manifest.target, threads)
+        check_target(manifest)
         tokenizer = load_tokenizer(bundle.file(manifest.tokenizer))
         prompt = prompt_tokens(tokenizer, manifest.prompt, model.image_token_id)
         self._after_image = prompt.after_image
@@ -82,17 +80,20 @@ class Inspector:
         capacity = prompt_length + max(self._max_tokens, opening_length)
         self._ledger = check_fits(plan_ledger(manifest, capacity), budget_bytes)
 
-        self._measured = {"process": resident_bytes(), "kv_cache": cache_bytes(model, capacity)}
-        with ExitStack() as stack:  # closes what was loaded if the rest fails
+        with ExitStack() as stack:  # closes what was opened if the rest fails
+            backend = open_backend(manifest, threads, device_bytes(self._ledger))
+            stack.callback(backend.close)
+            self._measured = {"process": resident_bytes(), "kv_cache": self._ledger.item("kv_cache").planned_bytes}
             load = _Loader(bundle, backend, self._measured, stack)
             vision = load(manifest.component("vision_encoder"))
             connector = load(manifest.component("connector"))
-            groups = [(load(group), range(*(group.layers or (0, 0)))) for group in manifest.decoder_groups]
-            head = load(manifest.component("lm_head"))
+            groups = [load(group) for group in manifest.decoder_groups]
+            heads = [load(head) for head in manifest.lm_heads]
             embedding = open_embedding(bundle)
-            decoder = Decoder(model, embedding, groups, head, prompt.before_image, capacity)
-            pixels, run_vision = _bind_vision(bundle, vision, connector, decoder.image_rows)
-            self._loaded: _Loaded | None = _Loaded(pixels, run_vision, decoder, stack.pop_all())
+            held_bytes = backend.held_bytes
+            decoder = Decoder(backend, manifest, embedding, groups, heads, prompt.before_image, capacity)
+            pixels, run_vision = _bind_vision(backend, manifest, vision, connector, decoder.image_rows)
+            self._loaded: _Loaded | None = _Loaded(backend, held_bytes, pixels, run_vision, decoder, stack.pop_all())
 
     @property
     def ledger(self) -> Ledger:
@@ -109,11 +110,11 @@ class Inspector:
         if self._loaded is None:
             raise BackendError("the inspector is closed; open another one")
         loaded = self._loaded
-        resident_before = resident_bytes()
         started_s = time.perf_counter()
         loaded.pixels[...] = pixels_from_frame(frame, self.bundle.manifest.preprocessing)
         preprocessed_s = time.perf_counter()
         loaded.run_vision()
+        loaded.backend.synchronize()
         seen_s = time.perf_counter()
         opening = self._grammar.restart()
         logits = loaded.decoder.prefill((*self._after_image, *opening))
@@ -122,7 +123,9 @@ class Inspector:
         findings = answer.findings()
         finished_s = time.perf_counter()
 
-        self._measured.setdefault("activations", max(resident_bytes() - resident_before, 0))
+        if "activations" not in self._measured:
+            grown_bytes = loaded.backend.held_bytes - loaded.held_bytes
+            self._measured["activations"] = max(grown_bytes - self._measured["kv_cache"], 0)
         return InspectionReport(
             findings=findings,
             truncated=not answer.finished,
@@ -139,8 +142,8 @@ class Inspector:
     def close(self) -> None:
         """Release engines, cache and buffers; a second call does nothing."""
         if self._loaded is not None:
-            self._loaded.engines.close()
-            self._loaded = None  # what is bound holds on to the engines' memory too
+            opened, self._loaded = self._loaded.opened, None  # what is bound holds on to the engines' memory too
+            opened.close()
             _return_free_memory()
 
     def __enter__(self) -> Inspector:
@@ -162,14 +165,16 @@ def _return_free_memory() -> None:
 class _Loaded:
     """What takes memory."""
 
-    pixels: NDArray[np.float32]  # (1, 3, H, W), to be filled
-    run_vision: Callable[[], None]  # pixels to decoder.image_rows
+    backend: Backend
+    held_bytes: int  # by the backend, when the engines were loaded and nothing else was there
+    pixels: Array  # (1, 3, H, W) f32, to be filled
+    run_vision: Run  # pixels to decoder.image_rows
     decoder: Decoder
-    engines: ExitStack
+    opened: ExitStack
 
 
 class _Loader:
-    """Loads one component after another and notes what each added to the resident memory."""
+    """Loads one component after another and notes what each added to the memory that is held."""
 
     def __init__(self, bundle: Bundle, backend: Backend, measured: dict[str, int], stack: ExitStack) -> None:
         self._bundle = bundle
@@ -178,22 +183,21 @@ class _Loader:
         self._stack = stack
 
     def __call__(self, component: Component) -> Engine:
-        before = resident_bytes()
+        before = self._backend.held_bytes
         engine = self._backend.load(self._bundle.file(component.files[0]))
         self._stack.callback(engine.close)
-        added = max(resident_bytes() - before, 0)
+        added = max(self._backend.held_bytes - before, 0)
         self._measured[component.kind] = self._measured.get(component.kind, 0) + added
         return engine
 
 
 def _bind_vision(
-    bundle: Bundle, vision: Engine, connector: Engine, image_rows: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], Callable[[], None]]:
+    backend: Backend, manifest: Manifest, vision: Engine, connector: Engine, image_rows: Array
+) -> tuple[Array, Run]:
     """The pixel tensor to fill, and the call that turns it into ``image_rows``."""
-    manifest = bundle.manifest
-    pixels = np.zeros((1, 3, manifest.preprocessing.height, manifest.preprocessing.width), np.float32)
-    features_shape = manifest.component("vision_encoder").outputs[0].shape
-    features = np.zeros([size for size in features_shape if isinstance(size, int)], np.float32)  # (1, P, Dv)
+    spec = manifest.component("vision_encoder")
+    pixels = backend.shared(*_size(spec.inputs[0]))  # (1, 3, H, W)
+    features = backend.private(*_size(spec.outputs[0]))  # (1, P, Dv)
     run_vision = vision.bind({"pixel_values": pixels}, {"features": features})
     run_connector = connector.bind({"features": features}, {"image_embeddings": image_rows})
 
@@ -202,3 +206,7 @@ def _bind_vision(
         run_connector()
 
     return pixels, run
+
+
+def _size(spec: TensorSpec) -> tuple[list[int], str]:
+    return [size for size in spec.shape if isinstance(size, int)], spec.dtype

@@ -1,70 +1,149 @@
-"""The fixed-size key/value cache: where it lies, how far it is filled; knows nothing of attention."""
+"""The fixed-size key/value cache: where it lies, how far it is filled; knows nothing of attention.
+
+There are two layouts, and a decoder group's inputs say which one it was built for:
+
+- in place: engines read (1, kv heads, capacity, head size) and append new rows to it themselves;
+- token-major: engines read (1, reach, kv heads, head size) and put new rows out, which are copied behind the old ones.
+  A token's row lies where it lies whatever the reach is, so that an engine need not read what is still empty.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from edge_runtime.backends.base import Array
-from edge_runtime.bundle import ModelSpec
+from edge_runtime.backends.base import Array, Backend, Engine, Memory, Run
+from edge_runtime.bundle import Component, Manifest, ModelSpec
+
+_REACH_STEP = 256  # reading up to 255 empty rows costs less than binding engines anew for every token
 
 
-class KVCache:
-    """Keys and values of every layer, (1, kv heads, capacity, head size) f32 each, filled up to ``length`` tokens.
+class KVCache(ABC):
+    """Keys and values of every layer, filled up to ``length`` of ``capacity`` tokens.
 
-    Engines append rows in place, so forgetting is free: rows past ``length`` are overwritten.
+    Forgetting is free: rows past ``length`` are overwritten.
     """
 
-    def __init__(self, model: ModelSpec, capacity: int) -> None:
-        shape = (1, model.num_kv_heads, capacity, model.head_dim)
+    def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        # Written, not np.zeros: that would only reserve the pages, and a drone must not run out of memory in the air.
-        self._keys = [np.full(shape, 0, np.float32) for _ in range(model.num_layers)]
-        self._values = [np.full(shape, 0, np.float32) for _ in range(model.num_layers)]
-        # The engines' own two inputs: tokens present after this step, and that minus 1.
-        self._total = np.zeros(1, np.int32)
-        self._last = np.zeros(1, np.int32)
+        self.length = 0
 
     @property
-    def length(self) -> int:
-        """Tokens present."""
-        return int(self._total[0])
+    @abstractmethod
+    def reach(self) -> int:
+        """How many rows engines read in the step that was announced last."""
 
     def grow(self, tokens: int) -> None:
-        """Announce ``tokens`` rows, which the engines append next.
+        """Announce ``tokens`` rows, which the next step appends.
 
         Raises:
             IndexError: they do not fit the capacity.
         """
         if self.length + tokens > self.capacity:
             raise IndexError(f"{self.length} + {tokens} tokens do not fit a cache of {self.capacity}")
-        self._set_length(self.length + tokens)
+        self._announce(self.length, tokens)
+        self.length += tokens
 
     def truncate(self, length: int) -> None:
         """Forget every token from ``length`` on."""
         if not 0 <= length <= self.length:
             raise IndexError(f"cannot cut a cache of {self.length} tokens to {length}")
-        self._set_length(length)
+        self.length = length
 
-    def inputs(self, layers: Iterable[int]) -> dict[str, Array]:
-        """Arrays to bind as a decoder group's inputs, by name."""
-        past = {f"past_{name}": array for name, array in self._rows(layers)}
-        return {**past, "seqlens_k": self._last, "total_sequence_length": self._total}
+    @abstractmethod
+    def bind(self, engine: Engine, layers: range, hidden_states: Memory, hidden_states_out: Memory) -> Run:
+        """Bind the decoder group of ``layers`` for a step of (1, T, D) at the reach of now; a run appends T rows."""
 
-    def outputs(self, layers: Iterable[int]) -> dict[str, Array]:
-        """Arrays to bind as its outputs: the same memory as the past, so rows are appended in place."""
-        return {f"present_{name}": array for name, array in self._rows(layers)}
+    @abstractmethod
+    def _announce(self, length: int, tokens: int) -> None:
+        """Tell the engines that ``tokens`` come after ``length``."""
 
-    def _rows(self, layers: Iterable[int]) -> list[tuple[str, Array]]:
+
+def open_cache(backend: Backend, manifest: Manifest, capacity: int) -> KVCache:
+    """A cache of ``capacity`` tokens in the layout of the manifest's decoder groups; lives as long as ``backend``."""
+    groups = manifest.decoder_groups
+    kind = TokenMajorCache if any(spec.name == "past_length" for spec in groups[0].inputs) else InPlaceCache
+    return kind(backend, manifest.model, groups, capacity)
+
+
+class InPlaceCache(KVCache):
+    """Engines append rows themselves, led by two lengths."""
+
+    def __init__(self, backend: Backend, model: ModelSpec, groups: Sequence[Component], capacity: int) -> None:
+        super().__init__(capacity)
+        shape = (1, model.num_kv_heads, capacity, model.head_dim)
+        self._keys = [backend.private(shape, np.float32) for _ in range(model.num_layers)]
+        self._values = [backend.private(shape, np.float32) for _ in range(model.num_layers)]
+        # The engines' own two inputs: tokens present after this step, and that minus 1.
+        self._total: Array = backend.shared((1,), np.int32)
+        self._last: Array = backend.shared((1,), np.int32)
+
+    @property
+    def reach(self) -> int:
+        """The capacity: engines know how far to read."""
+        return self.capacity
+
+    def bind(self, engine: Engine, layers: range, hidden_states: Memory, hidden_states_out: Memory) -> Run:
+        """The present is the same memory as the past, so rows are appended in place."""
+        past = {f"past_{name}": memory for name, memory in self._rows(layers)}
+        present = {f"present_{name}": memory for name, memory in self._rows(layers)}
+        lengths = {"seqlens_k": self._last, "total_sequence_length": self._total}
+        inputs = {"hidden_states": hidden_states, **past, **lengths}
+        return engine.bind(inputs, {"hidden_states_out": hidden_states_out, **present})
+
+    def _announce(self, length: int, tokens: int) -> None:
+        self._total[0] = length + tokens
+        self._last[0] = length + tokens - 1
+
+    def _rows(self, layers: Iterable[int]) -> list[tuple[str, Memory]]:
         named = [((f"key.{i}", self._keys[i]), (f"value.{i}", self._values[i])) for i in layers]
         return [pair for pairs in named for pair in pairs]
 
-    def _set_length(self, length: int) -> None:
-        self._total[0] = length
-        self._last[0] = length - 1
+
+class TokenMajorCache(KVCache):
+    """One block of memory a group, (2 * layers, capacity, kv heads, head size): one strided copy appends a step."""
+
+    def __init__(self, backend: Backend, model: ModelSpec, groups: Sequence[Component], capacity: int) -> None:
+        super().__init__(capacity)
+        self._backend = backend
+        layers = [range(*(group.layers or (0, 0))) for group in groups]
+        [dtype] = {spec.dtype for group in groups for spec in group.inputs if spec.name.startswith("past_key.")}
+
+        def block(num_layers: int) -> Memory:
+            return backend.private((2 * num_layers, capacity, model.num_kv_heads, model.head_dim), dtype)
+
+        self._past_length: Array = backend.shared((1,), np.int32)
+        self._past = {group: block(len(group)) for group in layers}
+        self._new = block(max(map(len, layers)))  # of one group at a time: they run one after another
+
+    @property
+    def reach(self) -> int:
+        """The tokens of before, rounded up."""
+        steps = max(-(-int(self._past_length[0]) // _REACH_STEP), 1)
+        return min(steps * _REACH_STEP, self.capacity)
+
+    def bind(self, engine: Engine, layers: range, hidden_states: Memory, hidden_states_out: Memory) -> Run:
+        """Keys and values lie in turn: (key, value) of the first layer, of the second, ..."""
+        past, tokens = self._past[layers], hidden_states.shape[1]
+        new = self._new[: 2 * len(layers), :tokens]
+        names = [f"{part}.{layer}" for layer in layers for part in ("key", "value")]
+        before = {f"past_{name}": past[i : i + 1, : self.reach] for i, name in enumerate(names)}
+        after = {f"new_{name}": new[i : i + 1] for i, name in enumerate(names)}
+        inputs = {"hidden_states": hidden_states, "past_length": self._past_length, **before}
+        run = engine.bind(inputs, {"hidden_states_out": hidden_states_out, **after})
+
+        def run_and_append() -> None:
+            run()
+            self._backend.append_rows(new, past, self.length - tokens)
+
+        return run_and_append
+
+    def _announce(self, length: int, tokens: int) -> None:
+        self._past_length[0] = length
 
 
-def cache_bytes(model: ModelSpec, capacity: int) -> int:
-    """What a cache of ``capacity`` tokens takes."""
-    return 2 * model.num_layers * model.num_kv_heads * capacity * model.head_dim * 4
+def cache_bytes(model: ModelSpec, capacity: int, number_bytes: int) -> int:
+    """What a cache of ``capacity`` tokens takes, at so many bytes a number."""
+    return 2 * model.num_layers * model.num_kv_heads * capacity * model.head_dim * number_bytes

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends import open_backend
-from edge_runtime.backends.base import Engine
+from edge_runtime.backends.base import Array, Backend, Engine
 from edge_runtime.bundle import Bundle, Component, TensorSpec
 from edge_runtime.decoder import Decoder
 from edge_runtime.embedding import open_embedding
@@ -27,37 +27,41 @@ def open_bundle_tracer(bundle: Bundle, prompt: PromptTokens) -> Iterator[Callabl
         BackendError: an engine does not load; from the result, it does not run.
     """
     manifest = bundle.manifest
-    backend = open_backend(manifest.target)
     with ExitStack() as stack:
+        backend = open_backend(manifest)
+        stack.callback(backend.close)
 
         def load(component: Component) -> Engine:
             engine = backend.load(bundle.file(component.files[0]))
             stack.callback(engine.close)
             return engine
 
+        vision, connector = manifest.component("vision_encoder"), manifest.component("connector")
+        see, connect = load(vision), load(connector)
         decoder = Decoder(
-            manifest.model,
+            backend,
+            manifest,
             open_embedding(bundle),
-            [(load(group), range(*(group.layers or (0, 0)))) for group in manifest.decoder_groups],
-            load(manifest.component("lm_head")),
+            [load(group) for group in manifest.decoder_groups],
+            [load(head) for head in manifest.lm_heads],
             prompt.before_image,
             capacity=manifest.model.max_positions,
         )
-        vision, connector = manifest.component("vision_encoder"), manifest.component("connector")
-        pixels, features = _zeros(vision.inputs[0]), _zeros(vision.outputs[0])
-        see = load(vision).bind({"pixel_values": pixels}, {"features": features})
-        connect = load(connector).bind({"features": features}, {"image_embeddings": decoder.image_rows})
+        pixels, features = _zeros(backend, vision.inputs[0]), _zeros(backend, vision.outputs[0])
+        run_vision = see.bind({"pixel_values": pixels}, {"features": features})
+        run_connector = connect.bind({"features": features}, {"image_embeddings": decoder.image_rows})
 
         def trace(image: Float32, tokens: Sequence[int]) -> Trace:
             pixels[...] = image
-            see()
-            connect()
+            run_vision()
+            run_connector()
             logits = [decoder.prefill(prompt.after_image).copy()]
             logits += [decoder.append([token]).copy() for token in tokens[:-1]]
-            return Trace(features[0].copy(), decoder.image_rows[0].copy(), np.stack(logits), tuple(tokens))
+            seen, placed = (rows[0].astype(np.float32) for rows in (features, decoder.image_rows))
+            return Trace(seen, placed, np.stack(logits), tuple(tokens))
 
         yield trace
 
 
-def _zeros(spec: TensorSpec) -> Float32:
-    return np.zeros([size for size in spec.shape if isinstance(size, int)], np.float32)
+def _zeros(backend: Backend, spec: TensorSpec) -> Array:
+    return backend.shared([size for size in spec.shape if isinstance(size, int)], spec.dtype)

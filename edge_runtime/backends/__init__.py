@@ -5,29 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edge_runtime.backends.base import Backend
+from edge_runtime.bundle import Manifest
 from edge_runtime.errors import BundleTargetError
 
 
-def _open_onnxruntime(threads: int | None) -> Backend:
+def _open_onnxruntime(manifest: Manifest, threads: int | None, limit_bytes: int | None) -> Backend:
     from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend(threads)
 
 
-_BACKENDS: dict[str, Callable[[int | None], Backend]] = {"onnxruntime": _open_onnxruntime}
+_BACKENDS: dict[str, Callable[[Manifest, int | None, int | None], Backend]] = {"onnxruntime": _open_onnxruntime}
 
 
-def open_backend(target: str, threads: int | None = None) -> Backend:
-    """The backend that executes bundles built for ``target``, on ``threads`` CPU threads (None: all cores).
+def check_target(manifest: Manifest) -> None:
+    """See whether this runtime executes what a bundle was built for.
 
     Raises:
-        BundleTargetError: this runtime has none.
-        MissingDependencyError: its library is not installed.
+        BundleTargetError: it does not.
     """
-    if target not in _BACKENDS:
+    if manifest.target not in _BACKENDS:
         known = ", ".join(_BACKENDS)
         raise BundleTargetError(
-            f"the bundle was built for {target!r}, and this runtime executes {known}; "
-            "rebuild it: edge-engines build CHECKPOINT --recipe RECIPE --target onnxruntime --out BUNDLE"
+            f"the bundle was built for {manifest.target!r}, and this runtime executes {known}; rebuild it: "
+            f"edge-engines build CHECKPOINT --recipe {manifest.recipe} --target onnxruntime --out BUNDLE"
         )
-    return _BACKENDS[target](threads)
+
+
+def open_backend(manifest: Manifest, threads: int | None = None, limit_bytes: int | None = None) -> Backend:
+    """The backend that executes the bundle of ``manifest``, on ``threads`` CPU threads (None: all cores).
+
+    On a device it takes at most ``limit_bytes`` for engines and memory; None is no limit.
+
+    Raises:
+        BundleTargetError: this runtime has none, or the engines were built for another version or device.
+        MissingDependencyError: its library is not installed.
+        BackendError: there is no device, or it does not answer.
+    """
+    check_target(manifest)
+    return _BACKENDS[manifest.target](manifest, threads, limit_bytes)

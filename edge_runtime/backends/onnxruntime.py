@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import DTypeLike
 
 try:
     import onnxruntime as ort
@@ -13,17 +17,26 @@ except ImportError as error:
 
     raise MissingDependencyError("onnxruntime is not installed; pip install edge-runtime") from error
 
-from edge_runtime.backends.base import Array
+from edge_runtime.backends.base import Array, Memory, Run
 from edge_runtime.errors import BackendError
+from edge_runtime.telemetry import resident_bytes
 
 _FATAL_ONLY = 4  # ONNX Runtime's log level: what matters comes back as an exception
 
 
 class OnnxRuntimeBackend:
-    """Loads components as sessions with ``threads`` threads each (None: the cores this process may use)."""
+    """Loads components as sessions with ``threads`` threads each (None: the cores this process may use).
+
+    Memory is NumPy's, and everything has happened when a call returns.
+    """
 
     def __init__(self, threads: int | None = None) -> None:
         self._threads = threads or len(os.sched_getaffinity(0))
+
+    @property
+    def held_bytes(self) -> int:
+        """The process's resident memory: the library does not count its own."""
+        return resident_bytes()
 
     def load(self, graph: Path) -> OnnxRuntimeEngine:
         """A session on ``graph``; external weights beside it are memory-mapped by the library.
@@ -47,6 +60,23 @@ class OnnxRuntimeBackend:
             ) from error
         return OnnxRuntimeEngine(session, graph.name)
 
+    def shared(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
+        """An array of zeros."""
+        # Written, not np.zeros: that would only reserve the pages, and a drone must not run out of memory in the air.
+        return np.full(shape, 0, dtype)
+
+    private = shared
+
+    def append_rows(self, rows: Memory, target: Memory, at: int) -> None:
+        """Copy ``rows`` (N, T, ...) to ``target[:, at : at + T]``."""
+        cast(Array, target)[:, at : at + rows.shape[1]] = rows
+
+    def synchronize(self) -> None:
+        """Nothing is ever under way."""
+
+    def close(self) -> None:
+        """Nothing is held: sessions and arrays go with their last user."""
+
 
 class OnnxRuntimeEngine:
     """One session and its bindings."""
@@ -55,18 +85,19 @@ class OnnxRuntimeEngine:
         self._session: ort.InferenceSession | None = session
         self._name = name
 
-    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None]:
+    def bind(self, inputs: Mapping[str, Memory], outputs: Mapping[str, Memory]) -> Run:
         """See :class:`edge_runtime.backends.base.Engine`."""
         session = self._open_session()
         binding = session.io_binding()
+        arrays = [cast(Array, memory) for memory in (*inputs.values(), *outputs.values())]  # alive while bound
+        places = [(array.dtype.type, array.shape, array.ctypes.data) for array in arrays]
         try:
-            for name, array in inputs.items():
-                binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-            for name, array in outputs.items():
-                binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            for name, place in zip(inputs, places, strict=False):
+                binding.bind_input(name, "cpu", 0, *place)
+            for name, place in zip(outputs, places[len(inputs) :], strict=True):
+                binding.bind_output(name, "cpu", 0, *place)
         except Exception as error:
             raise BackendError(f"{self._name} has other inputs or outputs: {_first_line(error)}") from error
-        arrays = (*inputs.values(), *outputs.values())  # kept alive as long as the binding that points into them
 
         def run() -> None:
             try:

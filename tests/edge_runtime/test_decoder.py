@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edge_runtime.backends import open_backend
+from edge_runtime.backends.base import Engine
 from edge_runtime.bundle import Bundle, load_bundle
 from edge_runtime.decoder import Decoder
 from edge_runtime.embedding import open_embedding
 from edge_runtime.errors import BackendError, BundleCorruptError, BundleTargetError
-from edge_runtime.kv_cache import KVCache, cache_bytes
+from edge_runtime.kv_cache import open_cache
 
 PREFIX = (1, 40, 41, 42, 43)
 
 
 def open_decoder(bundle: Bundle, prefix: tuple[int, ...], capacity: int = 64) -> Decoder:
     manifest = bundle.manifest
-    backend = open_backend("onnxruntime", threads=1)
-    groups = [(backend.load(bundle.file(g.files[0])), range(*(g.layers or (0, 0)))) for g in manifest.decoder_groups]
-    head = backend.load(bundle.file(manifest.component("lm_head").files[0]))
-    decoder = Decoder(manifest.model, open_embedding(bundle), groups, head, prefix, capacity)
+    backend = open_backend(manifest, threads=1)
+    groups = [backend.load(bundle.file(group.files[0])) for group in manifest.decoder_groups]
+    heads = [backend.load(bundle.file(head.files[0])) for head in manifest.lm_heads]
+    decoder = Decoder(backend, manifest, open_embedding(bundle), groups, heads, prefix, capacity)
     decoder.image_rows[...] = np.random.default_rng(1).standard_normal(decoder.image_rows.shape)
     return decoder
+
+
+def load_connector(bundle: Bundle) -> Engine:
+    return open_backend(bundle.manifest).load(bundle.file(bundle.manifest.component("connector").files[0]))
 
 
 @pytest.fixture(scope="module")
@@ -74,18 +80,12 @@ def test_more_tokens_than_the_cache_holds_are_refused(decoder: Decoder) -> None:
 
 
 def test_a_cache_cannot_be_cut_to_more_than_it_holds(bundle: Bundle) -> None:
-    cache = KVCache(bundle.manifest.model, 8)
+    cache = open_cache(open_backend(bundle.manifest), bundle.manifest, 8)
     cache.grow(3)
     with pytest.raises(IndexError):
         cache.truncate(4)
     cache.truncate(1)
     assert cache.length == 1
-
-
-def test_a_cache_takes_the_bytes_that_were_planned(bundle: Bundle) -> None:
-    model = bundle.manifest.model
-    rows = KVCache(model, 24).outputs(range(model.num_layers))
-    assert sum(array.nbytes for array in rows.values()) == cache_bytes(model, 24)
 
 
 def test_an_int4_embedding_is_the_float16_one_rounded(bundle: Bundle, tiny_int4_bundle: Path) -> None:
@@ -104,29 +104,27 @@ def test_an_embedding_smaller_than_its_table_is_refused(bundle_copy: Path) -> No
         open_embedding(bundle)
 
 
-def test_a_file_that_is_no_graph_is_refused_by_the_backend(tmp_path: Path) -> None:
+def test_a_file_that_is_no_graph_is_refused_by_the_backend(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "decoder.onnx").write_bytes(b"not a graph")
     with pytest.raises(BackendError, match=r"cannot load decoder\.onnx") as refused:
-        open_backend("onnxruntime").load(tmp_path / "decoder.onnx")
+        open_backend(bundle.manifest).load(tmp_path / "decoder.onnx")
     assert refused.value.__cause__ is not None
 
 
 def test_an_input_that_the_engine_does_not_have_is_refused(bundle: Bundle) -> None:
-    engine = open_backend("onnxruntime").load(bundle.file(bundle.manifest.component("connector").files[0]))
     with pytest.raises(BackendError, match=r"connector\.onnx"):
-        engine.bind({"nonsense": np.zeros(3, np.float32)}, {})()
+        load_connector(bundle).bind({"nonsense": np.zeros(3, np.float32)}, {})()
 
 
 def test_a_shape_that_the_engine_does_not_take_is_refused(bundle: Bundle) -> None:
-    engine = open_backend("onnxruntime").load(bundle.file(bundle.manifest.component("connector").files[0]))
     wrong, out = np.zeros((1, 2, 3), np.float32), np.zeros((1, 16, 128), np.float32)
     with pytest.raises(BackendError, match=r"connector\.onnx"):
-        engine.bind({"features": wrong}, {"image_embeddings": out})()
+        load_connector(bundle).bind({"features": wrong}, {"image_embeddings": out})()
 
 
 def test_an_engine_that_is_closed_does_not_run(bundle: Bundle) -> None:
     connector = bundle.manifest.component("connector")
-    engine = open_backend("onnxruntime").load(bundle.file(connector.files[0]))
+    engine = load_connector(bundle)
     features = np.zeros([d for d in connector.inputs[0].shape if isinstance(d, int)], np.float32)
     out = np.zeros([d for d in connector.outputs[0].shape if isinstance(d, int)], np.float32)
     run = engine.bind({"features": features}, {"image_embeddings": out})
@@ -136,6 +134,6 @@ def test_an_engine_that_is_closed_does_not_run(bundle: Bundle) -> None:
         run()
 
 
-def test_a_target_without_backend_is_refused_by_name() -> None:
+def test_a_target_without_backend_is_refused_by_name(bundle: Bundle) -> None:
     with pytest.raises(BundleTargetError, match="'tensorrt-rtx'"):
-        open_backend("tensorrt-rtx")
+        open_backend(replace(bundle.manifest, target="tensorrt-rtx"))
