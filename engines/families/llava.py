@@ -11,6 +11,13 @@ from edge_runtime.report import ACTIONS, DEFECT_CLASSES, SEVERITIES
 from engines.checkpoint import Checkpoint
 from engines.families.base import Model, Parameter, Part, Settings
 from engines.families.image_processor import read_preprocessing
+from engines.families.parameters import (
+    decoder_parameters,
+    embedding_parameters,
+    head_parameters,
+    linear_parameters,
+    vit_parameters,
+)
 from engines.graphs.connector import emit_connector
 from engines.graphs.llama import LlamaConfig, emit_llama_group, emit_llama_head
 from engines.graphs.vit import VitConfig, emit_vit
@@ -139,13 +146,13 @@ def checkpoint_parameters(config: LlavaConfig, layout: Layout) -> dict[str, Para
     """Every tensor of a whole checkpoint, also those after the chosen vision layer, which no component takes."""
     width = config.vit.hidden_size
     return {
-        **_vit_parameters(config, layout.vision, config.vit_all_layers),
+        **vit_parameters(config.vit, config.vit_intermediate_size, layout.vision, config.vit_all_layers),
         f"{layout.vision}post_layernorm.weight": Parameter((width,)),
         f"{layout.vision}post_layernorm.bias": Parameter((width,)),
         **_connector_parameters(config, layout.connector),
-        **_embedding_parameters(config, layout.decoder),
-        **_decoder_parameters(config, layout.decoder, (0, config.llama.num_layers)),
-        **_head_parameters(config, layout.decoder, f"{layout.head}lm_head"),
+        **embedding_parameters(config.llama, layout.decoder),
+        **decoder_parameters(config.llama, layout.decoder, (0, config.llama.num_layers)),
+        **head_parameters(config.llama, layout.decoder, f"{layout.head}lm_head"),
     }
 
 
@@ -173,7 +180,7 @@ def _parts(
     head = f"{layout.decoder}embed_tokens" if tied else f"{layout.head}lm_head"
 
     def decoder_part(index: int, layers: tuple[int, int]) -> Part:
-        parameters = _decoder_parameters(config, layout.decoder, layers)
+        parameters = decoder_parameters(config.llama, layout.decoder, layers)
         biases = _optional_biases(checkpoint, parameters)
         return Part(
             f"decoder.{index:02d}",
@@ -190,7 +197,7 @@ def _parts(
             "vision_encoder",
             "vision_encoder",
             None,
-            _vit_parameters(config, layout.vision, vit.num_layers),
+            vit_parameters(vit, config.vit_intermediate_size, layout.vision, vit.num_layers),
             lambda graph, dialect, source, precision: emit_vit(
                 graph, dialect, Weights(source, precision, layout.vision), vit
             ),
@@ -210,13 +217,13 @@ def _parts(
                 activation=config.connector_activation,
             ),
         ),
-        Part("embedding", "embedding", None, _embedding_parameters(config, layout.decoder), None),
+        Part("embedding", "embedding", None, embedding_parameters(config.llama, layout.decoder), None),
         *(decoder_part(index, layers) for index, layers in enumerate(_layer_groups(config, group_parameters))),
         Part(
             "lm_head",
             "lm_head",
             None,
-            _head_parameters(config, layout.decoder, head),
+            head_parameters(config.llama, layout.decoder, head),
             lambda graph, dialect, source, precision: emit_llama_head(
                 graph, dialect, Weights(source, precision), llama, norm=f"{layout.decoder}norm", head=head
             ),
@@ -225,71 +232,18 @@ def _parts(
 
 
 def _layer_groups(config: LlavaConfig, group_parameters: int) -> list[tuple[int, int]]:
-    one_layer = _decoder_parameters(config, "", (0, 1)).values()
+    one_layer = decoder_parameters(config.llama, "", (0, 1)).values()
     parameters = sum(p.shape[0] * (p.shape[1] if p.is_matrix else 1) for p in one_layer)
     step, end = max(group_parameters // parameters, 1), config.llama.num_layers
     return [(first, min(first + step, end)) for first in range(0, end, step)]
 
 
-def _vit_parameters(config: LlavaConfig, prefix: str, num_layers: int) -> dict[str, Parameter]:
-    vit, width, inner = config.vit, config.vit.hidden_size, config.vit_intermediate_size
-    positions = (vit.image_size // vit.patch_size) ** 2 + 1
-    parameters = {
-        "embeddings.class_embedding": Parameter((width,)),
-        "embeddings.patch_embedding.weight": Parameter((width, 3, vit.patch_size, vit.patch_size), is_matrix=True),
-        "embeddings.position_embedding.weight": Parameter((positions, width)),
-        "pre_layrnorm.weight": Parameter((width,)),
-        "pre_layrnorm.bias": Parameter((width,)),
-    }
-    for i in range(num_layers):
-        layer = f"encoder.layers.{i}."
-        for norm in ("layer_norm1", "layer_norm2"):
-            parameters[f"{layer}{norm}.weight"] = parameters[f"{layer}{norm}.bias"] = Parameter((width,))
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            parameters.update(_linear(f"{layer}self_attn.{name}", width, width, bias=True))
-        parameters.update(_linear(f"{layer}mlp.fc1", inner, width, bias=True))
-        parameters.update(_linear(f"{layer}mlp.fc2", width, inner, bias=True))
-    return {prefix + name: parameter for name, parameter in parameters.items()}
-
-
 def _connector_parameters(config: LlavaConfig, prefix: str) -> dict[str, Parameter]:
     width, bias = config.llama.hidden_size, config.connector_bias
     return {
-        **_linear(f"{prefix}linear_1", width, config.vit.hidden_size, bias=bias),
-        **_linear(f"{prefix}linear_2", width, width, bias=bias),
+        **linear_parameters(f"{prefix}linear_1", width, config.vit.hidden_size, bias=bias),
+        **linear_parameters(f"{prefix}linear_2", width, width, bias=bias),
     }
-
-
-def _embedding_parameters(config: LlavaConfig, prefix: str) -> dict[str, Parameter]:
-    return _linear(f"{prefix}embed_tokens", config.llama.vocab_size, config.llama.hidden_size)
-
-
-def _decoder_parameters(config: LlavaConfig, prefix: str, layers: tuple[int, int]) -> dict[str, Parameter]:
-    llama = config.llama
-    width, inner = llama.hidden_size, llama.intermediate_size
-    queries, keys = llama.num_heads * llama.head_dim, llama.num_kv_heads * llama.head_dim
-    parameters: dict[str, Parameter] = {}
-    for i in range(*layers):
-        layer = f"{prefix}layers.{i}."
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            parameters[f"{layer}{norm}.weight"] = Parameter((width,))
-        for name, rows in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
-            parameters.update(_linear(f"{layer}self_attn.{name}", rows, width))
-        parameters.update(_linear(f"{layer}self_attn.o_proj", width, queries))
-        for name in ("gate_proj", "up_proj"):
-            parameters.update(_linear(f"{layer}mlp.{name}", inner, width))
-        parameters.update(_linear(f"{layer}mlp.down_proj", width, inner))
-    return parameters
-
-
-def _head_parameters(config: LlavaConfig, decoder: str, head: str) -> dict[str, Parameter]:
-    width = config.llama.hidden_size
-    return {f"{decoder}norm.weight": Parameter((width,)), **_linear(head, config.llama.vocab_size, width)}
-
-
-def _linear(name: str, rows: int, columns: int, *, bias: bool = False) -> dict[str, Parameter]:
-    weight = {f"{name}.weight": Parameter((rows, columns), is_matrix=True)}
-    return {**weight, f"{name}.bias": Parameter((rows,))} if bias else weight
 
 
 def _optional_biases(checkpoint: Checkpoint, parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
