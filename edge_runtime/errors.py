@@ -3,6 +3,7 @@
     EdgeRuntimeError                    1
     |-- CheckpointError (ValueError)    1   a checkpoint that cannot be read or is not supported
     |-- RecipeError (ValueError)        1   an unknown or contradictory recipe or precision plan
+    |-- CalibrationError (ValueError)   1   calibration data or a calibration cache that must not be used
     |-- BuildError (OSError)            1   a build that could not write its result (a full disk, say)
     |-- BundleError (ValueError)        1   a bundle that must not be loaded
     |   |-- BundleNotFoundError (FileNotFoundError)      no bundle there, or a file of it is missing
@@ -35,6 +36,10 @@ class CheckpointError(EdgeRuntimeError, ValueError):
 
 class RecipeError(EdgeRuntimeError, ValueError):
     """A recipe is unknown or asks for something contradictory."""
+
+
+class CalibrationError(EdgeRuntimeError, ValueError):
+    """Calibration data cannot be used, or a calibration cache is damaged or was made for something else."""
 
 
 class BuildError(EdgeRuntimeError, OSError):

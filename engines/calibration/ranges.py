@@ -1,0 +1,120 @@
+"""The largest magnitude to keep when a tensor becomes INT8, from its histogram; knows no tensor's name.
+
+Larger magnitudes are clipped: a narrow range costs outliers, a wide one costs resolution for everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.calibration.histogram import Histogram
+
+LEVELS = 127  # INT8 is used symmetrically: -127 to 127 times the scale
+
+Float64 = NDArray[np.float64]
+
+_PUBLISHED_LEVELS = 128  # magnitudes that the entropy method tells apart, and the first number of bins it tries
+_COUNT_FOR_NONE = 1e-4  # what Q has where only outliers fill a level
+_MOST_CLIPPED = 0.01  # share of magnitudes that the entropy method may clip
+_PERCENTILE = 99.99
+_RANGE_OF_ZEROS = 1.0  # a tensor that is always zero is exact at any range
+
+
+def entropy_range(histogram: Histogram) -> float:
+    """The range whose 128 levels lose least information, as the Kullback-Leibler divergence counts it.
+
+    Method: S. Migacz, "8-bit Inference with TensorRT", GTC 2017, which is what ``IInt8EntropyCalibrator2`` does. For
+    every number ``i`` of bins from 128 on, P is the first ``i`` bins with all that lies beyond added to the last of
+    them; Q is the first ``i`` bins merged into 128 levels, each level's count spread evenly over those of its bins
+    that P fills. The ``i`` with the smallest KL(P, Q) wins; of equal ones the largest, which clips less.
+
+    Two things are settled that the slides leave open. Where only outliers fill a level, Q has a small count there and
+    not 0, as in MXNet and ONNX Runtime: else one outlier beyond a gap makes every narrower range infinitely bad. And
+    no candidate clips more than 1 %: where all magnitudes are far from zero, a range that holds next to none of them
+    leaves a spike in P and the same spike in Q, and would win with a divergence of nothing.
+    """
+    if not histogram.used:
+        return _RANGE_OF_ZEROS
+    counts = histogram.counts[: histogram.used].astype(np.float64)
+    fewest = int(np.searchsorted(np.cumsum(counts), counts.sum() * (1 - _MOST_CLIPPED))) + 1  # bins that hold 99 %
+    ends = np.arange(min(max(_PUBLISHED_LEVELS, fewest), len(counts)), len(counts) + 1)  # (candidates,)
+    divergence = _divergences(counts, ends)
+    best = len(ends) - 1 - int(np.argmin(divergence[::-1]))
+    return _limited(ends[best] * histogram.width, histogram)
+
+
+def _divergences(counts: Float64, ends: NDArray[np.int64]) -> Float64:
+    """KL(P, Q) of every candidate at once: its sums depend on ``i`` only through running totals."""
+    logs = np.log(counts, out=np.zeros_like(counts), where=counts > 0)
+    sums, filled, entropies = _totals(counts), _totals(counts > 0), _totals(counts * logs)
+    total, inside = sums[-1], sums[ends]
+    outliers = total - inside
+    last = counts[ends - 1] + outliers  # of P
+
+    # Sum of P log P, up to the common factor: all bins as they are, but for the last.
+    own = entropies[ends - 1] + last * np.log(last, out=np.zeros_like(last), where=last > 0)
+
+    edges = ends[:, None] * np.arange(_PUBLISHED_LEVELS + 1) // _PUBLISHED_LEVELS  # (candidates, 129)
+    level_sums, level_filled = np.diff(sums[edges]), np.diff(filled[edges])  # (candidates, 128)
+    level_filled[:, -1] += (counts[ends - 1] == 0) & (outliers > 0)
+    means = np.divide(level_sums, level_filled, out=np.ones_like(level_sums), where=level_filled > 0)
+    log_means = np.log(np.maximum(means, _COUNT_FOR_NONE))
+    crossed = (level_sums * log_means).sum(axis=1) + outliers * log_means[:, -1]
+
+    # P sums up to the total, Q to what lies inside.
+    divergence: Float64 = (own - crossed) / total - np.log(total) + np.log(inside)
+    return divergence
+
+
+def percentile_range(histogram: Histogram) -> float:
+    """The range that holds 99.99 % of the magnitudes that are not zero."""
+    if not histogram.used:
+        return _RANGE_OF_ZEROS
+    sums = np.cumsum(histogram.counts)
+    bins = int(np.searchsorted(sums, sums[-1] * (_PERCENTILE / 100))) + 1
+    return _limited(bins * histogram.width, histogram)
+
+
+def mse_range(histogram: Histogram) -> float:
+    """The range with the smallest mean squared error, of rounding inside it and of clipping beyond."""
+    if not histogram.used:
+        return _RANGE_OF_ZEROS
+    counts = histogram.counts[: histogram.used].astype(np.float64)
+    centres = np.arange(len(counts)) + 0.5
+    number, first, second = _totals(counts), _totals(counts * centres), _totals(counts * centres**2)
+    ends = np.arange(1, len(counts) + 1)  # in bins, as everything here
+    rounding = number[ends] * (ends / LEVELS) ** 2 / 12  # a step's error is spread evenly over half a step
+    n, x, xx = (totals[-1] - totals[ends] for totals in (number, first, second))
+    clipping = xx - 2 * ends * x + ends**2 * n
+    return _limited((int(np.argmin(rounding + clipping)) + 1) * histogram.width, histogram)
+
+
+def max_range(histogram: Histogram) -> float:
+    """The largest magnitude: nothing is clipped."""
+    return histogram.largest or _RANGE_OF_ZEROS
+
+
+RANGE_METHODS: Mapping[str, Callable[[Histogram], float]] = {
+    "entropy": entropy_range,
+    "percentile": percentile_range,
+    "mse": mse_range,
+    "max": max_range,
+}
+
+
+def scale_of_range(largest: float) -> float:
+    """The INT8 scale that keeps magnitudes up to ``largest``, as the float32 that it is stored as."""
+    return float(np.maximum(np.float32(largest / LEVELS), np.finfo(np.float32).tiny))
+
+
+def _totals(values: NDArray[np.generic]) -> Float64:
+    """Running totals, 0 first: (n + 1,)."""
+    return np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+
+
+def _limited(largest: float, histogram: Histogram) -> float:
+    """A bin's end may lie beyond the largest magnitude in it; no range needs to."""
+    return min(float(largest), histogram.largest)

@@ -1,0 +1,147 @@
+"""Ranges from histograms: the entropy method as published, and what each method promises."""
+
+import contextlib
+import io
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnxruntime.quantization.calibrate import HistogramCollector
+
+from engines.calibration.histogram import Histogram
+from engines.calibration.ranges import RANGE_METHODS, entropy_range, scale_of_range
+
+METHODS = sorted(RANGE_METHODS)
+
+
+def histogram_of(values):
+    histogram = Histogram()
+    histogram.add(np.asarray(values, np.float32))
+    return histogram
+
+
+def draw(name, size=60_000):
+    rng = np.random.default_rng(7)
+    return {
+        "normal": lambda: rng.normal(size=size),
+        "laplace": lambda: rng.laplace(size=size),
+        "heavy tails": lambda: rng.standard_t(3, size=size),
+        "uniform": lambda: rng.uniform(-3, 3, size),
+        "far from zero": lambda: rng.normal(5, 0.3, size) * rng.choice([-1, 1], size),
+    }[name]().astype(np.float32)
+
+
+def published_range(histogram):
+    """S. Migacz, GTC 2017, slide by slide and bin by bin, with what the product says it settles."""
+    bins = [int(count) for count in histogram.counts[: histogram.used]]
+    total, best, best_divergence = sum(bins), len(bins), math.inf
+    for i in range(min(128, len(bins)), len(bins) + 1):
+        outliers = sum(bins[i:])
+        if outliers > 0.01 * total:
+            continue
+        p = bins[:i]
+        p[-1] += outliers
+        q = [0.0] * i
+        for level in range(128):
+            inside = range(level * i // 128, (level + 1) * i // 128)
+            filled = [j for j in inside if p[j]]
+            for j in filled:
+                q[j] = max(sum(bins[k] for k in inside) / len(filled), 1e-4)
+        divergence = sum(
+            p_j / total * math.log((p_j / total) / (q_j / sum(bins[:i]))) for p_j, q_j in zip(p, q, strict=True) if p_j
+        )
+        if divergence <= best_divergence + 1e-12:
+            best, best_divergence = i, min(divergence, best_divergence)
+    return min(best * histogram.width, histogram.largest)
+
+
+sparse_histograms = st.lists(
+    st.tuples(st.integers(0, 400), st.integers(1, 1000)), min_size=1, max_size=12, unique_by=lambda pair: pair[0]
+).map(lambda pairs: np.repeat([0.5 + bin for bin, _ in pairs], [count for _, count in pairs]))
+
+
+@settings(max_examples=15)
+@given(sparse_histograms)
+def test_the_entropy_range_is_the_published_methods(values):
+    # Few bins, so that the plain loops end: a histogram whose largest magnitude lies in bin 400.
+    histogram = histogram_of([])
+    histogram.exponent, histogram.largest = 0, float(values.max())
+    histogram.counts += np.bincount(values.astype(int), minlength=len(histogram.counts))
+
+    assert entropy_range(histogram) == published_range(histogram)
+
+
+# ONNX Runtime's last level takes all bins that its other levels leave over, and so it reads thin tails otherwise.
+@pytest.mark.parametrize(
+    ("name", "factor"), [("normal", 1.15), ("laplace", 1.15), ("uniform", 1.01), ("heavy tails", 2)]
+)
+def test_the_entropy_range_is_near_that_of_onnx_runtime(name, factor):
+    values = draw(name, 20_000)
+    theirs = HistogramCollector("entropy", True, 1024, 255, 99.99, "same")  # bins and levels of both signs
+    with contextlib.redirect_stdout(io.StringIO()):
+        theirs.collect_value({"x": values})
+        _, expected, *_ = theirs.compute_entropy()["x"]
+
+    assert float(expected) / factor <= entropy_range(histogram_of(values)) <= float(expected) * factor
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["normal", "laplace", "heavy tails", "uniform", "far from zero"])
+def test_a_range_clips_little_and_reaches_no_further_than_the_values(method, name):
+    values = draw(name)
+    found = RANGE_METHODS[method](histogram_of(values))
+
+    assert 0 < found <= np.abs(values).max()
+    assert (np.abs(values) > found).mean() <= 0.01
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(data=st.lists(st.floats(-(2.0**60), 2.0**60, width=32), min_size=1, max_size=50), exponent=st.integers(-8, 8))
+def test_a_range_scales_with_the_values(method, data, exponent):
+    values = np.array(data, np.float32)
+    values[np.abs(values) < 1e-20] = 0
+    factor = np.float32(2.0**exponent)
+    if not values.any():
+        return
+    one, other = (RANGE_METHODS[method](histogram_of(array)) for array in (values, values * factor))
+
+    assert other == pytest.approx(one * float(factor), rel=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_zeros_have_a_range_too(method):
+    assert RANGE_METHODS[method](histogram_of(np.zeros(10))) == 1.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("value", [1e-30, 0.02, 1.0, 777.7, 1e30])
+def test_a_constant_is_kept(method, value):
+    assert RANGE_METHODS[method](histogram_of([value] * 9)) == pytest.approx(value, rel=1e-3)
+
+
+def test_one_outlier_among_many_values_widens_the_maximum_only():
+    values = np.append(draw("normal"), 1000.0)
+    ranges = {name: method(histogram_of(values)) for name, method in RANGE_METHODS.items()}
+
+    assert ranges["max"] == 1000.0
+    assert 3 < ranges["entropy"] < 50
+    assert 3 < ranges["percentile"] < 5
+
+
+def test_the_mse_range_has_the_smallest_error():
+    values = draw("laplace")
+
+    def error(largest):
+        scale = largest / 127
+        return np.mean((np.clip(np.rint(values / scale), -127, 127) * scale - values) ** 2)
+
+    best = min(error(largest) for largest in np.linspace(0.2, 1, 200) * np.abs(values).max())
+    assert error(RANGE_METHODS["mse"](histogram_of(values))) <= best * 1.01
+
+
+def test_a_scale_is_a_float32_and_never_zero():
+    assert scale_of_range(127.0) == 1.0
+    assert scale_of_range(0.1) == float(np.float32(0.1 / 127))
+    assert scale_of_range(1e-45) > 0
