@@ -97,7 +97,7 @@ class Inspector:
 
     @property
     def ledger(self) -> Ledger:
-        """Bytes as planned and as measured; activations are measured at the first frame."""
+        """Bytes as planned and as measured; activations are measured at the first frame. Any thread may ask."""
         return self._ledger.with_measured(self._measured)
 
     def inspect(self, frame: NDArray[np.uint8]) -> InspectionReport:
@@ -125,7 +125,8 @@ class Inspector:
 
         if "activations" not in self._measured:
             grown_bytes = loaded.backend.held_bytes - loaded.held_bytes
-            self._measured["activations"] = max(grown_bytes - self._measured["kv_cache"], 0)
+            activations = max(grown_bytes - self._measured["kv_cache"], 0)
+            self._measured = {**self._measured, "activations": activations}  # anew: another thread may read the old one
         return InspectionReport(
             findings=findings,
             truncated=not answer.finished,
