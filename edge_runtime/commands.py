@@ -21,7 +21,7 @@ from edge_runtime.flight_log import FlightEnd, FlightHeader, FlightLog, FlightRe
 from edge_runtime.flight_page import write_page
 from edge_runtime.frames import load_image, open_source
 from edge_runtime.inspector import Inspector
-from edge_runtime.report import InspectionReport, Timings, json_from_report
+from edge_runtime.report import InspectionReport, Timings, json_from_report, text_from_report
 from edge_runtime.streaming import Outcome, Stream
 from edge_runtime.telemetry import latency_statistics, read_memory
 
@@ -41,7 +41,7 @@ def _inspect_file(inspector: Inspector, path: str, as_json: bool) -> bool:
     except FrameError as error:  # the other images may be whole
         print(f"edge-runtime: {error}", file=sys.stderr)
         return False
-    _print_report(path, report, as_json)
+    _print_report({"source": path}, report, as_json)
     return True
 
 
@@ -100,32 +100,17 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return 1 if any(check.is_problem for check in checks) else 0
 
 
-def _print_report(name: str, report: InspectionReport, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"source": name, "report": json_from_report(report)}), flush=True)
-        return
-    count = (
-        f"{len(report.findings)} finding{'s' if len(report.findings) != 1 else ''}"
-        if report.findings
-        else "no findings"
-    )
-    cut = ", cut at the token limit" if report.truncated else ""
-    print(f"{name}: {count}{cut}, {report.timings.total_ms:.0f} ms", flush=True)
-    for finding in report.findings:
-        box = finding.region
-        where = f"x {box.x_min:.2f}-{box.x_max:.2f} y {box.y_min:.2f}-{box.y_max:.2f}"
-        what = f"{finding.defect_class:14} {finding.severity:9} {finding.confidence:4.0%}  {where}"
-        print(f"  {what}  {finding.description}; {finding.action}", flush=True)
+def _print_report(place: Mapping[str, object], report: InspectionReport, as_json: bool) -> None:
+    as_text = f"{place['source']}: {text_from_report(report)}"
+    print(json.dumps({**place, "report": json_from_report(report)}) if as_json else as_text, flush=True)
 
 
 def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     if outcome.report is None:
         _log.warning("frame %d, %s: %s", outcome.index, outcome.frame.name, outcome.failure)
-    elif as_json:
-        place = {"index": outcome.index, "stamp_s": outcome.frame.stamp_s, "source": outcome.frame.name}
-        print(json.dumps({**place, "report": json_from_report(outcome.report)}), flush=True)
     else:
-        _print_report(outcome.frame.name, outcome.report, as_json=False)
+        place = {"index": outcome.index, "stamp_s": outcome.frame.stamp_s, "source": outcome.frame.name}
+        _print_report(place, outcome.report, as_json)
 
 
 def _log_outcome(log: FlightLog, outcome: Outcome) -> None:

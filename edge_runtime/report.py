@@ -1,4 +1,4 @@
-"""What an inspection report is: its fields, its JSON, and the schema a model's answer is held to.
+"""What an inspection report is: its fields, its JSON and words, and the schema a model's answer is held to.
 
 Knows nothing of models, images or ROS. Two JSON forms exist. The *answer* is what the language
 model writes, short because every token costs time; its schema constrains decoding. The *report* is
@@ -142,6 +142,21 @@ def _finding_from_item(item: Mapping[str, Any], confidence: float) -> Finding:
         description=item["description"],
         action=item["action"],
     )
+
+
+def text_from_report(report: InspectionReport) -> str:
+    """The report for a terminal: a line that sums it up, then an indented line a finding."""
+    count = len(report.findings)
+    findings = "no findings" if count == 0 else "1 finding" if count == 1 else f"{count} findings"
+    cut = ", cut at the token limit" if report.truncated else ""
+    return "\n".join([f"{findings}{cut}, {report.timings.total_ms:.0f} ms", *map(_line_from_finding, report.findings)])
+
+
+def _line_from_finding(finding: Finding) -> str:
+    box = finding.region
+    where = f"x {box.x_min:.2f}-{box.x_max:.2f} y {box.y_min:.2f}-{box.y_max:.2f}"
+    what = f"{finding.defect_class:14} {finding.severity:9} {finding.confidence:4.0%}  {where}"
+    return f"  {what}  {finding.description}; {finding.action}"
 
 
 def json_from_report(report: InspectionReport) -> dict[str, Any]:

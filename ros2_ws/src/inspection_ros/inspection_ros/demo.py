@@ -27,7 +27,7 @@ from edge_runtime.bundle import load_bundle
 from edge_runtime.errors import EdgeRuntimeError, SourceError
 from edge_runtime.flight_log import FlightHeader
 from edge_runtime.flight_page import write_page
-from edge_runtime.report import InspectionReport
+from edge_runtime.report import InspectionReport, text_from_report
 from inspection_ros.ground_station import GroundStation
 from inspection_ros.health import counters_from_values, ledger_from_values
 from inspection_ros.local_only import keep_ros_local
@@ -58,7 +58,7 @@ def fly(node: Sequence[str], camera: Sequence[str], header: FlightHeader, out: P
 
     def hear(stamp_ns: int, message: InspectionReportMessage, report: InspectionReport) -> None:
         stamp_s = logbook.keep_report(stamp_ns, message.frame_index, report)
-        print(text_from_report(report, message.frame_index, stamp_s), flush=True)
+        print(f"{stamp_s:6.1f} s  frame {message.frame_index}: {text_from_report(report)}", flush=True)
 
     station = GroundStation(logbook.keep_frame, hear)
     try:
@@ -108,17 +108,6 @@ def running(command: Sequence[str]) -> Iterator[Process]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(END_TIMEOUT_S)
-
-
-def text_from_report(report: InspectionReport, index: int, stamp_s: float) -> str:
-    """A report in words: one line a finding, the others below the first."""
-    head = f"{stamp_s:6.1f} s  frame {index:<4d} "
-    lines = [
-        f"{f.severity} {f.defect_class}, {f.confidence:.0%}: {f.description} -> {f.action}" for f in report.findings
-    ]
-    lines = lines or ["no defect"]
-    lines[0] += f"  [{report.timings.total_ms:.0f} ms{', cut short' if report.truncated else ''}]"
-    return head + f"\n{' ' * len(head)}".join(lines)
 
 
 def ros_command(module: str, **parameters: str | int | float) -> list[str]:
