@@ -52,21 +52,25 @@ def write_answer(
     logits: Float32,
     next_logits: Callable[[Sequence[int]], Float32],
     max_tokens: int,
+    go_on: Callable[[bytes], bool] = lambda written: True,
 ) -> Answer:
-    """Choose the likeliest allowed token until the answer is complete or has ``max_tokens`` tokens.
+    """Choose the likeliest allowed token until the answer is complete, has ``max_tokens`` tokens, or is to end.
 
     ``opening`` is what ``grammar.restart()`` gave, ``logits`` (vocabulary,) what the model says after it;
-    ``next_logits`` appends tokens and says what the model expects next.
+    ``next_logits`` appends tokens and says what the model expects next. ``go_on`` is asked before each of the model's
+    own tokens, with what is written so far.
 
     Raises:
         BackendError: the model's logits are not numbers.
     """
     tokens = list(opening)
     probabilities = [1.0] * len(tokens)
-    while not grammar.finished and len(tokens) < max_tokens:
+    written = b"".join(map(grammar.text_of, tokens))
+    while not grammar.finished and len(tokens) < max_tokens and go_on(written):
         token, probability = _choose(logits, grammar)
         forced = grammar.accept(token)
         tokens += (token, *forced)
+        written += b"".join(map(grammar.text_of, (token, *forced)))
         probabilities += (probability, *(1.0 for _ in forced))
         if not grammar.finished and len(tokens) < max_tokens:
             logits = next_logits((token, *forced))

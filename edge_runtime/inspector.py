@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from edge_runtime.answer import write_answer
 from edge_runtime.backends import check_target, open_backend
 from edge_runtime.backends.base import Array, Backend, Engine, Run
 from edge_runtime.budget import Ledger, available_bytes, check_fits, device_bytes, parse_bytes, plan_ledger
-from edge_runtime.bundle import Bundle, Component, Manifest, TensorSpec, load_bundle
+from edge_runtime.bundle import Bundle, Component, Manifest, PromptSpec, TensorSpec, load_bundle
 from edge_runtime.decoder import Decoder
 from edge_runtime.embedding import open_embedding
 from edge_runtime.errors import BackendError, BundleCorruptError
@@ -64,9 +65,9 @@ class Inspector:
         self.bundle = bundle
         manifest, model = bundle.manifest, bundle.manifest.model
         check_target(manifest)
-        tokenizer = load_tokenizer(bundle.file(manifest.tokenizer))
+        self._tokenizer = tokenizer = load_tokenizer(bundle.file(manifest.tokenizer))
         prompt = prompt_tokens(tokenizer, manifest.prompt, model.image_token_id)
-        self._after_image = prompt.after_image
+        self._asked = ("", prompt.after_image)
         self._grammar = Grammar(tokenizer, model.vocab_size, model.eos_token_ids, answer_schema())
 
         prompt_length = len(prompt.before_image) + model.num_image_tokens + len(prompt.after_image)
@@ -78,6 +79,7 @@ class Inspector:
             )
         self._max_tokens = min(max_report_tokens, model.max_positions - prompt_length)
         capacity = prompt_length + max(self._max_tokens, opening_length)
+        self._room = capacity - prompt_length + len(prompt.after_image)  # positions behind the image
         self._ledger = check_fits(plan_ledger(manifest, capacity), budget_bytes)
 
         with ExitStack() as stack:  # closes what was opened if the rest fails
@@ -100,16 +102,24 @@ class Inspector:
         """Bytes as planned and as measured; activations are measured at the first frame. Any thread may ask."""
         return self._ledger.with_measured(self._measured)
 
-    def inspect(self, frame: NDArray[np.uint8]) -> InspectionReport:
+    def inspect(
+        self, frame: NDArray[np.uint8], question: str = "", go_on: Callable[[str], bool] = lambda written: True
+    ) -> InspectionReport:
         """The report of ``frame``: uint8 (H, W, 3), BGR as OpenCV gives it, of any size.
+
+        ``question`` is put to the model behind the image, before it answers; an answer has fewer tokens then.
+        ``go_on`` is asked before each of the model's tokens, with the answer so far; where it says no (a deadline has
+        passed, nobody waits any more), the report ends after the last complete finding, and is marked truncated.
 
         Raises:
             FrameError: the frame cannot be inspected; the next one can.
+            ValueError: the question is too long, or holds the token that stands for the image.
             BackendError: the engine failed, or the inspector is closed.
         """
         if self._loaded is None:
             raise BackendError("the inspector is closed; open another one")
         loaded = self._loaded
+        after_image = self._after_image(question)
         started_s = time.perf_counter()
         loaded.pixels[...] = pixels_from_frame(frame, self.bundle.manifest.preprocessing)
         preprocessed_s = time.perf_counter()
@@ -117,9 +127,12 @@ class Inspector:
         loaded.backend.synchronize()
         seen_s = time.perf_counter()
         opening = self._grammar.restart()
-        logits = loaded.decoder.prefill((*self._after_image, *opening))
+        logits = loaded.decoder.prefill((*after_image, *opening))
         prefilled_s = time.perf_counter()
-        answer = write_answer(self._grammar, opening, logits, loaded.decoder.append, self._max_tokens)
+        max_tokens = min(self._max_tokens, self._room - len(after_image))
+        answer = write_answer(
+            self._grammar, opening, logits, loaded.decoder.append, max_tokens, lambda written: go_on(written.decode())
+        )
         findings = answer.findings()
         finished_s = time.perf_counter()
 
@@ -139,6 +152,25 @@ class Inspector:
                 total_ms=1e3 * (finished_s - started_s),
             ),
         )
+
+    def _after_image(self, question: str) -> tuple[int, ...]:
+        """Tokens behind the image; those of the last question are kept, as the next frame's is mostly the same."""
+        if question != self._asked[0]:
+            prompt, image_token_id = self.bundle.manifest.prompt, self.bundle.manifest.model.image_token_id
+            asking = PromptSpec(
+                prompt.before_image, f"\n{question}{prompt.after_image}" if question else prompt.after_image
+            )
+            try:
+                tokens = prompt_tokens(self._tokenizer, asking, image_token_id).after_image
+            except BundleCorruptError as error:
+                raise ValueError(f"the question {question[:60]!r} holds the image token; leave it out") from error
+            taken, room = len(tokens) + len(self._grammar.restart()), self._room
+            if taken > room:
+                raise ValueError(
+                    f"the question takes {taken} positions with what opens an answer, of {room}; ask in fewer words"
+                )
+            self._asked = (question, tokens)
+        return self._asked[1]
 
     def close(self) -> None:
         """Release engines, cache and buffers; a second call does nothing."""

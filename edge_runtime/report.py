@@ -50,7 +50,8 @@ class Finding:
     """One defect: what it is, how bad, where, how sure the model is, and what to do about it.
 
     ``confidence`` is the product of the probabilities, among the answers the schema allows, with
-    which the model opened this finding and named its class.
+    which the model opened this finding and named its class. ``track_id`` is the same in every report about the same
+    defect (see :mod:`edge_runtime.tracking`), and None where findings are not tracked.
     """
 
     defect_class: str  # one of DEFECT_CLASSES
@@ -59,6 +60,7 @@ class Finding:
     confidence: float  # 0 to 1
     description: str
     action: str  # one of ACTIONS
+    track_id: int | None = None  # from 1
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,7 @@ def report_from_json(document: Mapping[str, Any]) -> InspectionReport:
                 confidence=float(item["confidence"]),
                 description=item["description"],
                 action=item["action"],
+                track_id=item.get("track_id"),
             )
             for item in document["findings"]
         )

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -166,3 +167,38 @@ def test_an_inspector_that_is_closed_does_not_inspect(tiny_bundle: Path) -> None
     inspector.close()
     with pytest.raises(BackendError, match="closed"):
         inspector.inspect(frame())
+
+
+def test_an_answer_ends_valid_and_truncated_when_it_is_told_not_to_go_on(tiny_bundle: Path) -> None:
+    seen: list[str] = []
+
+    def go_on(written: str) -> bool:
+        seen.append(written)
+        return len(seen) < 10
+
+    with Inspector.open(tiny_bundle, threads=1) as inspector:
+        report = inspector.inspect(frame(), go_on=go_on)
+        whole = inspector.inspect(frame())
+    assert report.truncated
+    assert report.tokens < whole.tokens
+    assert len(seen) == 10
+    assert all(later.startswith(earlier) for earlier, later in pairwise(seen))
+
+
+def test_a_question_changes_what_the_model_reads_for_that_frame_only(tiny_bundle: Path) -> None:
+    with Inspector.open(tiny_bundle, max_report_tokens=60, threads=1) as inspector:
+        plain = timeless(inspector.inspect(frame()))
+        asked = timeless(inspector.inspect(frame(), question="bolts?"))
+        assert asked != plain
+        assert asked.tokens < plain.tokens  # the question takes of the answer's room
+        assert timeless(inspector.inspect(frame())) == plain
+
+
+@pytest.mark.parametrize(("question", "says"), [("why? " * 500, "fewer words"), ("<image>", "image token")])
+def test_a_question_that_cannot_be_put_is_refused_and_the_next_frame_inspected(
+    tiny_bundle: Path, question: str, says: str
+) -> None:
+    with Inspector.open(tiny_bundle, max_report_tokens=20, threads=1) as inspector:
+        with pytest.raises(ValueError, match=says):
+            inspector.inspect(frame(), question=question)
+        assert inspector.inspect(frame()).tokens == 20
