@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edge_runtime.errors import EdgeRuntimeError
@@ -99,6 +100,14 @@ def _parser() -> argparse.ArgumentParser:
     stream = commands.add_parser("stream", parents=[opening, shared], help="report on a folder, a video or a camera")
     stream.add_argument("source", metavar="SOURCE", help="folder of images, video file, or camera number")
     stream.add_argument("--max-frames", type=_positive, metavar="N", help="stop after so many reports")
+    stream.add_argument(
+        "--skip-below",
+        type=_not_negative,
+        default=0.0,
+        metavar="CHANGE",
+        help="skip frames that changed less than this since the last report; 0.35 is over noise (default: skip none)",
+    )
+    stream.add_argument("--deadline", type=_not_negative, metavar="SECONDS", help="cut a report that takes longer")
     stream.add_argument("--log", type=Path, metavar="FILE", help="append the flight log, JSON lines")
     stream.add_argument("--page", type=Path, metavar="FILE", help="write the flight report, one HTML page, and its log")
 
@@ -123,6 +132,13 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
     return int(text)
+
+
+def _not_negative(text: str) -> float:
+    with suppress(ValueError):
+        if math.isfinite(value := float(text)) and value >= 0:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
 
 
 _EXAMPLES = """\

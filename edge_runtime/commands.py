@@ -20,6 +20,7 @@ from edge_runtime.errors import FrameError
 from edge_runtime.flight_log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
 from edge_runtime.flight_page import write_page
 from edge_runtime.frames import load_image, open_source
+from edge_runtime.gating import GateRule
 from edge_runtime.inspector import Inspector
 from edge_runtime.report import InspectionReport, Timings, json_from_report, text_from_report
 from edge_runtime.streaming import Outcome, Stream
@@ -52,7 +53,8 @@ def _stream(arguments: argparse.Namespace) -> int:
         inspector = stack.enter_context(Inspector.open(arguments.bundle, arguments.budget))
         header = FlightHeader(_describe(inspector.bundle.manifest), arguments.source, time.time())
         log = stack.enter_context(FlightLog(log_path, header)) if log_path else None
-        stream = stack.enter_context(closing(Stream(inspector, source)))
+        rule = GateRule(arguments.skip_below)
+        stream = stack.enter_context(closing(Stream(inspector, source, rule, arguments.deadline)))
         try:
             for count, outcome in enumerate(stream, start=1):
                 _print_outcome(outcome, arguments.json)
@@ -62,7 +64,10 @@ def _stream(arguments: argparse.Namespace) -> int:
                     break
         finally:  # Ctrl-C ends a flight as well as its last frame does
             if log:
-                log.write_end(FlightEnd(stream.received, stream.dropped, stream.failed, inspector.ledger))
+                counters = stream.counters
+                log.write_end(
+                    FlightEnd(counters.received, counters.dropped, counters.failed, inspector.ledger, counters.skipped)
+                )
             if arguments.page:
                 write_page(log_path, arguments.page)
     return 0

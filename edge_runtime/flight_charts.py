@@ -49,18 +49,19 @@ def findings_chart(records: Sequence[FlightRecord], received: int, linked: Conta
     return _svg(received, "Worst finding of each frame, in the order of the frames", shapes)
 
 
-def loss_chart(inspected: Container[int], failed: Container[int], received: int) -> str:
-    """A mark for every frame received that has no report: it failed, or was dropped."""
+def loss_chart(inspected: Container[int], failed: Container[int], received: int, otherwise: str = "dropped") -> str:
+    """A mark for every frame received that has no report: it failed, or ``otherwise`` says what became of it."""
     shapes = []
     for x, indices in _columns(received):
         lost = [index for index in indices if index not in inspected]
         if lost:
-            fate = "failed" if any(index in failed for index in lost) else "dropped"
+            has_failed = any(index in failed for index in lost)
+            fate = "failed" if has_failed else otherwise
             title = (
                 f"frame {lost[0]}: {fate}" if len(indices) == 1 else f"from frame {lost[0]}: {len(lost)} not inspected"
             )
-            shapes.append(_rect(x, 0, 100, fate, title))
-    return _svg(received, "Frames that failed or were dropped", shapes)
+            shapes.append(_rect(x, 0, 100, "failed" if has_failed else "dropped", title))
+    return _svg(received, "Frames that were not inspected", shapes)
 
 
 def latency_chart(records: Sequence[FlightRecord], median_ms: float, highest_ms: float) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 
 from edge_runtime.annotate import THUMBNAIL_WIDTH, thumbnail_jpeg
 from edge_runtime.flight_charts import worst_severity
+from edge_runtime.flight_defects import defects_of
 from edge_runtime.flight_log import FlightRecord
 from edge_runtime.report import DEFECT_CLASSES, SEVERITIES, Finding
 
@@ -54,10 +55,8 @@ def choose_pictures(records: Sequence[FlightRecord]) -> dict[int, Picture]:
 
 
 def matrix_section(records: Sequence[FlightRecord]) -> str:
-    """How many findings of each defect and severity."""
-    counts = Counter(
-        (finding.defect_class, finding.severity) for record in records for finding in record.report.findings
-    )
+    """How many defects of each class and severity."""
+    counts = Counter((defect.surest[1].defect_class, defect.severity) for defect in defects_of(records))
     if not counts:
         return ""
     rows = []
@@ -69,7 +68,7 @@ def matrix_section(records: Sequence[FlightRecord]) -> str:
         rows.append(f'<tr><th scope="row">{words(name)}</th>{"".join(cells)}</tr>')
     heads = "".join(f'<th scope="col">{severity}</th>' for severity in SEVERITIES)
     return f"""<section><h2>What was found</h2><div class="panel"><table class="matrix">
-<caption>Findings by defect and severity. A defect that is seen in several frames counts in each.</caption>
+<caption>Findings by defect and severity. One that was followed from frame to frame counts once.</caption>
 <thead><tr><td></td>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div></section>"""
 
 
@@ -130,7 +129,7 @@ def _card(record: FlightRecord, picture: Picture) -> str:
     seen = ", ".join(f"{words(finding.defect_class)} {finding.severity}" for finding in findings)
     boxes = "".join(_box(number, finding) for number, finding in enumerate(findings, start=1))
     items = "".join(_item(number, finding) for number, finding in enumerate(findings, start=1))
-    cut = "<p>The answer reached its token limit; there may be more.</p>" if record.report.truncated else ""
+    cut = "<p>The answer was cut at its limit; there may be more.</p>" if record.report.truncated else ""
     return f"""<figure class="card" id="frame-{record.index}" data-classes="{classes}">
 <button class="shot" aria-label="Open frame {record.index} large">
 <img alt="Frame {record.index}: {seen or "nothing found"}" width="{picture.width}" height="{picture.height}"
@@ -150,9 +149,10 @@ def _box(number: int, finding: Finding) -> str:
 
 
 def _item(number: int, finding: Finding) -> str:
+    track = "" if finding.track_id is None else f'<span class="soft">no. {finding.track_id}</span>'
     return f"""<li><span class="number {finding.severity}">{number}</span><div>
 <div class="what"><b>{words(finding.defect_class)}</b> <span class="chip {finding.severity}">{finding.severity}</span>
-<span class="sure">{finding.confidence:.0%} sure</span></div>
+{track}<span class="sure">{finding.confidence:.0%} sure</span></div>
 <p>{escape(finding.description)}</p><p class="action">&#8594; {escape(finding.action)}</p></div></li>"""
 
 

@@ -40,7 +40,7 @@ class FlightHeader:
 
 @dataclass(frozen=True)
 class FlightRecord:
-    """One inspected frame; ``index`` counts the frames received from 0, so a number that is missing was dropped."""
+    """One inspected frame; ``index`` counts the frames received from 0, so a missing one was dropped or skipped."""
 
     index: int
     stamp_s: float  # seconds since the flight's first frame
@@ -67,6 +67,7 @@ class FlightEnd:
     dropped: int  # replaced by a newer frame before the inspector was free
     failed: int
     ledger: Ledger | None = None
+    skipped: int = 0  # by rule: they showed nothing new
 
 
 @dataclass(frozen=True)
@@ -189,5 +190,5 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "flight": lambda document: dataclass_from_json(document, FlightHeader),
     "frame": _record_from_json,
     "failure": lambda document: dataclass_from_json(document, FrameFailure),
-    "end": lambda document: dataclass_from_json(document, FlightEnd),
+    "end": lambda document: dataclass_from_json({"skipped": 0, **document}, FlightEnd),  # older logs lack it
 }

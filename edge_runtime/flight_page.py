@@ -22,6 +22,7 @@ from edge_runtime.annotate import SEVERITY_RGB
 from edge_runtime.budget import Ledger, LedgerItem, format_bytes
 from edge_runtime.errors import FlightLogError
 from edge_runtime.flight_charts import STEPS, findings_chart, latency_chart, loss_chart, step_ms
+from edge_runtime.flight_defects import defects_of, defects_section
 from edge_runtime.flight_findings import WORST_FIRST, choose_pictures, clean_section, findings_section, matrix_section
 from edge_runtime.flight_log import Flight, FrameFailure, load_flight
 from edge_runtime.report import SEVERITIES
@@ -53,6 +54,7 @@ def page_from_flight(flight: Flight) -> str:
         _header(flight, counters),
         _timeline(flight, counters, pictures),
         matrix_section(flight.records),
+        defects_section(flight.records, pictures),
         findings_section(flight.records, pictures),
         clean_section(flight.records, pictures),
         _latency(flight),
@@ -72,6 +74,7 @@ class _Counters:
     received: int
     dropped: int
     failed: int
+    skipped: int = 0
 
 
 def _counters(flight: Flight) -> _Counters:
@@ -80,14 +83,14 @@ def _counters(flight: Flight) -> _Counters:
     indices = max(seen, default=-1) + 1
     if flight.end is None:
         return _Counters(indices, indices - len(seen), len(flight.failures))
-    return _Counters(max(flight.end.received, indices), flight.end.dropped, flight.end.failed)
+    return _Counters(max(flight.end.received, indices), flight.end.dropped, flight.end.failed, flight.end.skipped)
 
 
 def _verdict(flight: Flight) -> str:
     if not flight.records:
         return "No frame could be inspected" if flight.failures else "No frame arrived"
     inspected = _count(len(flight.records), "inspected frame")
-    counts = Counter(finding.severity for record in flight.records for finding in record.report.findings)
+    counts = Counter(defect.severity for defect in defects_of(flight.records))
     if not counts:
         return f"Nothing found in {inspected}"
     worst = next(severity for severity in WORST_FIRST if counts[severity])
@@ -117,8 +120,8 @@ def _frames_tile(flight: Flight, counters: _Counters) -> str:
 
 
 def _findings_tile(flight: Flight) -> str:
-    counts = [len(record.report.findings) for record in flight.records]
-    return _tile("findings", str(sum(counts)), f"in {_count(sum(1 for count in counts if count), 'frame')}")
+    frames = sum(1 for record in flight.records if record.report.findings)
+    return _tile("findings", str(len(defects_of(flight.records))), f"in {_count(frames, 'frame')}")
 
 
 def _latency_tile(flight: Flight) -> str:
@@ -144,13 +147,14 @@ def _timeline(flight: Flight, counters: _Counters, pictured: Container[int]) -> 
     inspected = {record.index for record in flight.records}
     failed = {failure.index for failure in flight.failures}
     marks = [_swatch("clean", "nothing found"), *(f'<li><i class="{name}"></i>{name}</li>' for name in SEVERITIES)]
-    marks += [_swatch("dropped", "dropped"), _swatch("failed", "failed")]
+    otherwise = "not inspected" if counters.skipped else "dropped"
+    marks += [_swatch("dropped", "dropped or skipped" if counters.skipped else "dropped"), _swatch("failed", "failed")]
     return f"""<section><h2>Timeline</h2>
 <p class="soft">Every frame received, in order. The taller a bar, the graver the frame's worst finding; the strip below
 marks frames that were not inspected.</p>
 <div class="panel"><div class="plot">
 <div class="lane">{findings_chart(flight.records, counters.received, pictured)}</div>
-<div class="strip">{loss_chart(inspected, failed, counters.received)}</div>
+<div class="strip">{loss_chart(inspected, failed, counters.received, otherwise)}</div>
 <div class="axis"><span>frame 0</span><span>frame {counters.received - 1}</span></div>
 </div><ul class="legend">{"".join(marks)}</ul></div></section>"""
 
@@ -185,8 +189,9 @@ def _losses(flight: Flight, counters: _Counters) -> str:
     if counters.dropped:
         share = f"{counters.dropped} of {counters.received} frames ({counters.dropped / counters.received:.0%})"
         dropped = f"{share} were dropped: a newer one arrived before the inspector was free."
+    skipped = f"{_count(counters.skipped, 'frame')} showed nothing new and were skipped." if counters.skipped else ""
     failed = f"{_count(counters.failed, 'frame')} failed." if counters.failed else "None failed."
-    return f"""<section><h2>Frames not inspected</h2><p class="soft">{dropped} {failed}</p>
+    return f"""<section><h2>Frames not inspected</h2><p class="soft">{dropped} {skipped} {failed}</p>
 {_failures_table(flight.failures)}</section>"""
 
 

@@ -76,7 +76,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class InspectionReport:
-    """The findings of one frame; ``truncated`` where a token limit cut the model's answer short."""
+    """The findings of one frame; ``truncated`` where a limit of tokens or of time cut the model's answer short."""
 
     findings: tuple[Finding, ...] = ()
     truncated: bool = False
@@ -150,7 +150,7 @@ def text_from_report(report: InspectionReport) -> str:
     """The report for a terminal: a line that sums it up, then an indented line a finding."""
     count = len(report.findings)
     findings = "no findings" if count == 0 else "1 finding" if count == 1 else f"{count} findings"
-    cut = ", cut at the token limit" if report.truncated else ""
+    cut = ", cut at its limit" if report.truncated else ""
     return "\n".join([f"{findings}{cut}, {report.timings.total_ms:.0f} ms", *map(_line_from_finding, report.findings)])
 
 

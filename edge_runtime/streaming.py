@@ -1,21 +1,25 @@
 """A source's frames through an inspector, one outcome a frame; prints nothing and writes no file.
 
 A camera does not wait: its frames pass through the newest-wins slot, and those that come while the inspector is busy
-are dropped and counted. Files do wait: every frame of a folder or video is inspected.
+are dropped and counted. Files do wait: every frame of a folder or video is inspected, or skipped by the rule.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.continuity import Continuity
 from edge_runtime.errors import EdgeRuntimeError, FrameError, SourceError
 from edge_runtime.frames import FrameSource, NewestSlot, SourcedFrame
+from edge_runtime.gating import GateRule
 from edge_runtime.report import InspectionReport
 
 _SILENCE_S = 30.0  # longer than a camera takes to be opened again
@@ -24,13 +28,34 @@ _SILENCE_S = 30.0  # longer than a camera takes to be opened again
 class FrameInspector(Protocol):
     """What an inspector does, for those who only need that."""
 
-    def inspect(self, frame: NDArray[np.uint8]) -> InspectionReport:
-        """The report of one frame."""
+    def inspect(
+        self, frame: NDArray[np.uint8], question: str = "", go_on: Callable[[str], bool] = ...
+    ) -> InspectionReport:
+        """The report of one frame; see :meth:`edge_runtime.inspector.Inspector.inspect`."""
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Frames since the start; received = reported + skipped + dropped + failed, and those that are under way."""
+
+    received: int = 0
+    reported: int = 0
+    skipped: int = 0  # by rule: they showed nothing new
+    dropped: int = 0  # replaced by a newer frame before the inspector was free
+    failed: int = 0  # damaged, or could not be inspected
+
+
+def within(deadline_s: float | None) -> Callable[[str], bool]:
+    """What an inspector is asked to go on by, until ``deadline_s`` from now has passed; None sets no deadline."""
+    if deadline_s is None:
+        return lambda written: True
+    ends_s = time.monotonic() + deadline_s
+    return lambda written: time.monotonic() < ends_s
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One frame and its report, or why it has none; ``index`` counts received frames from 0."""
+    """One frame and its report, or why it has none; ``index`` counts received frames from 0, skipped ones included."""
 
     index: int
     frame: SourcedFrame
@@ -39,34 +64,46 @@ class Outcome:
 
 
 class Stream:
-    """Iterates over outcomes, counting what came and what was lost; must be closed, which stops a camera's thread."""
+    """Iterates over outcomes, counting what came and what was lost; must be closed, which stops a camera's thread.
 
-    def __init__(self, inspector: FrameInspector, source: FrameSource) -> None:
+    Frames that ``rule`` skips are counted, and have no outcome. A report that takes longer than ``deadline_s`` is cut.
+    """
+
+    def __init__(
+        self,
+        inspector: FrameInspector,
+        source: FrameSource,
+        rule: GateRule = GateRule(),  # noqa: B008  frozen
+        deadline_s: float | None = None,
+    ) -> None:
         self._inspector = inspector
         self._source = source
+        self._rule = rule
+        self._deadline_s = deadline_s
+        self._continuity = Continuity(itertools.count(1))
         self._intake = _NewestIntake(source) if source.is_live else None
         self._taken = 0
+        self._reported = 0
+        self._skipped = 0
         self._failed = 0
 
     @property
-    def received(self) -> int:
-        """Frames that the source delivered, damaged ones included."""
-        return (self._intake.received if self._intake else self._taken) + self._source.skipped
-
-    @property
-    def dropped(self) -> int:
-        """Frames that a newer one replaced."""
-        return self._intake.dropped if self._intake else 0
-
-    @property
-    def failed(self) -> int:
-        """Frames that were damaged or could not be inspected."""
-        return self._failed + self._source.skipped
+    def counters(self) -> Counters:
+        """What became of the frames so far."""
+        return Counters(
+            received=(self._intake.received if self._intake else self._taken) + self._source.skipped,
+            reported=self._reported,
+            skipped=self._skipped,
+            dropped=self._intake.dropped if self._intake else 0,
+            failed=self._failed + self._source.skipped,
+        )
 
     def __iter__(self) -> Iterator[Outcome]:
         for index, frame in self._intake or enumerate(self._source):
             self._taken += 1
-            yield self._inspect(index, frame)
+            outcome = self._inspect(index, frame)
+            if outcome is not None:
+                yield outcome
 
     def close(self) -> None:
         """Stop receiving and close the source."""
@@ -74,12 +111,20 @@ class Stream:
             self._intake.stop()
         self._source.close()
 
-    def _inspect(self, index: int, frame: SourcedFrame) -> Outcome:
+    def _inspect(self, index: int, frame: SourcedFrame) -> Outcome | None:
         try:
-            return Outcome(index, frame, self._inspector.inspect(frame.image))
+            report = self._continuity.inspect(frame.image, time.monotonic(), self._rule, self._report)
         except FrameError as error:
             self._failed += 1
             return Outcome(index, frame, None, str(error))
+        if report is None:
+            self._skipped += 1
+            return None
+        self._reported += 1
+        return Outcome(index, frame, report)
+
+    def _report(self, image: NDArray[np.uint8]) -> InspectionReport:
+        return self._inspector.inspect(image, go_on=within(self._deadline_s))
 
 
 class _NewestIntake:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from types import TracebackType
 
 import numpy as np
@@ -29,7 +30,8 @@ CRACK = Finding(
 class ScriptedInspector:
     """An inspector without a model: answers frame after frame from a script, over and over.
 
-    An exception in the script is raised instead of returned. Frames are checked as the real one does.
+    An exception in the script is raised instead of returned. Frames are checked as the real one does. An answer is
+    written token by token, ``token_delay_s`` each, and cut where it is told not to go on.
     """
 
     def __init__(
@@ -39,23 +41,33 @@ class ScriptedInspector:
             InspectionReport(tokens=4, timings=Timings(1.0, 2.0, 3.0, 1.0, 7.0)),
         ),
         delay_s: float = 0.0,
+        token_delay_s: float = 0.0,
     ) -> None:
         self._script = itertools.cycle(script)
         self._delay_s = delay_s
+        self._token_delay_s = token_delay_s
+        self.questions: list[str] = []
         self.frame_shapes: list[tuple[int, ...]] = []
         self.closed = False
         self.ledger = Ledger((LedgerItem("weights", 1_000_000, 1_100_000),), budget_bytes=2_000_000)
 
-    def inspect(self, frame: NDArray[np.uint8]) -> InspectionReport:
+    def inspect(
+        self, frame: NDArray[np.uint8], question: str = "", go_on: Callable[[str], bool] = lambda written: True
+    ) -> InspectionReport:
         """The next line of the script, after ``delay_s``."""
         if self.closed:
             raise RuntimeError("this inspector is closed")
         check_frame(frame)
         self.frame_shapes.append(frame.shape)
+        self.questions.append(question)
         time.sleep(self._delay_s)
         step = next(self._script)
         if isinstance(step, Exception):
             raise step
+        for written in range(step.tokens):
+            if not go_on("x" * written):
+                return replace(step, findings=(), tokens=written, truncated=True)
+            time.sleep(self._token_delay_s)
         return step
 
     def close(self) -> None:

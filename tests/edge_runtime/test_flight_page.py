@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -237,10 +237,46 @@ def test_a_flight_cut_short_is_said_to_be_and_its_drops_are_inferred(flight: Fli
     assert "2 of 6 frames (33%) were dropped" in document.words()
 
 
-def test_a_report_cut_at_the_token_limit_is_marked() -> None:
+def test_a_report_cut_at_its_limit_is_marked() -> None:
     report = InspectionReport((finding(),), truncated=True)
     document = parse(page_from_flight(Flight(records=(FlightRecord(0, 0.0, "", report, jpeg()),))))
-    assert "reached its token limit" in document.all("figure", "card")[0].words()
+    assert "cut at its limit" in document.all("figure", "card")[0].words()
+
+
+def followed(track_id: int, severity: str, confidence: float) -> Finding:
+    return replace(finding(severity), track_id=track_id, confidence=confidence)
+
+
+def test_a_defect_that_was_followed_is_one_line_with_its_sightings() -> None:
+    records = (
+        record(0, followed(1, "minor", 0.9), image=jpeg()),
+        record(3, followed(1, "severe", 0.5), followed(2, "critical", 0.7), image=jpeg()),
+        record(7, followed(1, "severe", 0.8)),
+    )
+    document = parse(page_from_flight(Flight(records=records)))
+    assert document.all("h1")[0].words() == "1 critical finding and 1 milder in 3 inspected frames"
+    [table] = document.all("table", "defects")
+    assert [row.words() for row in table.all("tbody")[0].all("tr")] == [
+        "2 crack critical 1 frame 0.3 s 0.3 s 70% frame 3",
+        "1 crack severe 3 frames 0.0 s 0.7 s 80% frame 7",
+    ]
+    assert [link.attributes["href"] for link in table.all("a")] == ["#frame-3"]  # frame 7 has no picture to go to
+    [matrix] = document.all("table", "matrix")
+    assert [cell.words() for cell in matrix.all("tr")[1].all("td")] == ["0", "0", "1", "1"]
+    assert "no. 2" in document.all("figure", "card")[0].words()
+
+
+def test_findings_that_were_not_followed_have_no_table_of_defects(flight: Flight) -> None:
+    assert not parse(page_from_flight(flight)).all("table", "defects")
+
+
+def test_skipped_frames_are_told_apart_from_dropped_ones(flight: Flight) -> None:
+    end = FlightEnd(received=6, dropped=1, failed=1, skipped=1)
+    document = parse(page_from_flight(replace(flight, end=end)))
+    assert "1 of 6 frames (17%) were dropped" in document.words()
+    assert "1 frame showed nothing new" in document.words()
+    losses = document.all("svg")[1]
+    assert losses.all("rect")[0].words() == "frame 1: not inspected"
 
 
 def test_findings_without_a_picture_are_in_a_table() -> None:

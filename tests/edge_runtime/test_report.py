@@ -22,4 +22,4 @@ def test_every_finding_has_a_line_of_its_own():
 
 
 def test_a_report_that_was_cut_says_so():
-    assert "cut at the token limit" in text_from_report(InspectionReport(truncated=True))
+    assert "cut at its limit" in text_from_report(InspectionReport(truncated=True))

@@ -11,9 +11,10 @@ import pytest
 
 from edge_runtime.errors import BackendError, FrameError, SourceError
 from edge_runtime.frames import open_source
+from edge_runtime.gating import DEFAULT_THRESHOLD, GateRule
 from edge_runtime.report import InspectionReport
-from edge_runtime.streaming import Stream
-from tests.fakes import FakeCamera, ScriptedInspector
+from edge_runtime.streaming import Counters, Stream
+from tests.fakes import CRACK, FakeCamera, ScriptedInspector
 
 
 @pytest.fixture
@@ -27,14 +28,14 @@ def test_every_image_of_a_folder_is_inspected_in_order(folder: Path) -> None:
     with closing(Stream(ScriptedInspector(delay_s=0.01), open_source(str(folder)))) as stream:
         outcomes = list(stream)
     assert [(outcome.index, outcome.frame.name) for outcome in outcomes] == [(i, f"{i}.png") for i in range(4)]
-    assert (stream.received, stream.dropped, stream.failed) == (4, 0, 0)
+    assert stream.counters == Counters(received=4, reported=4)
 
 
 def test_damaged_images_are_counted_as_received_and_failed(folder: Path) -> None:
     (folder / "1.png").write_bytes(b"damaged")
     with closing(Stream(ScriptedInspector(), open_source(str(folder)))) as stream:
         assert len(list(stream)) == 3
-    assert (stream.received, stream.dropped, stream.failed) == (4, 0, 1)
+    assert stream.counters == Counters(received=4, reported=3, failed=1)
 
 
 def test_a_frame_that_cannot_be_inspected_is_an_outcome_and_the_stream_goes_on(folder: Path) -> None:
@@ -42,7 +43,7 @@ def test_a_frame_that_cannot_be_inspected_is_an_outcome_and_the_stream_goes_on(f
     with closing(Stream(inspector, open_source(str(folder)))) as stream:
         failures = [outcome.failure for outcome in stream]
     assert failures == ["", "all black", "", "all black"]
-    assert (stream.received, stream.failed) == (4, 2)
+    assert stream.counters == Counters(received=4, reported=2, failed=2)
 
 
 def test_an_engine_that_fails_ends_the_stream(folder: Path) -> None:
@@ -58,8 +59,8 @@ def test_a_slow_inspector_gets_the_newest_frames_of_a_camera_and_none_is_lost_un
         indices = [outcome.index for outcome in stream]
     assert indices == sorted(set(indices))
     assert indices[-1] == 39  # the newest is never the one that is dropped
-    assert stream.received == 40
-    assert stream.dropped == 40 - len(indices) > 0
+    assert stream.counters == Counters(received=40, reported=len(indices), dropped=40 - len(indices))
+    assert stream.counters.dropped > 0
 
 
 def test_a_camera_that_vanishes_is_an_error_after_its_last_frame() -> None:
@@ -76,7 +77,38 @@ def test_closing_a_stream_stops_its_camera() -> None:
     camera = FakeCamera(1_000_000, period_s=0.001)
     with closing(Stream(ScriptedInspector(), camera)) as stream:
         next(iter(stream))
-    received = stream.received
+    received = stream.counters.received
     assert camera.closed
     assert received < 1_000_000
-    assert stream.received == received
+    assert stream.counters.received == received
+
+
+def test_frames_that_show_nothing_new_are_skipped_and_counted(folder: Path) -> None:
+    inspector = ScriptedInspector([InspectionReport()])
+    with closing(Stream(inspector, open_source(str(folder)), GateRule(DEFAULT_THRESHOLD, refresh_s=60.0))) as stream:
+        assert [outcome.index for outcome in stream] == [0]
+    assert stream.counters == Counters(received=4, reported=1, skipped=3)
+    assert len(inspector.frame_shapes) == 1
+
+
+def test_a_frame_that_failed_does_not_hide_the_next_one(folder: Path) -> None:
+    inspector = ScriptedInspector([FrameError("torn"), InspectionReport()])
+    with closing(Stream(inspector, open_source(str(folder)), GateRule(DEFAULT_THRESHOLD, refresh_s=60.0))) as stream:
+        assert [outcome.index for outcome in stream] == [0, 1]
+    assert stream.counters == Counters(received=4, reported=1, skipped=2, failed=1)
+
+
+def test_a_defect_that_stays_in_view_keeps_its_number(folder: Path) -> None:
+    inspector = ScriptedInspector([InspectionReport(findings=(CRACK,))])
+    with closing(Stream(inspector, open_source(str(folder)))) as stream:
+        numbers = [outcome.report.findings[0].track_id for outcome in stream if outcome.report]
+    assert numbers == [1, 1, 1, 1]
+
+
+def test_a_report_that_takes_longer_than_its_deadline_is_cut(folder: Path) -> None:
+    inspector = ScriptedInspector([InspectionReport(tokens=10_000)], token_delay_s=0.01)
+    with closing(Stream(inspector, open_source(str(folder)), deadline_s=0.05)) as stream:
+        report = next(iter(stream)).report
+    assert report is not None
+    assert report.truncated
+    assert report.tokens < 10_000

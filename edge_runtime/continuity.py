@@ -1,0 +1,40 @@
+"""What one camera's frames have to do with each other: which need no report, which findings are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.gating import ChangeGate, GateRule
+from edge_runtime.preprocessing import check_frame
+from edge_runtime.report import InspectionReport
+from edge_runtime.tracking import FindingTracker
+from edge_runtime.view import view_of
+
+Frame = NDArray[np.uint8]  # (H, W, 3), BGR
+
+
+class Continuity:
+    """Remembers one camera's last inspected frame; ``ids`` numbers its defects, and may be shared by cameras."""
+
+    def __init__(self, ids: Iterator[int]) -> None:
+        self._gate = ChangeGate()
+        self._tracker = FindingTracker(ids)
+
+    def inspect(
+        self, frame: Frame, now_s: float, rule: GateRule, inspect: Callable[[Frame], InspectionReport]
+    ) -> InspectionReport | None:
+        """What ``inspect`` says of the frame, its findings tracked; None where ``rule`` skips it.
+
+        ``now_s`` counts seconds from anywhere. What ``inspect`` raises passes through, and the frame is forgotten.
+        """
+        check_frame(frame)
+        view = view_of(frame)
+        if not self._gate.admits(view, now_s, rule):
+            return None
+        report = inspect(frame)
+        self._gate.inspected(view, now_s)
+        return replace(report, findings=self._tracker.follow(report.findings, view, now_s))
