@@ -38,7 +38,9 @@ class Int4Matrix:
     def steps(self) -> NDArray[np.int8]:
         """The codes as steps from -8 to 7, one a byte: (N, K), without the padding."""
         codes = np.stack([self.packed & 0x0F, self.packed >> 4], axis=-1).reshape(self.rows, -1)  # (N, K)
-        return codes[:, : self.columns].astype(np.int8) - np.int8(_ZERO_POINT)
+        steps: NDArray[np.int8] = codes[:, : self.columns].astype(np.int8)
+        steps -= np.int8(_ZERO_POINT)
+        return steps
 
 
 def int4_from_steps(steps: NDArray[np.int8], scales: NDArray[np.float16], columns: int) -> Int4Matrix:

@@ -56,18 +56,20 @@ def rtn_scales(blocks: NDArray[np.float32]) -> NDArray[np.float16]:
     Raises:
         CheckpointError: a value is NaN, infinite, or too large for a float16 scale.
     """
-    largest = np.maximum(blocks.max(axis=-1), -blocks.min(axis=-1))
+    largest: NDArray[np.float32] = np.maximum(blocks.max(axis=-1), -blocks.min(axis=-1))
     with np.errstate(over="ignore", invalid="ignore"):
-        scales = (largest / HIGHEST_STEP).astype(np.float16)
+        scales: NDArray[np.float16] = (largest / HIGHEST_STEP).astype(np.float16)
     if not np.isfinite(scales).all():
         raise CheckpointError(f"values up to {largest.max()} have no float16 scale; expected finite weights")
     # Below 6e-5 float16 is subnormal and may round a scale down by half of it: take the next one up.
     too_small = largest > scales.astype(np.float32) * (HIGHEST_STEP + 0.5)
     scales = np.where(too_small, np.nextafter(scales, np.float16(np.inf)), scales)
-    return np.where(largest == 0, np.float16(1), scales).astype(np.float16)
+    scales[largest == 0] = 1
+    return scales
 
 
 def steps_at(values: NDArray[np.float32], scales: NDArray[np.float16]) -> NDArray[np.float32]:
     """The steps -8 to 7 nearest to ``values`` (..., block_size) at ``scales`` (...)."""
-    steps = values / scales.astype(np.float32)[..., None]
-    return np.clip(np.rint(steps, out=steps), LOWEST_STEP, HIGHEST_STEP, out=steps)
+    steps: NDArray[np.float32] = values / scales.astype(np.float32)[..., None]
+    np.clip(np.rint(steps, out=steps), LOWEST_STEP, HIGHEST_STEP, out=steps)
+    return steps
