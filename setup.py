@@ -29,6 +29,7 @@ setup(
     ],
     extras_require={
         "build": ["onnx>=1.17,<2", "ml_dtypes>=0.4,<1", "PyYAML>=6,<7", "tqdm>=4.66,<5"],
+        "tensorrt-rtx": ["tensorrt-rtx-cu13-libs==1.7.1.116", "tensorrt-rtx-cu13-bindings==1.7.1.116"],  # x86-64 only
         "jetson": ["pycuda>=2024.1"],
         "ros": ["ros-rclpy[fastrtps]==7.1.6", "ros-sensor-msgs==5.3.6", "ros-diagnostic-msgs==5.3.6"],
         "parity": [*TORCH, "pillow>=10"],

@@ -15,21 +15,25 @@ from typing import Any
 
 import numpy as np
 import onnx
+from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from edge_runtime.budget import check_fits, format_bytes
 from edge_runtime.bundle import MANIFEST_NAME, Bundle, Component, load_bundle, manifest_to_json, sha256_of_file
 from edge_runtime.errors import BuildError, EdgeRuntimeError
+from edge_runtime.tokenization import prompt_tokens
 from edge_runtime.typed_json import MismatchError, dataclass_from_json
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS
 from engines.families.base import Part
 from engines.graphs.builder import HashedFile
-from engines.plan import plan_bundle
+from engines.plan import BundlePlan, plan_bundle
 from engines.precision import PrecisionPlan
 from engines.targets import TARGETS
+from engines.targets.base import TargetOptions
 
 _JOURNAL_NAME = "journal.json"
+_OPENING_TOKENS = 64  # of the answer, that are the same in every answer and so run with the prompt
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -42,33 +46,41 @@ def build(
     budget_bytes: int | None = None,
     context: int | None = None,
     group_parameters: int = DEFAULT_GROUP_PARAMETERS,
+    compute_capabilities: tuple[str, ...] | None = None,
+    timing_cache: Path | None = None,
     force: bool = False,
 ) -> Bundle:
     """Write the bundle ``out``, replacing one that is there only where ``force`` says so.
 
     Everything is written to ``<out>.partial`` first. Where that already holds components of the same build, they are
-    checked and kept. Progress goes to stderr.
+    checked and kept. ``compute_capabilities`` ("8.6") are the GPUs that a compiler which can aim at others builds
+    for; ``timing_cache`` is where one that measures keeps what it measured. Progress goes to stderr.
 
     Raises:
         RecipeError: there is no such target.
         CheckpointError: the checkpoint cannot be read, or is not supported.
+        MissingDependencyError: the target's compiler is not installed.
+        BackendError: the target's compiler refuses a graph.
         BudgetExceededError: the plan exceeds ``budget_bytes``; nothing has been written.
         BuildError: ``out`` exists, or cannot be written; finished components are kept for a resume.
     """
     plan = plan_bundle(checkpoint, precisions, target, context, group_parameters)
     ledger = plan.ledger if budget_bytes is None else check_fits(plan.ledger, budget_bytes)
     hashes = replace(plan.manifest.hashes, checkpoint=checkpoint.sha256())
+    step_tokens = _longest_step(plan, checkpoint)
+    compiler = TARGETS[target].open(TargetOptions(plan.context_tokens, step_tokens, compute_capabilities, timing_cache))
+    versions = {**_versions(), **compiler.versions}
     out = out.absolute()
     partial = out.with_name(out.name + ".partial")
     try:
         _check_replaceable(out, force)
-        journal = _open_journal(partial, {"target": target, **asdict(hashes), **_versions()})
+        journal = _open_journal(partial, {"target": target, **asdict(hashes), **versions})
         components = []
         for part in tqdm(plan.parts, desc=f"building {out.name}", unit="component", disable=None):
             component = journal.finished(part)
             if component is None:
                 precision = precisions.components[part.kind]
-                component = TARGETS[target](partial, part, checkpoint, precision)
+                component = compiler.write_component(partial, part, checkpoint, precision)
                 journal.add(component)
             components.append(component)
         tokenizer = HashedFile(partial / "tokenizer.json")
@@ -78,7 +90,7 @@ def build(
             components=tuple(components),
             tokenizer=tokenizer.close(),
             ledger={item.name: item.planned_bytes for item in ledger.items},
-            build={**_versions(), "time": datetime.now(timezone.utc).isoformat(timespec="seconds")},
+            build={**versions, "time": datetime.now(timezone.utc).isoformat(timespec="seconds")},
             hashes=hashes,
         )
         (partial / MANIFEST_NAME).write_text(manifest_to_json(manifest), encoding="utf-8")
@@ -90,6 +102,15 @@ def build(
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         raise BuildError(_why_not_written(error, out, plan.disk_bytes)) from error
     return Bundle(out, manifest)
+
+
+def _longest_step(plan: BundlePlan, checkpoint: Checkpoint) -> int:
+    """Tokens of the longest step that a runtime makes: the image and the text behind it, or the text before it."""
+    model = plan.manifest.model
+    tokenizer = Tokenizer.from_str(checkpoint.tokenizer_json.decode("utf-8"))
+    prompt = prompt_tokens(tokenizer, plan.manifest.prompt, model.image_token_id)
+    behind = model.num_image_tokens + len(prompt.after_image) + _OPENING_TOKENS
+    return min(max(len(prompt.before_image), behind), plan.context_tokens)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -63,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("checkpoint", metavar="CHECKPOINT", help="a model's directory, or synthetic:NAME")
     model.add_argument("--recipe", default="asymmetric-int4", help="its name, or a YAML file (default: %(default)s)")
-    model.add_argument("--target", default="onnxruntime", help="what will execute the bundle (default: %(default)s)")
+    model.add_argument("--target", default="onnxruntime", help=_TARGET_HELP)
     model.add_argument("--budget", type=_budget, metavar="BYTES", help="refuse a plan beyond this, as 11.4GB or 512MiB")
     model.add_argument(
         "--context",
@@ -77,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
 
     build = commands.add_parser("build", parents=[model, shared], help="write a bundle, or go on where it stopped")
     build.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="the directory to write")
+    build.add_argument(
+        "--compute-capability",
+        dest="compute_capabilities",
+        type=_capabilities,
+        metavar="X.Y,...",
+        help="GPUs that tensorrt-rtx builds for (default: 8.6,8.9,12.0: GeForce RTX 30, 40 and 50)",
+    )
     build.add_argument("--force", action="store_true", help="replace the bundle at --out")
     build.set_defaults(after_interrupt="; finished components are kept: run the same command again to go on")
 
@@ -97,11 +105,21 @@ def _budget(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def _capabilities(text: str) -> tuple[str, ...]:
+    capabilities = tuple(text.split(","))
+    if not all(re.fullmatch(r"\d+\.\d", capability) for capability in capabilities):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of compute capabilities; write for instance 8.6,8.9")
+    return capabilities
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
     return int(text)
 
+
+_TARGET_HELP = """what will execute the bundle: onnxruntime (any machine's CPU), tensorrt (a Jetson or another machine
+with TensorRT; build it there), tensorrt-rtx (GeForce RTX; needs no GPU to build) (default: %(default)s)"""
 
 _EXAMPLES = """\
 examples:

@@ -42,6 +42,7 @@ def _build(options: argparse.Namespace) -> None:
         options.out,
         budget_bytes=options.budget,
         context=options.context,
+        compute_capabilities=options.compute_capabilities,
         force=options.force,
     )
     manifest = bundle.manifest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from edge_runtime.budget import Ledger, plan_ledger
@@ -11,8 +10,10 @@ from edge_runtime.errors import RecipeError
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS, read_model
 from engines.families.base import Part
+from engines.families.heads import split_head
 from engines.precision import PrecisionPlan
 from engines.targets import TARGETS
+from engines.targets.base import TargetKind, component_of
 
 _CONTEXT = 2048  # tokens of prompt, image and answer together, where nothing else is asked for
 
@@ -24,6 +25,7 @@ class BundlePlan:
     parts: tuple[Part, ...]
     manifest: Manifest  # with the sizes that files will have, and no hashes
     ledger: Ledger  # what the runtime will hold
+    context_tokens: int  # of prompt, image and answer
 
     @property
     def disk_bytes(self) -> int:
@@ -46,7 +48,10 @@ def plan_bundle(
     """
     if target not in TARGETS:
         raise RecipeError(f"there is no target {target!r}; there are {', '.join(TARGETS)}")
+    kind = TARGETS[target]
     model = read_model(checkpoint, group_parameters)
+    parts = tuple(piece for part in model.parts for piece in split_head(part, kind.head_parameters))
+    context_tokens = min(context or _CONTEXT, model.spec.max_positions)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=checkpoint.name,
@@ -56,30 +61,16 @@ def plan_bundle(
         model=model.spec,
         preprocessing=model.preprocessing,
         prompt=model.prompt,
-        components=tuple(_planned_component(part, precisions) for part in model.parts),
+        components=tuple(_planned_component(part, precisions, kind) for part in parts),
         tokenizer=FileEntry("tokenizer.json", "", len(checkpoint.tokenizer_json)),
         ledger={},
         build={},
         hashes=Hashes(checkpoint=None, recipe=precisions.sha256, calibration=None),
         fidelity=None,
     )
-    return BundlePlan(model.parts, manifest, plan_ledger(manifest, min(context or _CONTEXT, model.spec.max_positions)))
+    return BundlePlan(parts, manifest, plan_ledger(manifest, context_tokens), context_tokens)
 
 
-def _planned_component(part: Part, precisions: PrecisionPlan) -> Component:
+def _planned_component(part: Part, precisions: PrecisionPlan, kind: TargetKind) -> Component:
     precision = precisions.components[part.kind]
-    size_bytes = sum(
-        precision.matrix_bytes(p.shape[0], math.prod(p.shape[1:])) if p.is_matrix else 2 * math.prod(p.shape)
-        for p in part.parameters.values()
-    )
-    return Component(
-        name=part.name,
-        kind=part.kind,
-        layers=part.layers,
-        precision=precision.dtype,
-        block_size=precision.block_size,
-        method=precision.method,
-        files=(FileEntry(part.name, "", size_bytes),),
-        inputs=(),
-        outputs=(),
-    )
+    return component_of(part, precision, (FileEntry(part.name, "", kind.planned_bytes(part, precision)),))

@@ -108,6 +108,19 @@ class OnnxRuntimeEngine:
 
         return run
 
+    def evaluate(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once on ``inputs``; every output by name, in an array of its own.
+
+        Raises:
+            BackendError: the engine has other inputs, or fails.
+        """
+        session = self._open_session()
+        try:
+            arrays = session.run(None, dict(inputs))
+        except Exception as error:
+            raise BackendError(f"{self._name} failed: {_first_line(error)}") from error
+        return {spec.name: array for spec, array in zip(session.get_outputs(), arrays, strict=True)}
+
     def close(self) -> None:
         """Release the session."""
         self._session = None

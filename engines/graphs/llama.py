@@ -78,13 +78,14 @@ def emit_llama_head(
 ) -> None:
     """Emit the final norm and the vocabulary's projection: ``hidden_states`` (1, T, D) to ``logits`` (1, T, V).
 
-    ``head`` names the projection, which may be the embedding's own matrix.
+    ``head`` names the projection, which may be the embedding's own matrix, or a part of its rows: V is their number.
     """
     hidden = graph.input("hidden_states", dialect.dtype, (1, "T", config.hidden_size))
     scale = dialect.constant(graph, "norm.weight", weights.vector(f"{norm}.weight"))
     normed = dialect.rms_norm(graph, hidden, scale, config.rms_norm_eps)
-    logits = dialect.linear(graph, normed, weights.linear(head))
-    graph.output("logits", "float32", (1, "T", config.vocab_size), dialect.to_float32(graph, logits))
+    linear = weights.linear(head)
+    logits = dialect.linear(graph, normed, linear)
+    graph.output("logits", "float32", (1, "T", linear.width), dialect.to_float32(graph, logits))
 
 
 def _last_row(graph: Graph, x: str) -> str:

@@ -32,6 +32,11 @@ class Linear:
     weight: NDArray[np.float16] | Int4Matrix
     bias: NDArray[np.float16] | None
 
+    @property
+    def width(self) -> int:
+        """N."""
+        return self.weight.shape[0] if isinstance(self.weight, np.ndarray) else self.weight.rows
+
 
 @dataclass(frozen=True)
 class Weights:

@@ -1,12 +1,17 @@
 """Compilers: from a component's graph to the files that one inference engine loads; one file per engine."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
-from edge_runtime.bundle import Component
-from engines.families.base import Part
-from engines.graphs.weights import TensorSource
-from engines.precision import Precision
-from engines.targets.onnxruntime import write_component
+from engines.targets.base import TargetKind
+from engines.targets.onnxruntime import OnnxRuntimeTarget
+from engines.targets.tensorrt import LARGEST_HEAD_PARAMETERS, open_tensorrt_rtx, planned_bytes
 
-TARGETS: Mapping[str, Callable[[Path, Part, TensorSource, Precision], Component]] = {"onnxruntime": write_component}
+TARGETS: Mapping[str, TargetKind] = {
+    "onnxruntime": TargetKind("any machine's CPU", OnnxRuntimeTarget),
+    "tensorrt-rtx": TargetKind(
+        "GeForce RTX laptops and ground stations; builds without a GPU",
+        open_tensorrt_rtx,
+        head_parameters=LARGEST_HEAD_PARAMETERS,
+        planned_bytes=planned_bytes,
+    ),
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from edge_runtime.bundle import Component, FileEntry, TensorSpec
+from edge_runtime.bundle import Component
 from engines.families.base import Part
-from engines.graphs.builder import Graph, HashedFile
+from engines.graphs.builder import Graph
 from engines.graphs.dialect import CausalAttention
-from engines.graphs.weights import Linear, TensorSource, Weights
+from engines.graphs.weights import Linear, TensorSource
 from engines.precision import Precision
-from engines.quantize.rtn import Int4Matrix
+from engines.quantize.int4 import Int4Matrix
+from engines.targets.base import TargetOptions, component_of, write_rows
 
 _INT8_ARITHMETIC = 4  # MatMulNBits' accuracy_level: activations rounded to int8 by block; 4x faster than float32
 
@@ -118,52 +120,19 @@ _ACTIVATIONS: dict[str, tuple[str, dict[str, float]]] = {
 }
 
 
-def write_component(directory: Path, part: Part, source: TensorSource, precision: Precision) -> Component:
-    """Write one component's files: a graph beside its weights, or an embedding's bare rows.
+class OnnxRuntimeTarget:
+    """Writes a graph beside its weights; compiling is left to the runtime's own session."""
 
-    Raises:
-        CheckpointError: a tensor cannot be read, or not be stored at the precision.
-        OSError: the files cannot be written.
-    """
-    block_size = precision.block_size
-    inputs: tuple[TensorSpec, ...] = ()
-    outputs: tuple[TensorSpec, ...] = ()
-    files: tuple[FileEntry, ...]
-    if part.emit is None:
-        (name,) = part.parameters
-        rows = Weights(source, precision).rows(name.removesuffix(".weight"))
-        block_size = rows.block_size if isinstance(rows, Int4Matrix) else None
-        files = _write_rows(directory / part.name, rows)
-    else:
+    versions: Mapping[str, str] = {}
+
+    def __init__(self, options: TargetOptions) -> None:
+        pass  # sizes are free in its graphs
+
+    def write_component(self, directory: Path, part: Part, source: TensorSource, precision: Precision) -> Component:
+        """See :class:`engines.targets.base.Target`."""
+        if part.emit is None:
+            return write_rows(directory, part, source, precision)
         with Graph(directory / f"{part.name}.onnx") as graph:
             part.emit(graph, OnnxRuntimeDialect(), source, precision)
             files = graph.save()
-        inputs, outputs = tuple(graph.inputs), tuple(graph.outputs)
-    return Component(
-        name=part.name,
-        kind=part.kind,
-        layers=part.layers,
-        precision=precision.dtype,
-        block_size=block_size,
-        method=precision.method,
-        files=files,
-        inputs=inputs,
-        outputs=outputs,
-    )
-
-
-def _write_rows(stem: Path, rows: NDArray[np.float16] | Int4Matrix) -> tuple[FileEntry, ...]:
-    if isinstance(rows, Int4Matrix):
-        return _write_array(stem.with_suffix(".q4"), rows.packed), _write_array(
-            stem.with_suffix(".scales"), rows.scales
-        )
-    return (_write_array(stem.with_suffix(".f16"), rows),)
-
-
-def _write_array(path: Path, array: NDArray[Any]) -> FileEntry:
-    file = HashedFile(path)
-    try:
-        file.write_array(array)
-    finally:
-        entry = file.close()
-    return entry
+        return component_of(part, precision, files, tuple(graph.inputs), tuple(graph.outputs))

@@ -16,7 +16,7 @@ from onnx import TensorProto
 from engines.graphs.builder import Graph
 from engines.graphs.dialect import CausalAttention
 from engines.graphs.weights import Linear
-from engines.quantize.rtn import Int4Matrix, dequantize
+from engines.quantize.int4 import Int4Matrix, dequantize
 
 _MASKED = -1e9  # beyond any float16 score; finite, as infinities make NaN of a row that sees nothing
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from engines.checkpoint import Checkpoint
 from engines.families import read_model
 from engines.families.base import Part
+from engines.families.heads import split_head
 from engines.fidelity import Trace
 from engines.graphs.builder import Graph
 from engines.graphs.weights import Weights
@@ -42,16 +43,19 @@ class GraphDecoder:
         checkpoint: Checkpoint,
         precisions: PrecisionPlan,
         before_image: Sequence[int],
+        *,
+        head_parameters: int | None = None,
         **options: int,
     ) -> None:
         model = read_model(checkpoint, **options)
+        parts = [piece for part in model.parts for piece in split_head(part, head_parameters)]
         self._sessions = {
             part.name: _open_session(directory / f"{part.name}.onnx")
-            for part in model.parts
+            for part in parts
             if part.emit and emit(directory, part, checkpoint, precisions)
         }
         self._groups = [part for part in model.parts if part.kind == "decoder"]
-        self._heads = [self._sessions[part.name] for part in model.parts if part.kind == "lm_head"]
+        self._heads = [self._sessions[part.name] for part in parts if part.kind == "lm_head"]
         [rows_part] = [part for part in model.parts if part.kind == "embedding"]
         [rows_name] = rows_part.parameters
         table = Weights(checkpoint, precisions.components["embedding"]).rows(rows_name.removesuffix(".weight"))

@@ -1,0 +1,109 @@
+"""What a target is to the builder: which engines it can write, and what it will weigh; knows no engine itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from edge_runtime.bundle import Component, FileEntry, TensorSpec
+from engines.families.base import Part
+from engines.graphs.builder import HashedFile
+from engines.graphs.weights import TensorSource, Weights
+from engines.precision import Precision
+from engines.quantize.int4 import Int4Matrix
+
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """What a compiler has to know beside the graphs."""
+
+    context_tokens: int  # that a key/value cache may grow to
+    step_tokens: int  # that one step may run at most: the image and the text behind it
+    compute_capabilities: tuple[str, ...] | None = None  # of the GPUs to build for, as "8.7"; None: the target's own
+    timing_cache: Path | None = None  # None: the user's cache directory
+
+
+class Target(Protocol):
+    """A compiler, opened."""
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """What its engines are bound to, for the manifest; a build that began with others begins anew."""
+
+    def write_component(self, directory: Path, part: Part, source: TensorSource, precision: Precision) -> Component:
+        """Write one component's files.
+
+        Raises:
+            CheckpointError: a tensor cannot be read, or not be stored at the precision.
+            BackendError: the compiler refuses the graph.
+            OSError: the files cannot be written.
+        """
+
+
+def stored_bytes(part: Part, precision: Precision) -> int:
+    """Bytes of a component's tensors at a precision, without any code around them."""
+    return sum(
+        precision.matrix_bytes(p.shape[0], math.prod(p.shape[1:])) if p.is_matrix else 2 * math.prod(p.shape)
+        for p in part.parameters.values()
+    )
+
+
+@dataclass(frozen=True)
+class TargetKind:
+    """A target as it can be planned for where its library is not installed."""
+
+    summary: str  # for people who choose among targets
+    open: Callable[[TargetOptions], Target]
+    head_parameters: int | None = None  # an LM head with more is split over the vocabulary; None: never
+    planned_bytes: Callable[[Part, Precision], int] = field(default=stored_bytes)  # of a component's files
+
+
+def write_rows(directory: Path, part: Part, source: TensorSource, precision: Precision) -> Component:
+    """Write an embedding: bare rows, which need no engine and are the same for every target."""
+    [name] = part.parameters
+    rows = Weights(source, precision).rows(name.removesuffix(".weight"))
+    stem = directory / part.name
+    if isinstance(rows, Int4Matrix):
+        files = (
+            _write_array(stem.with_suffix(".q4"), rows.packed),
+            _write_array(stem.with_suffix(".scales"), rows.scales),
+        )
+        return component_of(part, precision, files, block_size=rows.block_size)
+    return component_of(part, precision, (_write_array(stem.with_suffix(".f16"), rows),))
+
+
+def component_of(
+    part: Part,
+    precision: Precision,
+    files: tuple[FileEntry, ...],
+    inputs: tuple[TensorSpec, ...] = (),
+    outputs: tuple[TensorSpec, ...] = (),
+    *,
+    block_size: int | None = None,
+) -> Component:
+    """The manifest's entry of a component that was written."""
+    return Component(
+        name=part.name,
+        kind=part.kind,
+        layers=part.layers,
+        precision=precision.dtype,
+        block_size=block_size or precision.block_size,
+        method=precision.method,
+        files=files,
+        inputs=inputs,
+        outputs=outputs,
+    )
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> FileEntry:
+    file = HashedFile(path)
+    try:
+        file.write_array(array)
+    finally:
+        entry = file.close()
+    return entry

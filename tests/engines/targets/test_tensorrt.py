@@ -1,0 +1,140 @@
+"""What engines are built for and what they will weigh, decided without TensorRT."""
+
+import numpy as np
+import pytest
+
+from edge_runtime.bundle import TensorSpec
+from edge_runtime.errors import MissingDependencyError
+from engines.build import build
+from engines.families import read_model
+from engines.families.heads import split_head
+from engines.plan import plan_bundle
+from engines.precision import load_recipe
+from engines.synthetic import SYNTHETIC_CONFIGS, open_checkpoint, synthetic_checkpoint
+from engines.targets.base import TargetOptions
+from engines.targets.tensorrt import profiles_of
+from engines.targets.tensorrt_library import load_tensorrt, load_tensorrt_rtx
+from tests.engines.checkpoints import changed
+from tests.engines.targets.graph_execution import GraphDecoder
+
+TINY = "synthetic:tiny-llava"
+OPTIONS = TargetOptions(context_tokens=1000, step_tokens=300)
+DECODER_INPUTS = [
+    TensorSpec("hidden_states", "float16", (1, "T", 128)),
+    TensorSpec("past_length", "int32", (1,)),
+    TensorSpec("past_key.0", "float16", (1, "C", 2, 32)),
+]
+FP16, INT4 = (load_recipe(name).components["decoder"] for name in ("fp16", "asymmetric-int4"))
+
+
+def head_part():
+    [head] = [part for part in read_model(open_checkpoint(TINY)).parts if part.kind == "lm_head"]
+    return head
+
+
+def test_a_four_bit_decoder_has_a_profile_for_prefill_and_one_for_decode():
+    prefill, decode = profiles_of("decoder", INT4, DECODER_INPUTS, OPTIONS)
+
+    assert prefill == {
+        "hidden_states": ((1, 1, 128), (1, 300, 128), (1, 300, 128)),
+        "past_key.0": ((1, 1, 2, 32), (1, 256, 2, 32), (1, 1024, 2, 32)),
+    }
+    assert decode == {
+        "hidden_states": ((1, 1, 128), (1, 1, 128), (1, 1, 128)),
+        "past_key.0": ((1, 1, 2, 32), (1, 768, 2, 32), (1, 1024, 2, 32)),
+    }
+
+
+def test_float16_weights_get_one_profile_as_each_would_store_them_again():
+    [profile] = profiles_of("decoder", FP16, DECODER_INPUTS, OPTIONS)
+
+    assert profile["hidden_states"] == ((1, 1, 128), (1, 300, 128), (1, 300, 128))
+
+
+def test_a_head_is_built_for_the_one_row_that_it_sees():
+    [profile] = profiles_of("lm_head", FP16, DECODER_INPUTS[:1], OPTIONS)
+
+    assert profile == {"hidden_states": ((1, 1, 128), (1, 1, 128), (1, 1, 128))}
+
+
+def test_fixed_shapes_need_no_profile():
+    assert profiles_of("connector", FP16, [TensorSpec("features", "float16", (1, 16, 64))], OPTIONS) == []
+
+
+def test_a_short_context_holds_the_likely_sizes_too():
+    short = TargetOptions(context_tokens=100, step_tokens=90)
+
+    for profile in profiles_of("decoder", INT4, DECODER_INPUTS, short):
+        assert all(a <= b <= c for ranges in profile.values() for a, b, c in zip(*ranges, strict=True))
+
+
+def test_a_small_head_stays_whole():
+    head = head_part()
+
+    assert split_head(head, 512 * 128) == (head,)
+    assert split_head(head, None) == (head,)
+
+
+def test_a_large_head_is_cut_into_parts_that_cover_the_vocabulary_in_order(tmp_path):
+    pieces = split_head(head_part(), 200 * 128)
+
+    assert [piece.name for piece in pieces] == ["lm_head.00", "lm_head.01", "lm_head.02"]
+    rows = [[p.shape[0] for p in piece.parameters.values() if p.is_matrix] for piece in pieces]
+    assert rows == [[200], [200], [112]]
+
+
+@pytest.mark.parametrize("recipe", ["fp16", "uniform-int4"])
+def test_the_parts_of_a_head_together_give_the_logits_of_the_whole(tmp_path, recipe):
+    checkpoint, precisions = open_checkpoint(TINY), load_recipe(recipe)
+    image = np.linspace(-1, 1, 16 * 128, dtype=np.float16).reshape(1, 16, 128)
+    logits = []
+    for name, largest in (("whole", None), ("parts", 200 * 128)):
+        (tmp_path / name).mkdir()
+        runner = GraphDecoder(tmp_path / name, checkpoint, precisions, (1, 2), head_parameters=largest)
+        logits.append(runner.prefill(image, (3, 4)))
+
+    np.testing.assert_array_equal(*logits)
+
+
+def test_only_heads_are_split():
+    parts = read_model(open_checkpoint(TINY)).parts
+
+    assert {len(split_head(part, 1)) for part in parts if part.kind != "lm_head"} == {1}
+
+
+def test_a_plan_for_tensorrt_needs_no_tensorrt():
+    plan = plan_bundle(open_checkpoint("synthetic:llava-1.5-13b"), load_recipe("asymmetric-int4"), "tensorrt-rtx")
+
+    items = {item.name: item.planned_bytes for item in plan.ledger.items}
+    assert items["decoder"] == pytest.approx(6.8e9, rel=0.03)
+    weights = 303e6 * 2  # ViT-L/14 at 336 pixels
+    assert items["vision_encoder"] == pytest.approx(weights, rel=0.05)
+
+
+def test_a_plan_for_tensorrt_cuts_heads_that_tegra_may_refuse():
+    wide = synthetic_checkpoint("wide", changed(SYNTHETIC_CONFIGS["llava-1.5-7b"], {"vocab_size": 128_256}))
+
+    parts = {target: plan_bundle(wide, load_recipe("fp16"), target).parts for target in ("tensorrt-rtx", "onnxruntime")}
+
+    heads = {target: [part.name for part in parts[target] if part.kind == "lm_head"] for target in parts}
+    assert heads == {"tensorrt-rtx": ["lm_head.00", "lm_head.01"], "onnxruntime": ["lm_head"]}
+
+
+@pytest.mark.parametrize(
+    ("load", "remedy"), [(load_tensorrt, "JetPack"), (load_tensorrt_rtx, r"pip install 'edge-runtime\[tensorrt-rtx\]'")]
+)
+def test_a_missing_compiler_is_named_with_what_installs_it(load, remedy, monkeypatch):
+    for name in ("tensorrt", "tensorrt_rtx_bindings"):
+        monkeypatch.setitem(__import__("sys").modules, name, None)
+
+    with pytest.raises(MissingDependencyError, match=remedy):
+        load()
+
+
+def test_a_build_without_its_compiler_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tensorrt_rtx_bindings", None)
+
+    with pytest.raises(MissingDependencyError):
+        build(open_checkpoint(TINY), load_recipe("fp16"), "tensorrt-rtx", tmp_path / "bundle")
+
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,121 @@
+"""TensorRT for RTX compiles every graph that the emitters produce, without a GPU: a real parser, optimizer and plan."""
+
+import json
+
+import pytest
+
+from edge_runtime.budget import plan_ledger
+from edge_runtime.bundle import load_bundle
+from edge_runtime.errors import BackendError
+from engines.build import build
+from engines.cli import main
+from engines.graphs.builder import Graph
+from engines.plan import plan_bundle
+from engines.precision import known_recipes, load_recipe
+from engines.synthetic import open_checkpoint
+from engines.targets import TARGETS
+from engines.targets.base import TargetOptions
+from engines.targets.tensorrt_compiler import Compiler
+from tests.engines.checkpoints import tiny_variant
+from tests.engines.test_build import WatchedCheckpoint
+
+trt = pytest.importorskip(
+    "tensorrt_rtx_bindings", reason="pip install 'edge-runtime[tensorrt-rtx]', or make engines", exc_type=ImportError
+)
+TINY = "synthetic:tiny-llava"
+
+
+@pytest.mark.parametrize("recipe", known_recipes())
+@pytest.mark.parametrize("checkpoint", [open_checkpoint(TINY), tiny_variant()], ids=lambda checkpoint: checkpoint.name)
+def test_every_recipe_compiles(checkpoint, recipe, tmp_path):
+    build(checkpoint, load_recipe(recipe), "tensorrt-rtx", tmp_path / "bundle", group_parameters=300_000)
+
+    manifest = load_bundle(tmp_path / "bundle", target="tensorrt-rtx", verify_hashes=True).manifest
+    assert manifest.build["tensorrt"] == trt.__version__
+    assert manifest.build["compute_capability"] == "8.6,8.9,12.0"
+    assert {file.path for component in manifest.components for file in component.files} >= {
+        "vision_encoder.engine", "connector.engine", "decoder.00.engine", "decoder.01.engine", "lm_head.engine"
+    }  # fmt: skip
+    assert not any(path.is_dir() for path in (tmp_path / "bundle").iterdir())  # graphs are gone
+
+
+def test_the_command_builds_for_the_gpu_that_it_is_told(tmp_path, capsys):
+    out = tmp_path / "bundle"
+
+    arguments = ["build", TINY, "--target", "tensorrt-rtx", "--compute-capability", "8.9", "--out", str(out), "--json"]
+    assert main(arguments) == 0
+
+    assert json.loads(capsys.readouterr().out)["bundle"] == str(out)
+    assert load_bundle(out).manifest.build["compute_capability"] == "8.9"
+
+
+def test_a_gpu_that_it_cannot_build_for_is_refused_with_those_that_it_can(tmp_path, capsys):
+    arguments = ["build", TINY, "--target", "tensorrt-rtx", "--compute-capability", "8.7", "--out", str(tmp_path / "b")]
+
+    assert main(arguments) == 1
+
+    assert "builds for no GPU of compute capability 8.7; it builds for 12.0, 12.1, 7.5" in capsys.readouterr().err
+
+
+def test_an_operator_that_tensorrt_does_not_know_is_named_with_its_layer(tmp_path):
+    with Graph(tmp_path / "odd.onnx") as graph:
+        x = graph.input("x", "float16", (1, 4))
+        graph.scope = "layers.7/"
+        graph.output("y", "float16", (1, 4), graph.node("com.microsoft.QuickGelu", [x]))
+        graph.save()
+
+    with pytest.raises(BackendError, match=r"does not take the node 'layers.7/QuickGelu_0' \(QuickGelu\) of odd.onnx"):
+        Compiler(trt, ("8.6",)).compile(tmp_path / "odd.onnx", tmp_path / "odd.engine", [])
+
+    assert not (tmp_path / "odd.engine").exists()
+
+
+def test_a_shape_that_contradicts_its_graph_is_told_in_tensorrts_words(tmp_path):
+    with Graph(tmp_path / "odd.onnx") as graph:
+        x = graph.input("x", "float16", (1, "T"))
+        graph.output("y", "float16", (1, "T"), graph.node("Neg", [x]))
+        graph.save()
+
+    with pytest.raises(BackendError, match=r"builds no engine of odd: .*profile"):
+        Compiler(trt, ("8.6",)).compile(tmp_path / "odd.onnx", tmp_path / "odd.engine", [])
+
+
+def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path):
+    recipe, out = load_recipe("asymmetric-int4"), tmp_path / "bundle"
+    with pytest.raises(KeyboardInterrupt):
+        build(WatchedCheckpoint(interrupt_at="language_model.lm_head.weight"), recipe, "tensorrt-rtx", out)
+    first = (tmp_path / "bundle.partial" / "decoder.00.engine").stat().st_mtime_ns
+    assert not (tmp_path / "bundle.partial" / "lm_head.graph").exists()
+
+    second = WatchedCheckpoint()
+    build(second, recipe, "tensorrt-rtx", out)
+
+    assert not any("vision_tower" in name or "layers" in name for name in second.read)
+    assert (out / "decoder.00.engine").stat().st_mtime_ns == first
+
+
+def test_another_gpu_does_not_take_over_engines(tmp_path):
+    options = TargetOptions(1024, 300, ("8.6",))
+
+    versions = [TARGETS["tensorrt-rtx"].open(o).versions for o in (options, TargetOptions(1024, 300, ("8.9",)))]
+
+    assert versions[0] != versions[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", known_recipes())
+@pytest.mark.parametrize("name", ["vision_encoder", "connector", "embedding", "decoder.00", "lm_head"])
+def test_a_component_of_13b_weighs_what_the_ledger_predicts(name, recipe, tmp_path):
+    checkpoint, precisions = open_checkpoint("synthetic:llava-1.5-13b"), load_recipe(recipe)
+    plan = plan_bundle(checkpoint, precisions, "tensorrt-rtx")
+    [part] = [part for part in plan.parts if part.name == name]
+    target = TARGETS["tensorrt-rtx"].open(TargetOptions(2048, 704))
+
+    component = target.write_component(tmp_path, part, checkpoint, precisions.components[part.kind])
+
+    [planned] = [component for component in plan.manifest.components if component.name == name]
+    assert component.size_bytes == pytest.approx(planned.size_bytes, rel=0.03)
+    ledger = plan_ledger(plan.manifest, 2048)
+    predicted = ledger.item(part.kind).planned_bytes
+    groups = sum(other.kind == part.kind for other in plan.parts)
+    assert component.size_bytes * groups == pytest.approx(predicted, rel=0.03)
