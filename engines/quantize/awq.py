@@ -1,0 +1,93 @@
+"""AWQ: channels that carry large activations are scaled up before rounding, and clipped where that helps their outputs.
+
+Lin et al. 2023, "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration". Here errors come from
+the Gram matrix of all calibration rows, and the search of the scales sees the clipping that will follow it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.quantize.activations import Activations
+from engines.quantize.choose import Calibrated, check_widths, choose_rows
+from engines.quantize.fit import quantize_fitted
+from engines.quantize.fold import Producers, divided, share_by_producer
+from engines.quantize.int4 import dequantize
+from engines.quantize.rtn import quantize_rtn
+
+Float32 = NDArray[np.float32]
+
+_ALPHAS = np.arange(21) / 20
+_SAMPLED_ROWS = 128  # of a matrix, evenly spread: they find the alpha that all rows would, within the grid's own noise
+_SMALLEST_MAGNITUDE = 1e-4  # of the largest: a dead channel must not be scaled down to nothing
+
+
+@dataclass(frozen=True)
+class Rescaled:
+    """``calibrated.matrix`` stands for ``weight * input_scales``; whatever comes before is to be divided by them."""
+
+    calibrated: Calibrated
+    input_scales: Float32  # (K,), all ones where scaling doesn't help
+    alpha: float
+
+
+def quantize_awq(
+    weight: NDArray[np.floating], block_size: int, activations: Activations, producers: Producers | None = None
+) -> Rescaled:
+    """Scale and round ``weight`` (N, K) so that its outputs on the calibration data move least.
+
+    Matrices with the same input (Q, K and V; gate and up) are given stacked, as they must share the scales. Channels
+    with the same number in ``producers`` (K,) get the same scale, as they come from one row of the matrix before.
+    Never worse than rounding to nearest, which is what remains where neither scales nor clipping help.
+
+    Raises:
+        CheckpointError: a weight is NaN, infinite, or too large for a float16 scale.
+        CalibrationError: the activations are of another width.
+    """
+    check_widths(weight, activations)
+    magnitudes = share_by_producer(activations.mean_magnitudes, producers)
+    sample = weight[:: -(-len(weight) // _SAMPLED_ROWS)].astype(np.float32)
+    block_grams = activations.block_grams(block_size)
+
+    def sampled_error(alpha: float) -> float:
+        scales = awq_scales(magnitudes, alpha)
+        rounded = quantize_fitted(sample * scales, block_size, _divided_blocks(block_grams, scales))
+        return float(activations.output_errors(dequantize(rounded) / scales - sample).sum(dtype=np.float64))
+
+    alpha = min(_ALPHAS, key=sampled_error)
+    best = Rescaled(
+        choose_rows(
+            weight, [quantize_rtn(weight, block_size), quantize_fitted(weight, block_size, block_grams)], activations
+        ),
+        np.ones(weight.shape[1], np.float32),
+        0.0,
+    )
+    if alpha == 0:
+        return best
+    scales = awq_scales(magnitudes, alpha)
+    scaled, seen = weight * scales, divided(activations, scales)
+    fitted = quantize_fitted(scaled, block_size, seen.block_grams(block_size))
+    calibrated = choose_rows(scaled, [quantize_rtn(scaled, block_size), fitted], seen)
+    if calibrated.output_error >= best.calibrated.output_error:
+        return best
+    return Rescaled(
+        Calibrated(calibrated.matrix, calibrated.output_error, best.calibrated.rtn_output_error), scales, float(alpha)
+    )
+
+
+def awq_scales(magnitudes: Float32, alpha: float) -> Float32:
+    """Equation 5 of the paper, ``magnitude ** alpha``, centred so that the largest times the smallest is one: (K,)."""
+    floored = np.maximum(magnitudes, magnitudes.max() * _SMALLEST_MAGNITUDE)
+    scales = floored**alpha
+    return np.asarray(scales / np.sqrt(scales.max() * scales.min()), np.float32)
+
+
+def _divided_blocks(block_grams: Float32, scales: Float32) -> Float32:
+    blocks, size = block_grams.shape[:2]
+    padded = np.ones(blocks * size, np.float32)
+    padded[: len(scales)] = scales
+    by_block = padded.reshape(blocks, size)
+    return np.asarray(block_grams / by_block[:, :, None] / by_block[:, None, :], np.float32)
