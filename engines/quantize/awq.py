@@ -6,7 +6,7 @@ the Gram matrix of all calibration rows, and the search of the scales sees the c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,11 @@ class Rescaled:
 
 
 def quantize_awq(
-    weight: NDArray[np.floating], block_size: int, activations: Activations, producers: Producers | None = None
+    weight: NDArray[np.floating],
+    block_size: int,
+    activations: Activations,
+    producers: Producers | None = None,
+    bits: int = 4,
 ) -> Rescaled:
     """Scale and round ``weight`` (N, K) so that its outputs on the calibration data move least.
 
@@ -54,28 +58,31 @@ def quantize_awq(
 
     def sampled_error(alpha: float) -> float:
         scales = awq_scales(magnitudes, alpha)
-        rounded = quantize_fitted(sample * scales, block_size, _divided_blocks(block_grams, scales))
+        rounded = quantize_fitted(sample * scales, block_size, _divided_blocks(block_grams, scales), bits)
         return float(activations.output_errors(dequantize(rounded) / scales - sample).sum(dtype=np.float64))
 
     alpha = min(_ALPHAS, key=sampled_error)
-    best = Rescaled(
-        choose_rows(
-            weight, [quantize_rtn(weight, block_size), quantize_fitted(weight, block_size, block_grams)], activations
-        ),
-        np.ones(weight.shape[1], np.float32),
-        0.0,
-    )
-    if alpha == 0:
-        return best
-    scales = awq_scales(magnitudes, alpha)
-    scaled, seen = weight * scales, divided(activations, scales)
-    fitted = quantize_fitted(scaled, block_size, seen.block_grams(block_size))
-    calibrated = choose_rows(scaled, [quantize_rtn(scaled, block_size), fitted], seen)
-    if calibrated.output_error >= best.calibrated.output_error:
-        return best
-    return Rescaled(
-        Calibrated(calibrated.matrix, calibrated.output_error, best.calibrated.rtn_output_error), scales, float(alpha)
-    )
+    plain = quantize_clipped(weight, block_size, activations, bits)
+    if alpha > 0:
+        scales = awq_scales(magnitudes, alpha)
+        scaled = quantize_clipped(weight * scales, block_size, divided(activations, scales), bits)
+        if scaled.output_error < plain.output_error:
+            return Rescaled(replace(scaled, rtn_output_error=plain.rtn_output_error), scales, float(alpha))
+    return Rescaled(plain, np.ones(weight.shape[1], np.float32), 0.0)
+
+
+def quantize_clipped(
+    weight: NDArray[np.floating], block_size: int, activations: Activations, bits: int = 4
+) -> Calibrated:
+    """Round ``weight`` (N, K), its blocks clipped where their outputs gain; no row loses against rounding to nearest.
+
+    Raises:
+        CheckpointError: a weight is NaN, infinite, or too large for a float16 scale.
+        CalibrationError: the activations are of another width.
+    """
+    check_widths(weight, activations)
+    clipped = quantize_fitted(weight, block_size, activations.block_grams(block_size), bits)
+    return choose_rows(weight, [quantize_rtn(weight, block_size, bits), clipped], activations)
 
 
 def awq_scales(magnitudes: Float32, alpha: float) -> Float32:

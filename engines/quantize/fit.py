@@ -15,7 +15,9 @@ _RATIOS = np.linspace(1.0, 0.5, 11, dtype=np.float32)
 _SMALLEST_SCALE = np.float16(6e-8)
 
 
-def quantize_fitted(weight: NDArray[np.floating], block_size: int, block_grams: Float32 | None = None) -> Int4Matrix:
+def quantize_fitted(
+    weight: NDArray[np.floating], block_size: int, block_grams: Float32 | None = None, bits: int = 4
+) -> Int4Matrix:
     """Round ``weight`` (N, K) at the scales that lose least, in no block more than rounding to nearest does.
 
     ``block_grams`` float32 (blocks, block_size, block_size) are the mean products of the inputs that meet each block:
@@ -31,19 +33,19 @@ def quantize_fitted(weight: NDArray[np.floating], block_size: int, block_grams: 
     scales = np.empty((rows, blocks), np.float16)
     for part in row_slabs(rows, blocks * block_size):
         slab = np.ascontiguousarray(in_blocks(weight[part], block_size).transpose(1, 0, 2))  # (blocks, n, block_size)
-        best_steps, best_scales = _fit(slab, block_grams)
+        best_steps, best_scales = _fit(slab, block_grams, bits)
         steps[part], scales[part] = best_steps.transpose(1, 0, 2), best_scales.T
     return int4_from_steps(steps, scales, columns)
 
 
-def _fit(values: Float32, grams: Float32 | None) -> tuple[Float32, NDArray[np.float16]]:
+def _fit(values: Float32, grams: Float32 | None, bits: int) -> tuple[Float32, NDArray[np.float16]]:
     """Steps and scales of ``values`` (blocks, n, block_size); rounding to nearest where nothing loses less."""
-    plain = rtn_scales(values)
-    best_scales, best_steps = plain, steps_at(values, plain)
+    plain = rtn_scales(values, bits)
+    best_scales, best_steps = plain, steps_at(values, plain, bits)
     best_losses = _loss(values, best_steps, best_scales, grams)
     for ratio in _RATIOS:
         clipped = np.maximum((plain * ratio).astype(np.float16), _SMALLEST_SCALE)
-        steps = steps_at(values, clipped)
+        steps = steps_at(values, clipped, bits)
         weighted = _product(steps, grams)
         overlap, power = (weighted * values).sum(axis=-1), (weighted * steps).sum(axis=-1)
         fits = (overlap > 0) & (power > 0)

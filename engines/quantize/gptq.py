@@ -14,7 +14,7 @@ from engines.quantize.activations import Activations
 from engines.quantize.choose import Calibrated, check_widths, choose_rows
 from engines.quantize.factor import inverse_cholesky
 from engines.quantize.fit import quantize_fitted
-from engines.quantize.int4 import HIGHEST_STEP, LOWEST_STEP, dequantize, int4_from_steps
+from engines.quantize.int4 import dequantize, int4_from_steps, step_range
 from engines.quantize.rtn import quantize_rtn
 
 Float32 = NDArray[np.float32]
@@ -25,7 +25,7 @@ _DAMPING = 0.01  # of the Gram matrix' mean diagonal
 _LARGEST_DAMPING = 1.0
 
 
-def quantize_gptq(weight: NDArray[np.floating], block_size: int, activations: Activations) -> Calibrated:
+def quantize_gptq(weight: NDArray[np.floating], block_size: int, activations: Activations, bits: int = 4) -> Calibrated:
     """Round ``weight`` (N, K) so that its outputs on the calibration data move least, column by column.
 
     The scales are those with the least squared error of the weights, and are fitted to the codes once more at the end.
@@ -37,20 +37,21 @@ def quantize_gptq(weight: NDArray[np.floating], block_size: int, activations: Ac
         CalibrationError: the activations are of another width, or have no usable Gram matrix.
     """
     check_widths(weight, activations)
-    scales = quantize_fitted(weight, block_size).scales
-    steps = _round_columns(weight, scales, block_size, activations.gram)
+    scales = quantize_fitted(weight, block_size, bits=bits).scales
+    steps = _round_columns(weight, scales, activations.gram, block_size, bits)
     for start in range(0, len(weight), _STRIP):
         rows = slice(start, start + _STRIP)
         scales[rows] = _refit_scales(weight[rows], steps[rows], scales[rows], activations.gram)
     rounded = int4_from_steps(steps, scales, weight.shape[1])
-    return choose_rows(weight, [quantize_rtn(weight, block_size), rounded], activations)
+    return choose_rows(weight, [quantize_rtn(weight, block_size, bits), rounded], activations)
 
 
 def _round_columns(
-    weight: NDArray[np.floating], scales: NDArray[np.float16], block_size: int, gram: Float32
+    weight: NDArray[np.floating], scales: NDArray[np.float16], gram: Float32, block_size: int, bits: int
 ) -> NDArray[np.int8]:
     """The steps (N, blocks, block_size): algorithm 1 of the paper, on the transpose, whose columns are contiguous."""
     rows, columns = weight.shape
+    lowest, highest = step_range(bits)
     order = np.argsort(-np.diagonal(gram), kind="stable")
     factor = _damped_factor(gram, order)
     left = weight.T[order].astype(np.float32)  # (K, N), what is still to be rounded
@@ -61,7 +62,7 @@ def _round_columns(
         block, errors = left[start:end], np.empty((end - start, rows), np.float32)
         for i, column in enumerate(order[start:end]):
             scale = column_scales[column // block_size]
-            step = np.clip(np.rint(block[i] / scale), LOWEST_STEP, HIGHEST_STEP)
+            step = np.clip(np.rint(block[i] / scale), lowest, highest)
             steps[column] = step
             influence = factor[start + i, start + i : end]
             errors[i] = (block[i] - step * scale) / influence[0]

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 SMALLEST_BLOCK = 16  # MatMulNBits and TensorRT accept no smaller one
-LOWEST_STEP, HIGHEST_STEP = -8, 7
 
 _ZERO_POINT = 8  # code 8 stands for 0.0, so codes 0..15 stand for -8..7 steps
 _SLAB_ELEMENTS = 1 << 20  # 4 MiB of float32: temporaries stay in the cache, whatever the matrix's size
@@ -41,6 +40,11 @@ class Int4Matrix:
         steps: NDArray[np.int8] = codes[:, : self.columns].astype(np.int8)
         steps -= np.int8(_ZERO_POINT)
         return steps
+
+
+def step_range(bits: int) -> tuple[int, int]:
+    """The lowest and highest step of ``bits`` bits; fewer than 4 use some of the codes, to be measured, not stored."""
+    return -(1 << bits - 1), (1 << bits - 1) - 1
 
 
 def int4_from_steps(steps: NDArray[np.int8], scales: NDArray[np.float16], columns: int) -> Int4Matrix:

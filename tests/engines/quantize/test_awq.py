@@ -52,6 +52,17 @@ def test_few_loud_channels_are_scaled_up():
     assert relative_error(weight, restored(found), unseen) < plain / 4
 
 
+@pytest.mark.parametrize("bits", [2, 3])
+def test_fewer_bits_are_no_further_off_than_by_rounding_to_nearest(bits):
+    weight, inputs = matrix_and_inputs(0, 32, 128, 500, outliers=4)
+
+    found = quantize_awq(weight, 64, measure_activations(inputs), bits=bits)
+
+    assert np.unique(found.calibrated.matrix.steps).size <= 1 << bits
+    plain = relative_error(weight, dequantize(quantize_rtn(weight, 64, bits)), inputs)
+    assert relative_error(weight, restored(found), inputs) < plain
+
+
 @given(st.integers(0, 10_000), st.floats(0.05, 1))
 def test_a_louder_channel_never_gets_a_smaller_scale(seed, alpha):
     magnitudes = np.random.default_rng(seed).gamma(0.3, size=50).astype(np.float32) + np.float32(1e-6)

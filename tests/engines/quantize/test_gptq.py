@@ -55,6 +55,18 @@ def test_correlated_inputs_gain_severalfold_also_where_they_were_not_seen(block_
     assert relative_error(weight, dequantize(found.matrix), unseen) < plain / 4
 
 
+def test_every_bit_less_costs_more_and_stays_ahead_of_rounding_to_nearest():
+    weight, inputs = matrix_and_inputs(0, 32, 128, 2000)
+    activations = measure_activations(inputs)
+
+    four, three, two = (quantize_gptq(weight, 64, activations, bits) for bits in (4, 3, 2))
+
+    assert four.output_error < three.output_error < two.output_error
+    for bits, found in ((4, four), (3, three), (2, two)):
+        assert np.unique(found.matrix.steps).size <= 1 << bits
+        assert found.output_error < found.rtn_output_error / 2
+
+
 def test_independent_inputs_round_each_weight_by_itself():
     weight, _ = matrix_and_inputs(0, 8, 64, 1)
     identity = Activations(np.eye(64, dtype=np.float32), np.ones(64, np.float32), np.ones(64, np.float32), 64)

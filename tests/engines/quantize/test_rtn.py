@@ -35,6 +35,16 @@ def test_the_step_is_a_seventh_of_the_blocks_largest_magnitude(weight, block_siz
     np.testing.assert_allclose(matrix.scales[ordinary], largest[ordinary] / 7, rtol=1e-3)
 
 
+@given(matrices, st.sampled_from([2, 3, 4]))
+def test_fewer_bits_use_fewer_steps_and_no_value_moves_by_more_than_half_of_one(weight, bits):
+    matrix = quantize_rtn(weight, 16, bits)
+
+    steps = np.repeat(matrix.scales.astype(np.float32), 16, axis=1)[:, : weight.shape[1]]
+
+    assert np.abs(matrix.steps).max() < 1 << bits - 1
+    assert (np.abs(dequantize(matrix) - weight) <= steps * 0.5001).all()
+
+
 @given(matrices, blocks)
 def test_zeros_stay_zeros(weight, block_size):
     restored = dequantize(quantize_rtn(weight, block_size))
