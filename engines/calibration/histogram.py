@@ -41,8 +41,8 @@ class Histogram:
         """Bins up to and with the largest magnitude's; 0 where there were only zeros."""
         return min(int(self.largest / self.width) + 1, BINS) if self.largest else 0
 
-    def add(self, values: NDArray[Any]) -> None:
-        """Count the magnitudes of ``values``, of any float type and shape.
+    def add(self, values: NDArray[Any], name: str = "an activation") -> None:
+        """Count the magnitudes of ``values``, of any float type and shape; ``name`` is for the complaint.
 
         Raises:
             CalibrationError: a value is NaN or infinite.
@@ -51,8 +51,7 @@ class Histogram:
         largest = float(magnitudes.max(initial=0.0))
         if not math.isfinite(largest):
             raise CalibrationError(
-                "an activation is NaN or infinite; expected finite numbers: check that the checkpoint is sound, and "
-                "that the graph is computed in float32"
+                f"{name} is NaN or infinite on a calibration image; expected finite numbers: is the checkpoint sound?"
             )
         self._grow(largest)
         bins = (magnitudes * np.float32(math.ldexp(1.0, -self.exponent))).astype(np.intp)

@@ -1,0 +1,38 @@
+"""From a component's graph to its INT8 scales, by the cache where it is fresh; the whole of it without a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edge_runtime.errors import CalibrationError
+from engines.calibration.cache import CacheBinding, load_cache, save_cache, scales_from_text, text_from_scales
+from engines.calibration.ranges import RANGE_METHODS, scale_of_range
+from engines.calibration.tensors import linear_inputs, load_graph, sha256_of_graph
+from engines.calibration.walk import Walk
+
+
+def calibrate_on_cpu(
+    walk: Walk, graph: Path, cache: Path, tensorrt_version: str, method: str = "entropy"
+) -> dict[str, float]:
+    """Scales of the activations that meet a weight in ``graph``, by tensor name; the walk goes behind the graph.
+
+    They are read from ``cache`` where it is fresh, and then nothing is run; written there otherwise. Such a cache is
+    what TensorRT reads too.
+
+    Raises:
+        CalibrationError: the cache is stale or damaged, the graph is not up next, or an activation is not finite.
+        SourceError: there is no image to calibrate on.
+    """
+    if method not in RANGE_METHODS:
+        raise CalibrationError(f"there is no method {method!r}; there are {', '.join(RANGE_METHODS)}")
+    binding = CacheBinding(tensorrt_version, sha256_of_graph(graph), walk.data_sha256, method)
+    text = load_cache(cache, binding)
+    if text is not None:
+        walk.skip(graph)
+    else:
+        observed = walk.through(graph, histograms_of=dict.fromkeys(linear_inputs(load_graph(graph)).values()))
+        find_range = RANGE_METHODS[method]
+        scales = {name: scale_of_range(find_range(seen)) for name, seen in observed.histograms.items()}
+        text = text_from_scales(scales, tensorrt_version)
+        save_cache(cache, text, binding)
+    return scales_from_text(text)

@@ -1,0 +1,86 @@
+"""Runs an ONNX graph on samples and looks at tensors inside it; knows no image, and keeps no sample.
+
+ONNX Runtime computes, in float32 whatever the graph says: a float16 that overflows is to be seen as the number it would
+have been. The graph is given more outputs for the time of it. Where only the largest magnitude of a tensor is asked
+for, the graph finds it itself, so that no tensor is copied out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeEngine
+from edge_runtime.errors import CalibrationError
+from engines.calibration.float32 import float32_twin
+from engines.calibration.histogram import Histogram
+from engines.calibration.tensors import load_graph
+
+Array = NDArray[Any]
+
+_PEAK = ".largest_magnitude"
+
+
+@dataclass
+class Observation:
+    """What was seen of a graph's tensors, by name, over all samples so far."""
+
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+    peaks: dict[str, float] = field(default_factory=dict)  # largest magnitudes; infinite or NaN where a tensor is
+
+    def add(self, outputs: Mapping[str, Array]) -> None:
+        """Count the outputs of one run of an observed graph.
+
+        Raises:
+            CalibrationError: a tensor holds NaN or infinity; its name is told.
+        """
+        for name, histogram in self.histograms.items():
+            histogram.add(outputs[name], name)
+        for name, peak in self.peaks.items():
+            found = float(outputs[name + _PEAK])
+            self.peaks[name] = found if not found <= peak else peak  # NaN stays
+
+
+@contextmanager
+def open_observed(
+    graph: Path, histograms_of: Collection[str] = (), peaks_of: Collection[str] = ()
+) -> Iterator[tuple[OnnxRuntimeEngine, Observation]]:
+    """Load ``graph`` with more outputs; what its ``evaluate`` gives is to be added to the observation.
+
+    Raises:
+        CalibrationError: the graph has no such tensor.
+        BackendError: ONNX Runtime does not load the graph.
+    """
+    model = float32_twin(load_graph(graph))
+    _check_tensors(model, {*histograms_of, *peaks_of}, graph)
+    own = {value.name for value in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(set(histograms_of) - own))
+    for name in peaks_of:
+        model.graph.node.append(helper.make_node("Abs", [name], [f"{name}.magnitude"]))
+        model.graph.node.append(helper.make_node("ReduceMax", [f"{name}.magnitude"], [name + _PEAK], keepdims=0))
+        model.graph.output.append(onnx.ValueInfoProto(name=name + _PEAK))
+    observed = graph.with_name(f"{graph.stem}.observed.onnx")  # beside the weights, as ONNX demands
+    try:
+        observed.write_bytes(model.SerializeToString())
+        engine = OnnxRuntimeBackend().load(observed)
+    except OSError as error:
+        raise CalibrationError(f"{observed} cannot be written: {error}; make room there") from error
+    finally:
+        observed.unlink(missing_ok=True)
+    try:
+        yield engine, Observation({name: Histogram() for name in histograms_of}, dict.fromkeys(peaks_of, 0.0))
+    finally:
+        engine.close()
+
+
+def _check_tensors(model: onnx.ModelProto, names: set[str], graph: Path) -> None:
+    there = {value.name for value in model.graph.input} | {name for node in model.graph.node for name in node.output}
+    if missing := sorted(names - there):
+        raise CalibrationError(f"{graph.name} has no tensor {missing[0]!r}; the names are of another graph")

@@ -1,0 +1,92 @@
+"""What components are fed with while they are calibrated: rows in a file, and the empty state of a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ValueInfoProto, helper
+
+from edge_runtime.errors import CalibrationError
+
+Array = NDArray[Any]
+Float32 = NDArray[np.float32]
+
+
+class Rows:
+    """Float32 arrays of one shape, one an image, in a file; read back one at a time."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.name = name  # of the input that reads them
+        self._path = path
+        self._shape: tuple[int, ...] = ()
+        self._count = 0
+        path.write_bytes(b"")
+
+    def append(self, rows: Array) -> None:
+        """Write one image's array behind the others.
+
+        Raises:
+            CalibrationError: there is no room for it.
+        """
+        self._shape = rows.shape
+        try:
+            with self._path.open("ab") as stream:
+                stream.write(np.ascontiguousarray(rows, np.float32).data)
+        except OSError as error:
+            raise CalibrationError(
+                f"no room for what passes between components in {self._path.parent}: {error}; make room there, set "
+                "TMPDIR to another place, or calibrate on fewer images"
+            ) from error
+        self._count += 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Float32]:
+        for index in range(self._count):
+            size = int(np.prod(self._shape))
+            values = np.fromfile(self._path, np.float32, size, offset=index * size * 4)
+            yield values.reshape(self._shape)
+
+    def delete(self) -> None:
+        """Remove the file."""
+        self._path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Inputs of one component, a mapping from name to array for every image; can be iterated any number of times.
+
+    Floats are float32, whatever the component computes in, as TensorRT's calibrators want them. A decoder's cache is
+    empty, with room for the step's own tokens where the component appends to it in place.
+    """
+
+    rows: Rows
+    inputs: Sequence[ValueInfoProto]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Mapping[str, Array]]:
+        return map(self._fill, self.rows)
+
+    def _fill(self, rows: Float32) -> dict[str, Array]:
+        tokens = rows.shape[1]
+        counters = {"past_length": 0, "seqlens_k": tokens - 1, "total_sequence_length": tokens}
+        arrays = {}
+        for value in self.inputs:
+            dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+            dtype = np.dtype(np.float32) if dtype == np.float16 else dtype
+            if value.name == self.rows.name:
+                arrays[value.name] = rows.astype(dtype)
+            elif value.name in counters:
+                arrays[value.name] = np.array([counters[value.name]], dtype)
+            else:
+                sizes = (d.dim_value or tokens for d in value.type.tensor_type.shape.dim)
+                arrays[value.name] = np.zeros(tuple(sizes), dtype)
+        return arrays

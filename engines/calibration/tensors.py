@@ -1,0 +1,83 @@
+"""What an ONNX graph calls its tensors, and which of them meet a weight; changes nothing and runs nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto
+
+from edge_runtime.bundle import sha256_of_file
+from edge_runtime.errors import CalibrationError
+
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+# Operators whose first input meets a weight in the second.
+LINEAR_OPERATORS = ("MatMul", "Gemm", "Conv", "MatMulNBits")
+
+
+def load_graph(path: Path) -> onnx.ModelProto:
+    """The graph without its weights, which stay in the file beside it.
+
+    Raises:
+        CalibrationError: the file cannot be read.
+    """
+    try:
+        return onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's exceptions are not exported
+        raise CalibrationError(f"{path} is no ONNX graph that can be read: {error}; build it again") from error
+
+
+def sha256_of_graph(path: Path) -> str:
+    """A hash of the graph and of the weights beside it.
+
+    Raises:
+        CalibrationError: a file cannot be read.
+    """
+    tensors = load_graph(path).graph.initializer
+    beside = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+    try:
+        hashes = [sha256_of_file(path.with_name(name)) for name in (path.name, *sorted(beside))]
+    except OSError as error:
+        raise CalibrationError(f"the weights of {path} cannot be read: {error}; build it again") from error
+    return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+
+
+def constants(model: onnx.ModelProto) -> dict[str, str]:
+    """Tensors that no input reaches, each with the first weight that it is made from; shapes' numbers included."""
+    found = {tensor.name: tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        inputs = [name for name in node.input if name]
+        if all(name in found for name in inputs):
+            found.update((name, found[inputs[0]] if inputs else name) for name in node.output)
+    return found
+
+
+def linear_inputs(model: onnx.ModelProto) -> dict[str, str]:
+    """For every weight that a matrix product or convolution takes, the activation that meets it there, by name."""
+    fixed = constants(model)
+    return {
+        fixed[node.input[1]]: node.input[0]
+        for node in model.graph.node
+        if node.op_type in LINEAR_OPERATORS and node.input[1] in fixed and node.input[0] not in fixed
+    }
+
+
+def activation_names(model: onnx.ModelProto) -> list[str]:
+    """Tensors of a floating type that depend on an input, the inputs themselves included, in order of appearance.
+
+    Results of operators that are not ONNX's own have no known type, and are left out.
+    """
+    fixed, types = constants(model), element_types(model)
+    inputs = [value.name for value in model.graph.input]
+    names = inputs + [name for node in model.graph.node for name in node.output if name]
+    return [name for name in names if name not in fixed and types.get(name) in _FLOATS]
+
+
+def element_types(model: onnx.ModelProto) -> Mapping[str, int]:
+    """ONNX's number of the element type of every tensor that has a known one."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = [*graph.input, *graph.output, *graph.value_info]
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    return {**types, **{tensor.name: tensor.data_type for tensor in graph.initializer}}

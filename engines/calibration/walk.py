@@ -1,0 +1,180 @@
+"""Calibration images on their way through a model, one component at a time; chooses no range.
+
+What passes between two components lies in a file, so that memory holds one component and one image. The decoder reads
+what it reads in flight: the prompt's rows with the image's rows between, which the real connector made, then the
+beginning of an answer; and behind the first group of layers, whatever the groups before made of that. The cache is
+empty, as if all of it were one prefill.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from edge_runtime.bundle import PreprocessingSpec
+from edge_runtime.embedding import Embedding
+from edge_runtime.errors import CalibrationError
+from edge_runtime.preprocessing import pixels_from_frame
+from edge_runtime.tokenization import PromptTokens
+from engines.calibration.images import CalibrationImages
+from engines.calibration.observe import Observation, open_observed
+from engines.calibration.samples import Rows, Samples
+from engines.calibration.tensors import load_graph, sha256_of_graph
+
+# What a component writes, and what the next one calls it. Heads of the model write neither.
+_NEXT: Mapping[str, str] = {
+    "features": "features",
+    "image_embeddings": "hidden_states",
+    "hidden_states_out": "hidden_states",
+}
+
+
+@contextmanager
+def open_walk(
+    images: CalibrationImages,
+    preprocessing: PreprocessingSpec,
+    prompt: PromptTokens,
+    embedding: Embedding,
+    answers: Sequence[Sequence[int]] = ((),),
+    directory: Path | None = None,
+) -> Iterator[Walk]:
+    """A walk whose files lie in a temporary folder below ``directory`` (None: the system's).
+
+    They take twice what passes between two components: with 512 images, about 15 GB for LLaVA-1.5 13B. ``answers``
+    are token ids to follow the prompt, all equally many, given to the images by turns; see ``answers.py``.
+    """
+    with tempfile.TemporaryDirectory(prefix="calibration-", dir=directory) as folder:
+        yield Walk(images, preprocessing, prompt, embedding, answers, Path(folder))
+
+
+class Walk:
+    """Where the images are: before the vision encoder at first, and a component further with every call."""
+
+    def __init__(
+        self,
+        images: CalibrationImages,
+        preprocessing: PreprocessingSpec,
+        prompt: PromptTokens,
+        embedding: Embedding,
+        answers: Sequence[Sequence[int]],
+        folder: Path,
+    ) -> None:
+        self._images = images
+        self._preprocessing = preprocessing
+        self._before = embedding.rows(prompt.before_image)  # (T, D)
+        self._after = [embedding.rows([*prompt.after_image, *answer]) for answer in answers]
+        self._folder = folder
+        self._rows: Rows | None = None  # what the component up next reads; None: pixels, which are not made yet
+        self._skipped: list[Path] = []
+        self._steps = 0
+        self._data = hashlib.sha256(json.dumps([images.sha256, asdict(preprocessing), asdict(prompt)]).encode())
+        for rows in (self._before, *self._after):
+            self._data.update(rows.tobytes())
+
+    @property
+    def data_sha256(self) -> str:
+        """A hash of all that reaches the component up next: images, preprocessing, prompt, components before."""
+        return self._data.hexdigest()
+
+    def samples(self, graph: Path) -> Samples:
+        """What the component in ``graph`` reads, image by image; valid until the walk goes on.
+
+        Raises:
+            CalibrationError: it does not read what the component before it writes.
+            SourceError: there is no image.
+        """
+        self._catch_up()
+        return self._samples(graph)
+
+    def through(self, graph: Path, histograms_of: Collection[str] = (), peaks_of: Collection[str] = ()) -> Observation:
+        """Run the component in ``graph`` on every image, look at tensors in it, and go behind it.
+
+        Behind a head there is nothing: the next component may be another part of it.
+
+        Raises:
+            CalibrationError: the graph is not up next, lacks a tensor, or a tensor is not finite.
+            SourceError: there is no image.
+            BackendError: ONNX Runtime does not run the graph.
+        """
+        self._catch_up()
+        observation = self._run(graph, histograms_of, peaks_of)
+        self._note(graph)
+        return observation
+
+    def skip(self, graph: Path) -> None:
+        """Go behind ``graph`` without running it now; it must stay there in case a later component has to be run."""
+        self._skipped.append(graph)
+        self._note(graph)
+
+    def _note(self, graph: Path) -> None:
+        if _written_by(graph) is not None:
+            self._data.update(sha256_of_graph(graph).encode())
+
+    def _catch_up(self) -> None:
+        while self._skipped:
+            graph = self._skipped[0]
+            if not graph.exists():
+                raise CalibrationError(
+                    f"{graph.name} was skipped, as its calibration cache was there, and a later one is not; "
+                    "delete all of them to calibrate the whole model again"
+                )
+            self._run(graph, (), ())
+            del self._skipped[0]
+
+    def _run(self, graph: Path, histograms_of: Collection[str], peaks_of: Collection[str]) -> Observation:
+        samples, output = self._samples(graph), _written_by(graph)
+        if output is None and not histograms_of and not peaks_of:
+            return Observation()
+        following = self._new_rows(_NEXT[output]) if output else None
+        with open_observed(graph, histograms_of, peaks_of) as (engine, observation):
+            progress = tqdm(samples, desc=f"observing {graph.stem}", unit="image", disable=None)
+            for index, sample in enumerate(progress):
+                outputs = engine.evaluate(sample)
+                observation.add(outputs)
+                if following is not None and output is not None:
+                    following.append(self._placed(output, outputs[output], index))
+        if following is not None:
+            samples.rows.delete()
+            self._rows = following
+        return observation
+
+    def _samples(self, graph: Path) -> Samples:
+        inputs = list(load_graph(graph).graph.input)
+        names = {value.name for value in inputs}
+        rows = self._rows = self._pixels() if self._rows is None else self._rows
+        if rows.name not in names:
+            raise CalibrationError(f"{graph.name} reads {', '.join(sorted(names))}, and {rows.name} are up next")
+        return Samples(rows, inputs)
+
+    def _pixels(self) -> Rows:
+        rows = self._new_rows("pixel_values")
+        for frame in tqdm(self._images, desc=f"reading {self._images.name}", unit="image", disable=None):
+            rows.append(pixels_from_frame(frame, self._preprocessing))
+        return rows
+
+    def _placed(self, output: str, rows: NDArray[Any], index: int) -> NDArray[Any]:
+        """An image's rows between those of the text; anything else as it is."""
+        if output != "image_embeddings":
+            return rows
+        after = self._after[index % len(self._after)]
+        return np.concatenate([self._before, rows[0], after])[None]  # (1, T, D)
+
+    def _new_rows(self, name: str) -> Rows:
+        self._steps += 1
+        return Rows(name, self._folder / f"{self._steps}.f32")
+
+
+def _written_by(graph: Path) -> str | None:
+    """The output of a component that the next one reads; None for a head."""
+    outputs = [value.name for value in load_graph(graph).graph.output]
+    return next((name for name in outputs if name in _NEXT), None)

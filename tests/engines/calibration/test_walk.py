@@ -1,0 +1,216 @@
+"""Images on their way through the components: the decoder sees what it sees in flight, and caches spare the way."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from edge_runtime.errors import BackendError, CalibrationError
+from edge_runtime.preprocessing import pixels_from_frame
+from engines.build import build
+from engines.calibration.answers import answer_tokens
+from engines.calibration.calibrate import calibrate_on_cpu
+from engines.calibration.images import open_images
+from engines.calibration.tensors import activation_names, linear_inputs, load_graph
+from engines.calibration.walk import open_walk
+from engines.execution import open_bundle_tracer
+from engines.precision import load_recipe
+from tests.engines.calibration.graphs import MODEL, PROMPT, TINY, TinyEmbedding, emit_parts, two_layers
+
+ORDER = ["vision_encoder", "connector", "decoder.00", "decoder.01", "lm_head"]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    return emit_parts(tmp_path_factory.mktemp("parts"))
+
+
+@pytest.fixture
+def walk():
+    with open_walk(open_images("rendered:3"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
+        yield walk
+
+
+def go(walk, parts, *names):
+    for name in names:
+        walk.through(parts[name])
+
+
+def test_the_model_computes_on_the_way_what_it_computes_in_flight(walk, parts, tmp_path):
+    bundle = build(TINY, load_recipe("fp16"), "onnxruntime", tmp_path / "bundle")
+    go(walk, parts, *ORDER[:4])
+    largest = walk.through(parts["lm_head"], peaks_of=["logits"]).peaks["logits"]
+
+    images = [pixels_from_frame(frame, MODEL.preprocessing) for frame in open_images("rendered:3")]
+    with open_bundle_tracer(bundle, PROMPT) as trace:
+        logits = [trace(image, [1]).logits for image in images]
+
+    assert largest == pytest.approx(np.abs(logits).max(), rel=1e-4)
+
+
+def test_answers_follow_the_prompt_by_turns(parts):
+    answers = ((70, 71), (80, 81))
+    with open_walk(open_images("rendered:3"), MODEL.preprocessing, PROMPT, TinyEmbedding(), answers) as walk:
+        go(walk, parts, "vision_encoder", "connector")
+        last = [sample["hidden_states"][0, -2:] for sample in walk.samples(parts["decoder.00"])]
+
+    np.testing.assert_array_equal(last, [TinyEmbedding().rows(answers[i % 2]) for i in range(3)])
+
+
+def test_answers_are_of_one_length_and_end_in_many_ways():
+    answers = answer_tokens(Tokenizer.from_str(TINY.tokenizer_json.decode()), answers=20, tokens=40)
+
+    assert {len(ids) for ids in answers} == {40}
+    assert len({ids[-1] for ids in answers}) > 5
+
+
+def test_hidden_states_are_the_prompts_rows_with_the_images_between(walk, parts):
+    go(walk, parts, "vision_encoder", "connector")
+    before, after = (TinyEmbedding().rows(ids) for ids in (PROMPT.before_image, PROMPT.after_image))
+
+    for sample in walk.samples(parts["decoder.00"]):
+        rows = sample["hidden_states"]
+        assert rows.shape == (1, 3 + 16 + 4, 128)
+        np.testing.assert_array_equal(rows[0, :3], before)
+        np.testing.assert_array_equal(rows[0, -4:], after)
+        assert np.abs(rows[0, 3:-4]).max() > 0
+
+
+def test_samples_are_what_the_component_reads_and_can_be_read_again(walk, parts):
+    go(walk, parts, "vision_encoder", "connector")
+    samples = walk.samples(parts["decoder.00"])
+
+    one, other = list(samples), list(samples)
+
+    assert len(samples) == len(one) == 3
+    assert set(one[0]) == {value.name for value in load_graph(parts["decoder.00"]).graph.input}
+    assert one[0]["total_sequence_length"] == one[0]["seqlens_k"] + 1 == 23
+    assert not one[0]["past_key.0"].any()
+    np.testing.assert_array_equal(one[2]["hidden_states"], other[2]["hidden_states"])
+
+
+def test_a_component_out_of_order_is_refused(walk, parts):
+    with pytest.raises(CalibrationError, match=r"connector.onnx reads features, and pixel_values are up next"):
+        walk.through(parts["connector"])
+
+
+def test_a_tensor_of_another_graph_is_refused(walk, parts):
+    with pytest.raises(CalibrationError, match="has no tensor 'nonsense'"):
+        walk.through(parts["vision_encoder"], histograms_of=["nonsense"])
+
+
+def test_histograms_and_peaks_agree(walk, parts):
+    model = load_graph(parts["vision_encoder"])
+    names = sorted(set(linear_inputs(model).values()))
+
+    seen = walk.through(parts["vision_encoder"], histograms_of=names, peaks_of=names)
+
+    assert len(names) == 9  # the patches, and four matrices in each of two layers
+    assert {name: histogram.largest for name, histogram in seen.histograms.items()} == seen.peaks
+    assert all(histogram.counts.sum() > 0 for histogram in seen.histograms.values())
+
+
+def test_the_data_hash_follows_images_prompt_and_components(parts, tmp_path):
+    def data(images="rendered:2", prompt=PROMPT, through=()):
+        with open_walk(open_images(images), MODEL.preprocessing, prompt, TinyEmbedding()) as walk:
+            go(walk, parts, *through)
+            return walk.data_sha256
+
+    other_prompt = type(PROMPT)(PROMPT.before_image, (*PROMPT.after_image, 44))
+    hashes = [data(), data("rendered:3"), data(prompt=other_prompt), data(through=["vision_encoder"])]
+
+    assert data() == hashes[0]
+    assert len(set(hashes)) == 4
+
+
+def test_every_activation_of_a_float_graph_has_a_name(parts):
+    model = two_layers()
+
+    assert activation_names(model) == ["x", "wide", "bent", "narrow", "y"]
+    assert linear_inputs(model) == {"first.weight": "x", "second.weight": "bent"}
+
+
+def test_weights_are_named_as_their_matrices(parts):
+    weights = linear_inputs(load_graph(parts["decoder.00"]))
+
+    assert len(weights) == 4 * 2
+    assert "language_model.model.layers.0.self_attn.qkv_proj.weight" in weights
+    assert len(set(weights.values())) == len(weights)
+
+
+def calibrate_all(walk, parts, cache: Path, names=ORDER):
+    return {name: calibrate_on_cpu(walk, parts[name], cache / f"{name}.cache", "10.3.0") for name in names}
+
+
+def test_scales_come_from_the_caches_where_these_are_fresh(parts, tmp_path):
+    def calibrate():
+        with open_walk(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
+            return calibrate_all(walk, parts, tmp_path)
+
+    first = calibrate()
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+    assert calibrate() == first
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == written
+    assert all(0 < scale < 10 for scales in first.values() for scale in scales.values())
+
+
+def test_a_cache_that_is_missing_behind_fresh_ones_is_made_again(parts, tmp_path):
+    def calibrate():
+        with open_walk(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
+            return calibrate_all(walk, parts, tmp_path, ORDER[:3])
+
+    first = calibrate()
+    (tmp_path / "decoder.00.cache").unlink()
+
+    assert calibrate() == first
+
+
+def test_a_cache_of_other_images_is_refused(parts, tmp_path):
+    for images, expected in (("rendered:2", None), ("rendered:3", "another set of images")):
+        with open_walk(open_images(images), MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
+            if expected is None:
+                calibrate_all(walk, parts, tmp_path, ORDER[:1])
+            else:
+                with pytest.raises(CalibrationError, match=expected):
+                    calibrate_all(walk, parts, tmp_path, ORDER[:1])
+
+
+def test_a_cache_of_another_graph_is_refused(parts, tmp_path):
+    images = open_images("rendered:2")
+    with open_walk(images, MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
+        calibrate_all(walk, parts, tmp_path, ORDER[:1])
+    model = load_graph(parts["vision_encoder"])
+    model.graph.node[-1].name = "renamed"
+    other = parts["vision_encoder"].with_name("other.onnx")
+    other.write_bytes(model.SerializeToString())
+
+    with (
+        open_walk(images, MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk,
+        pytest.raises(CalibrationError, match="another graph"),
+    ):
+        calibrate_all(walk, {"vision_encoder": other}, tmp_path, ORDER[:1])
+
+
+def test_a_walk_leaves_nothing_behind(parts, tmp_path):
+    images = open_images("rendered:2")
+    with open_walk(images, MODEL.preprocessing, PROMPT, TinyEmbedding(), directory=tmp_path) as walk:
+        go(walk, parts, *ORDER[:3])
+        files = [file for folder in tmp_path.iterdir() for file in folder.iterdir()]
+
+    assert len(files) == 1  # what the component up next reads
+    assert list(tmp_path.iterdir()) == []
+    assert not list(parts["lm_head"].parent.glob("*observed*"))
+
+
+def test_an_unknown_method_is_refused(walk, parts, tmp_path):
+    with pytest.raises(CalibrationError, match="no method 'guess'; there are entropy"):
+        calibrate_on_cpu(walk, parts["vision_encoder"], tmp_path / "x.cache", "10.3.0", "guess")
+
+
+def test_a_graph_that_is_none_is_refused(walk, tmp_path):
+    (tmp_path / "x.onnx").write_bytes(b"nonsense")
+
+    with pytest.raises((CalibrationError, BackendError)):
+        walk.through(tmp_path / "x.onnx")
