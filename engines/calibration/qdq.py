@@ -1,0 +1,103 @@
+"""A calibration cache's scales as explicit QuantizeLinear and DequantizeLinear nodes, and back; knows no file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from edge_runtime.errors import CalibrationError
+from engines.calibration.tensors import LINEAR_OPERATORS, constants, element_types
+
+_ZERO_POINT = "int8.zero_point"
+
+
+def insert_qdq(model: onnx.ModelProto, scales: Mapping[str, float]) -> onnx.ModelProto:
+    """The graph with every activation of ``scales`` rounded to INT8 where it meets a weight, and only there.
+
+    Scales of other tensors are for layers that stay in floating point, and are left out. Where the activation is
+    float16, its scale is rounded to that.
+
+    Raises:
+        CalibrationError: the graph has no such tensor, or float16 cannot hold a scale.
+    """
+    types, fixed = element_types(model), constants(model)
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    if unknown := sorted(set(scales) - types.keys() - {name for node in graph.node for name in node.output}):
+        raise CalibrationError(f"the graph has no tensor {unknown[0]!r}; the scales are of another graph")
+    nodes: list[NodeProto] = []
+    rounded: set[str] = set()
+    for node in graph.node:
+        name = node.input[0] if node.input else ""
+        if node.op_type in LINEAR_OPERATORS and name in scales and node.input[1] in fixed and name not in fixed:
+            if name not in rounded:
+                scale = _stored(name, scales[name], types.get(name, TensorProto.FLOAT))
+                graph.initializer.append(numpy_helper.from_array(scale, f"{name}.scale"))
+                nodes += _pair(name)
+                rounded.add(name)
+            node.input[0] = f"{name}.dequantized"
+        nodes.append(node)
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(copies)
+    if rounded and _ZERO_POINT not in fixed:
+        graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), _ZERO_POINT))
+    return result
+
+
+def scales_from_qdq(model: onnx.ModelProto) -> dict[str, float]:
+    """Inverse of :func:`insert_qdq`: the scale of every activation that the graph rounds to INT8 as a whole.
+
+    Raises:
+        CalibrationError: a zero point is not 0, which a cache cannot say; or a scale is not in the graph itself.
+    """
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    fixed = constants(model)
+    scales = {}
+    for node in model.graph.node:
+        if node.op_type != "QuantizeLinear" or node.input[0] in fixed:
+            continue
+        name, scale = node.input[0], _number(weights, node.input[1])
+        zero = _number(weights, node.input[2]) if len(node.input) > 2 else 0.0
+        if scale is None or zero != 0:
+            raise CalibrationError(
+                f"{name} is quantized with the scale {scale} and the zero point {zero}; a calibration cache has one "
+                "constant scale a tensor, and no zero point"
+            )
+        scales[name] = scale
+    return scales
+
+
+def _pair(name: str) -> list[NodeProto]:
+    scale, quantized = f"{name}.scale", f"{name}.quantized"
+    inputs, outputs = ([name, scale, _ZERO_POINT], [quantized, scale, _ZERO_POINT]), (quantized, f"{name}.dequantized")
+    operators = ("QuantizeLinear", "DequantizeLinear")
+    return [
+        helper.make_node(operator, read, [written], name=f"{written}.node")
+        for operator, read, written in zip(operators, inputs, outputs, strict=True)
+    ]
+
+
+def _stored(name: str, scale: float, dtype: int) -> NDArray[Any]:
+    if dtype != TensorProto.FLOAT16:
+        return np.array(scale, np.float32)
+    with np.errstate(over="ignore"):
+        stored = np.array(scale, np.float16)
+    if not np.isfinite(stored):
+        raise CalibrationError(f"the scale {scale} of {name} exceeds float16; keep what reads it in float32")
+    return np.asarray(np.maximum(stored, np.finfo(np.float16).smallest_subnormal))
+
+
+def _number(weights: Mapping[str, TensorProto], name: str) -> float | None:
+    """A constant's only number; None where it has none or several, or lies outside of the graph."""
+    tensor = weights.get(name)
+    if tensor is None or tensor.data_location == TensorProto.EXTERNAL:
+        return None
+    values = numpy_helper.to_array(tensor)
+    return float(values.reshape(-1)[0]) if values.size == 1 else None
