@@ -1,0 +1,63 @@
+"""Which nodes of a float16 graph must not run in float16, because activations there exceed what it can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from edge_runtime.errors import CalibrationError
+from engines.calibration.tensors import activation_names, element_types, load_graph
+from engines.calibration.walk import Walk
+
+LARGEST_FLOAT16 = float(np.finfo(np.float16).max)  # 65504
+
+
+@dataclass(frozen=True)
+class Overflow:
+    """What does not fit float16 in one component."""
+
+    tensors: Mapping[str, float]  # the largest magnitude of each that exceeds 65504, by name
+    nodes: tuple[str, ...]  # that read or write one of them: to be kept in float32
+
+
+def find_overflow(walk: Walk, graph: Path) -> Overflow:
+    """Go through the component in ``graph``, and say what overflows in it on any calibration image.
+
+    Raises:
+        CalibrationError: a tensor overflows that passes between components; or as :meth:`Walk.through`.
+        SourceError: there is no image.
+    """
+    model = load_graph(graph)
+    peaks = walk.through(graph, peaks_of=activation_names(model)).peaks
+    return Overflow(overflowing_tensors(model, peaks), float32_nodes(model, peaks))
+
+
+def overflowing_tensors(model: onnx.ModelProto, peaks: Mapping[str, float]) -> dict[str, float]:
+    """Those float16 tensors of ``model`` whose largest magnitude exceeds 65504, or is no number."""
+    types = element_types(model)
+    return {
+        name: peak
+        for name, peak in peaks.items()
+        if types.get(name) == TensorProto.FLOAT16 and not peak <= LARGEST_FLOAT16
+    }
+
+
+def float32_nodes(model: onnx.ModelProto, peaks: Mapping[str, float]) -> tuple[str, ...]:
+    """Names of the nodes that read or write an overflowing tensor, in the graph's order.
+
+    Raises:
+        CalibrationError: one of these tensors is an input or output: it passes between components in float16.
+    """
+    overflowing = overflowing_tensors(model, peaks)
+    for value in (*model.graph.input, *model.graph.output):
+        if value.name in overflowing:
+            raise CalibrationError(
+                f"{value.name} reaches {overflowing[value.name]:.6g}, and passes between components as float16, which "
+                f"ends at {LARGEST_FLOAT16:.0f}; build for onnxruntime, which computes in float32"
+            )
+    return tuple(n.name for n in model.graph.node if not overflowing.keys().isdisjoint([*n.input, *n.output]))
