@@ -95,6 +95,8 @@ class Compiler:
 
     def _aim(self, config: Any) -> None:
         trt = self._trt
+        if not hasattr(trt, "ComputeCapability"):  # only TensorRT for RTX has it
+            raise BackendError(f"{self._name} builds for the GPU that is there and for no other; build on that machine")
         config.num_compute_capabilities = len(self._compute_capabilities)
         for index, capability in enumerate(self._compute_capabilities):
             name = f"SM{capability.replace('.', '')}"

@@ -9,9 +9,11 @@ told. A name that the same function asks ``hasattr`` for may be missing. Imports
 from __future__ import annotations
 
 import ast
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 
 from tests.conformance.table import Names, load_table
 
@@ -51,8 +53,8 @@ def check_source(source: str, names: Names) -> Report:
 def _telling_members() -> Mapping[str, frozenset[str]]:
     """Members that tell a version, with the versions in which some class has them.
 
-    Those are members of the oldest version that went, and methods that came later; properties that came later have
-    names such as ``block_size``, which other objects have too.
+    Those are members of the oldest version that went, and methods that came later, but for names such as ``write``,
+    which Python's own objects have; properties that came later have names such as ``block_size``, which any may have.
     """
     found: dict[str, set[str]] = {}
     oldest = next(iter(load_table()))
@@ -61,7 +63,8 @@ def _telling_members() -> Mapping[str, frozenset[str]]:
             member = path.rpartition(".")[2]
             if "." in path and ("call" in entry or version == oldest or member in found):
                 found.setdefault(member, set()).add(version)
-    return {member: frozenset(v) for member, v in found.items() if len(v) < len(load_table())}
+    python_has = {name for kind in (dict, list, set, bytes, io.FileIO, Path) for name in dir(kind)}
+    return {m: frozenset(v) for m, v in found.items() if len(v) < len(load_table()) and m not in python_has}
 
 
 class _Scope:
