@@ -14,6 +14,7 @@ from inspection_ros.demo import fly, ros_command
 
 from edge_runtime.errors import BackendError, SourceError
 from edge_runtime.flight_log import FlightHeader, load_flight
+from tests.ros2_ws.rig import WAIT_S
 
 pytestmark = pytest.mark.usefixtures("ros")
 
@@ -27,6 +28,11 @@ run_node(
 )
 """
 HEADER = FlightHeader("scripted", "three pictures", 0.0)
+
+
+def without_middleware(errors):
+    """What a process said on stderr, but for Fast DDS, which complains of shared memory that killed ones left."""
+    return [line for line in errors.splitlines() if "[RTPS" not in line]
 
 
 def scripted_node(delay_s=0.0):
@@ -57,7 +63,7 @@ def test_a_flight_leaves_a_log_with_every_frame_accounted_for_and_a_page(picture
     newest = cv2.imdecode(np.frombuffer(flight.records[-1].image, np.uint8), cv2.IMREAD_COLOR)
     assert abs(int(newest.mean()) - 150) <= 2
     assert "<html" in (tmp_path / "flight.html").read_text()
-    assert "moderate crack, 90%: hairline crack across the joint -> inspect closely" in capfd.readouterr().out
+    assert "hairline crack across the joint; inspect closely" in capfd.readouterr().out
 
 
 def test_frames_that_a_slow_inspector_skips_are_counted_in_the_log(pictures, tmp_path):
@@ -103,8 +109,8 @@ def test_a_signal_ends_node_and_player_quietly(rig, pictures):
         for ending, process in asked:
             process.send_signal(ending)
         for _, process in asked:
-            _, errors = process.communicate(timeout=20)
-            assert (process.returncode, errors) == (0, "")
+            _, errors = process.communicate(timeout=WAIT_S)
+            assert (process.returncode, without_middleware(errors)) == (0, [])
     finally:
         for _, process in asked:
             process.kill()

@@ -104,7 +104,7 @@ def _at_least_0() -> list[IntegerRange]:
 def main(args: list[str] | None = None) -> None:
     """Play until the end or Ctrl-C; exit code 1 where the source fails."""
     player = run_node(CameraPlayer, args, done=lambda node: node.done)
-    if player is not None and player.failure is not None:
+    if player.failure is not None:
         sys.exit(f"camera_player: {player.failure}")
 
 

@@ -1,17 +1,23 @@
-"""Runs one node until it is done or Ctrl-C comes, and takes it down cleanly; knows nothing of what the node does."""
+"""Runs one node until it is done or asked to end, and takes it down cleanly; knows nothing of what the node does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import TypeVar
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 
 AnyNode = TypeVar("AnyNode", bound=Node)
 
-_SPIN_S = 0.5
+_SPIN_S = 0.25
+_ENDINGS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run_node(
@@ -19,37 +25,45 @@ def run_node(
     args: list[str] | None = None,
     done: Callable[[AnyNode], bool] = lambda node: False,
     release: Callable[[AnyNode], None] = lambda node: None,
-) -> AnyNode | None:
+) -> AnyNode:
     """Spin the node that ``make`` gives until it is ``done``, or until SIGINT or SIGTERM; then ``release`` it.
 
-    The node comes back for its last words; None where the signal came before there was one. (``with rclpy.init()``
-    would say this shorter, but fails on Humble and Jazzy.)
+    The node comes back for its last words. A second signal ends the process at once. (``with rclpy.init()`` would say
+    this shorter, but fails on Humble and Jazzy.)
     """
-    node = None
-    rclpy.init(args=args)
-    try:
-        node = _made(make)
-        if node is None:
-            return None
+    with _awaiting_signals() as asked_to_end:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         try:
-            spin(node, done)
+            node = make()
+            try:
+                spin(node, lambda node: asked_to_end.is_set() or done(node))
+            finally:
+                release(node)
+                node.destroy_node()
         finally:
-            release(node)
-            node.destroy_node()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass  # that is how a node is asked to end
-    finally:
-        rclpy.try_shutdown()
+            rclpy.try_shutdown()
     return node
 
 
-def _made(make: Callable[[], AnyNode]) -> AnyNode | None:
+@contextmanager
+def _awaiting_signals() -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets.
+
+    rclpy's own handlers shut ROS down on another thread, while this one may still be making the node, publishing its
+    last report, or past the place that catches KeyboardInterrupt: on a busy machine, all of that happened.
+    """
+    asked = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        signal.signal(number, before[number])
+
+    before = {number: signal.signal(number, ask) for number in _ENDINGS}
     try:
-        return make()
-    except Exception:
-        if rclpy.ok():
-            raise
-        return None  # the signal came meanwhile and took ROS away from under the half-made node
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def spin(node: AnyNode, done: Callable[[AnyNode], bool]) -> None:
@@ -64,7 +78,7 @@ def _spin_once(executor: SingleThreadedExecutor, node: Node) -> None:
     try:
         executor.spin_once(timeout_sec=_SPIN_S)
     except ExternalShutdownException:
-        raise
-    except Exception as error:  # rclpy raises where a client asks for a transition that is not possible now
+        pass  # someone else shut ROS down
+    except Exception as error:
         if rclpy.ok():
             node.get_logger().error(f"{type(error).__name__}: {error}")
