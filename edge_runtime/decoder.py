@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,32 +51,38 @@ class Decoder:
         self._between = [backend.private(rows, dtype) for _ in groups[1:3]]  # groups write to them in turn
         self._last_row = backend.private((1, 1, width), dtype)  # what the last group puts out
         self._logits: Array = backend.shared((1, 1, sum(head_widths)), np.float32)
-        self._steps: dict[tuple[int, int, int], _Step] = {}
+        self._steps: dict[tuple[bool, int, int, int], _Step] = {}
 
         self.image_rows = self._prompt[:, : manifest.model.num_image_tokens]
         self._prefix_length = len(prefix)
         if prefix:
-            self._run(prefix)
+            self._run(self._tokens, prefix)
             backend.synchronize()
 
     def prefill(self, tokens: Sequence[int]) -> Float32:
         """Forget the last frame; run ``image_rows`` and then ``tokens``. Returns the logits (V,) of what follows."""
         self._cache.truncate(self._prefix_length)
-        return self._logits_after(self._run(tokens, image_rows=self.image_rows.shape[1]))
+        return self._logits_after(self._run(self._prompt, tokens, self.image_rows.shape[1]))
 
     def append(self, tokens: Sequence[int]) -> Float32:
         """Run ``tokens`` after everything so far. Returns the logits (V,) of what follows, valid until called again."""
-        return self._logits_after(self._run(tokens))
+        return self._logits_after(self._run(self._tokens, tokens))
 
-    def _run(self, tokens: Sequence[int], image_rows: int = 0) -> _Step:
-        """Run ``tokens``, behind the image where it has rows, through all groups; the cache takes keys and values."""
+    def _run(self, rows: Array, tokens: Sequence[int], image_rows: int = 0) -> _Step:
+        """Run ``image_rows`` that are in ``rows`` and ``tokens`` behind them, in equal steps, each through all groups.
+
+        Returns the last step; the cache takes keys and values of all of them.
+        """
         length = image_rows + len(tokens)
-        self._cache.grow(length)
-        kind = (image_rows, length, self._cache.reach)
-        step = self._steps.get(kind) or self._bind_step(kind)
-        step.hidden_states[0, image_rows:] = self._embedding.rows(tokens)
-        for run in step.run_groups:
-            run()
+        rows[0, image_rows:length] = self._embedding.rows(tokens)
+        count = -(-length // self._backend.step_rows)
+        edges = [length * i // count for i in range(count + 1)]
+        for first, end in pairwise(edges):
+            self._cache.grow(end - first)
+            kind = (rows is self._prompt, first, end, self._cache.reach)
+            step = self._steps.get(kind) or self._bind_step(kind, rows[:, first:end])
+            for run in step.run_groups:
+                run()
         return step
 
     def _logits_after(self, step: _Step) -> Float32:
@@ -85,9 +92,8 @@ class Decoder:
         logits: Float32 = self._logits[0, 0]
         return logits
 
-    def _bind_step(self, kind: tuple[int, int, int]) -> _Step:
-        image_rows, length, _ = kind
-        hidden_states = (self._prompt if image_rows else self._tokens)[:, :length]
+    def _bind_step(self, kind: tuple[bool, int, int, int], hidden_states: Array) -> _Step:
+        length = hidden_states.shape[1]
         run_groups: list[Run] = []
         source: Memory = hidden_states
         for index, (engine, layers) in enumerate(self._groups):
@@ -101,14 +107,13 @@ class Decoder:
             part = self._logits[:, :, first : first + width]
             run_heads.append(engine.bind({"hidden_states": self._last_row}, {"logits": part}))
             first += width
-        step = self._steps[kind] = _Step(hidden_states, run_groups, run_heads)
+        step = self._steps[kind] = _Step(run_groups, run_heads)
         return step
 
 
 @dataclass(frozen=True)
 class _Step:
-    """Memory and bound engines of a step of so many tokens."""
+    """Engines bound to the memory of a step of so many tokens."""
 
-    hidden_states: Array  # (1, T, D)
     run_groups: list[Run]
     run_heads: list[Run]  # for the last token only; each writes its part of the vocabulary

@@ -50,6 +50,10 @@ class Backend(Protocol):
     """An inference engine library and the device that it runs on; must be closed, after its engines."""
 
     @property
+    def step_rows(self) -> int:
+        """The most rows that are best run in one step; longer prompts are run in several."""
+
+    @property
     def held_bytes(self) -> int:
         """What engines and memory take at this moment, on a scale of the backend's own: compare two readings."""
 

@@ -21,6 +21,9 @@ from edge_runtime.backends.base import Array, Memory, Run
 from edge_runtime.errors import BackendError
 from edge_runtime.telemetry import resident_bytes
 
+# GroupQueryAttention computes all scores of a step, those of the future too: in steps of 72 rows the prefill of 262
+# took 15 % less than in one, as fewer are in vain and a head's scores stay in the cache.
+_STEP_ROWS = 72
 _FATAL_ONLY = 4  # ONNX Runtime's log level: what matters comes back as an exception
 
 
@@ -32,6 +35,11 @@ class OnnxRuntimeBackend:
 
     def __init__(self, threads: int | None = None) -> None:
         self._threads = threads or len(os.sched_getaffinity(0))
+
+    @property
+    def step_rows(self) -> int:
+        """As many as attention computes fastest."""
+        return _STEP_ROWS
 
     @property
     def held_bytes(self) -> int:

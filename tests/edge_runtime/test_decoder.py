@@ -52,6 +52,16 @@ def test_tokens_appended_one_by_one_give_the_logits_of_all_at_once(decoder: Deco
     np.testing.assert_allclose(one_by_one, at_once, rtol=1e-4, atol=1e-4)
 
 
+def test_a_prompt_of_several_steps_gives_the_logits_of_shorter_ones(bundle: Bundle) -> None:
+    decoder = open_decoder(bundle, PREFIX, capacity=256)
+    tokens = [50 + i % 10 for i in range(160)]
+    in_several = decoder.prefill(tokens).copy()
+    decoder.prefill(tokens[:20])
+    for first in range(20, 160, 20):
+        shorter = decoder.append(tokens[first : first + 20])
+    np.testing.assert_allclose(in_several, shorter, rtol=1e-4, atol=1e-4)
+
+
 def test_every_frame_starts_after_the_same_prefix(decoder: Decoder) -> None:
     first = decoder.prefill([50, 51]).copy()
     decoder.append([60, 61, 62])
