@@ -7,14 +7,14 @@ from pathlib import Path
 from edge_runtime.errors import CalibrationError
 from engines.calibration.cache import CacheBinding, load_cache, save_cache, scales_from_text, text_from_scales
 from engines.calibration.ranges import RANGE_METHODS, scale_of_range
-from engines.calibration.tensors import linear_inputs, load_graph, sha256_of_graph
+from engines.calibration.tensors import load_graph, sha256_of_graph, tensors_at_weights
 from engines.calibration.walk import Walk
 
 
 def calibrate_on_cpu(
     walk: Walk, graph: Path, cache: Path, tensorrt_version: str, method: str = "entropy"
 ) -> dict[str, float]:
-    """Scales of the activations that meet a weight in ``graph``, by tensor name; the walk goes behind the graph.
+    """Scales of the activations on both sides of every weight in ``graph``, by name; the walk goes behind the graph.
 
     They are read from ``cache`` where it is fresh, and then nothing is run; written there otherwise. Such a cache is
     what TensorRT reads too.
@@ -30,7 +30,7 @@ def calibrate_on_cpu(
     if text is not None:
         walk.skip(graph)
     else:
-        observed = walk.through(graph, histograms_of=dict.fromkeys(linear_inputs(load_graph(graph)).values()))
+        observed = walk.through(graph, histograms_of=tensors_at_weights(load_graph(graph)))
         find_range = RANGE_METHODS[method]
         scales = {name: scale_of_range(find_range(seen)) for name, seen in observed.histograms.items()}
         text = text_from_scales(scales, tensorrt_version)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edge_runtime.bundle import sha256_of_file
 from edge_runtime.errors import FrameError, SourceError
 from edge_runtime.frames import IMAGE_SUFFIXES, load_image
+from engines.reference import scenes
 from engines.reference.scenes import render_scene
 
 Frame = NDArray[np.uint8]
@@ -24,6 +25,9 @@ FIRST_SEED = 2_000_000_000  # far from the seeds of training and evaluation; cal
 _RENDERED = "rendered:"
 _FEWEST = 500  # with less, ranges depend on which images they were
 _MOST = 1000  # more cost time and move no range
+
+# Files that decide what the renderer paints.
+RENDERER = ("backdrops", "camera", "canvas", "defects", "distractors", "scenes", "surfaces", "truth")
 
 _log = logging.getLogger(__name__)
 
@@ -74,8 +78,9 @@ def _rendered(number: str) -> CalibrationImages:
     if not number.isdecimal() or not 0 < int(number) <= 1_000_000:
         raise SourceError(f"{_RENDERED}{number} is no set of images; expected a number such as {DEFAULT_IMAGES}")
     count = int(number)
-    # A renderer that was changed paints the first scene otherwise.
-    digest = hashlib.sha256(f"{FIRST_SEED} {count} ".encode() + render_scene(FIRST_SEED).image.tobytes())
+    # Not of pixels, which may differ in the last bit between a workstation that calibrates and a Jetson that builds.
+    sources = [Path(scenes.__file__).with_name(f"{name}.py") for name in RENDERER]
+    digest = hashlib.sha256(" ".join([str(FIRST_SEED), str(count), *map(sha256_of_file, sources)]).encode())
     return CalibrationImages(
         f"{_RENDERED}{count}",
         digest.hexdigest(),

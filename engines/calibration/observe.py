@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import onnx
@@ -22,6 +23,7 @@ from edge_runtime.errors import CalibrationError
 from engines.calibration.float32 import float32_twin
 from engines.calibration.histogram import Histogram
 from engines.calibration.tensors import load_graph
+from engines.quantize.activations import ActivationMeter
 
 Array = NDArray[Any]
 
@@ -34,6 +36,7 @@ class Observation:
 
     histograms: dict[str, Histogram] = field(default_factory=dict)
     peaks: dict[str, float] = field(default_factory=dict)  # largest magnitudes; infinite or NaN where a tensor is
+    meters: dict[str, ActivationMeter] = field(default_factory=dict)  # products of the tensors' last axes
 
     def add(self, outputs: Mapping[str, Array]) -> None:
         """Count the outputs of one run of an observed graph.
@@ -46,22 +49,29 @@ class Observation:
         for name, peak in self.peaks.items():
             found = float(outputs[name + _PEAK])
             self.peaks[name] = found if not found <= peak else peak  # NaN stays
+        for name, meter in self.meters.items():
+            meter.add(outputs[name], name)
 
 
 @contextmanager
 def open_observed(
-    graph: Path, histograms_of: Collection[str] = (), peaks_of: Collection[str] = ()
+    graph: Path,
+    histograms_of: Collection[str] = (),
+    peaks_of: Collection[str] = (),
+    products_of: Mapping[str, int] = MappingProxyType({}),
 ) -> Iterator[tuple[OnnxRuntimeEngine, Observation]]:
     """Load ``graph`` with more outputs; what its ``evaluate`` gives is to be added to the observation.
+
+    ``products_of`` has the width of each tensor whose meter is wanted.
 
     Raises:
         CalibrationError: the graph has no such tensor.
         BackendError: ONNX Runtime does not load the graph.
     """
     model = float32_twin(load_graph(graph))
-    _check_tensors(model, {*histograms_of, *peaks_of}, graph)
+    _check_tensors(model, {*histograms_of, *peaks_of, *products_of}, graph)
     own = {value.name for value in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(set(histograms_of) - own))
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted({*histograms_of, *products_of} - own))
     for name in peaks_of:
         model.graph.node.append(helper.make_node("Abs", [name], [f"{name}.magnitude"]))
         model.graph.node.append(helper.make_node("ReduceMax", [f"{name}.magnitude"], [name + _PEAK], keepdims=0))
@@ -75,7 +85,8 @@ def open_observed(
     finally:
         observed.unlink(missing_ok=True)
     try:
-        yield engine, Observation({name: Histogram() for name in histograms_of}, dict.fromkeys(peaks_of, 0.0))
+        meters = {name: ActivationMeter(width) for name, width in products_of.items()}
+        yield engine, Observation({name: Histogram() for name in histograms_of}, dict.fromkeys(peaks_of, 0.0), meters)
     finally:
         engine.close()
 

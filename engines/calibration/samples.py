@@ -72,6 +72,11 @@ class Samples:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Of every input, the same for all images: the shapes to calibrate at."""
+        return {name: array.shape for name, array in next(iter(self)).items()}
+
     def __iter__(self) -> Iterator[Mapping[str, Array]]:
         return map(self._fill, self.rows)
 

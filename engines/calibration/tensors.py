@@ -64,6 +64,22 @@ def linear_inputs(model: onnx.ModelProto) -> dict[str, str]:
     }
 
 
+def tensors_at_weights(model: onnx.ModelProto) -> list[str]:
+    """Activations that meet a weight, what comes of that, and the sum of it and its bias, in order of appearance.
+
+    TensorRT computes a layer in INT8 only where it has ranges for both sides of it.
+    """
+    fixed, names, products = constants(model), dict[str, None](), set[str]()
+    for node in model.graph.node:
+        inputs = list(node.input)
+        if node.op_type in LINEAR_OPERATORS and inputs[1] in fixed and inputs[0] not in fixed:
+            names |= dict.fromkeys((inputs[0], node.output[0]))
+            products.add(node.output[0])
+        elif node.op_type == "Add" and products & set(inputs) and fixed.keys() & set(inputs):
+            names[node.output[0]] = None
+    return list(names)
+
+
 def activation_names(model: onnx.ModelProto) -> list[str]:
     """Tensors of a floating type that depend on an input, the inputs themselves included, in order of appearance.
 

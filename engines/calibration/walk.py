@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,13 @@ class Walk:
         self._catch_up()
         return self._samples(graph)
 
-    def through(self, graph: Path, histograms_of: Collection[str] = (), peaks_of: Collection[str] = ()) -> Observation:
+    def through(
+        self,
+        graph: Path,
+        histograms_of: Collection[str] = (),
+        peaks_of: Collection[str] = (),
+        products_of: Mapping[str, int] = MappingProxyType({}),
+    ) -> Observation:
         """Run the component in ``graph`` on every image, look at tensors in it, and go behind it.
 
         Behind a head there is nothing: the next component may be another part of it.
@@ -107,7 +114,7 @@ class Walk:
             BackendError: ONNX Runtime does not run the graph.
         """
         self._catch_up()
-        observation = self._run(graph, histograms_of, peaks_of)
+        observation = self._run(graph, histograms_of, peaks_of, products_of)
         self._note(graph)
         return observation
 
@@ -128,15 +135,21 @@ class Walk:
                     f"{graph.name} was skipped, as its calibration cache was there, and a later one is not; "
                     "delete all of them to calibrate the whole model again"
                 )
-            self._run(graph, (), ())
+            self._run(graph)
             del self._skipped[0]
 
-    def _run(self, graph: Path, histograms_of: Collection[str], peaks_of: Collection[str]) -> Observation:
+    def _run(
+        self,
+        graph: Path,
+        histograms_of: Collection[str] = (),
+        peaks_of: Collection[str] = (),
+        products_of: Mapping[str, int] = MappingProxyType({}),
+    ) -> Observation:
         samples, output = self._samples(graph), _written_by(graph)
-        if output is None and not histograms_of and not peaks_of:
+        if output is None and not (histograms_of or peaks_of or products_of):
             return Observation()
         following = self._new_rows(_NEXT[output]) if output else None
-        with open_observed(graph, histograms_of, peaks_of) as (engine, observation):
+        with open_observed(graph, histograms_of, peaks_of, products_of) as (engine, observation):
             progress = tqdm(samples, desc=f"observing {graph.stem}", unit="image", disable=None)
             for index, sample in enumerate(progress):
                 outputs = engine.evaluate(sample)

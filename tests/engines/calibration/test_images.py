@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import SourceError
-from engines.calibration.images import DEFAULT_IMAGES, FIRST_SEED, open_images
+from engines.calibration.images import DEFAULT_IMAGES, FIRST_SEED, RENDERER, open_images
+from engines.reference import scenes
 from engines.reference.scenes import render_scene
 
 INDEX = json.loads((Path(__file__).parents[3] / "calib_data" / "index.json").read_text(encoding="utf-8"))
@@ -54,6 +56,16 @@ def test_the_hash_of_a_folder_follows_its_files(tmp_path):
     write_images(tmp_path, 3)
 
     assert open_images(str(tmp_path)).sha256 != before
+
+
+def test_the_hash_of_rendered_images_follows_every_file_that_paints():
+    folder, reached, ahead = Path(scenes.__file__).parent, set(), {"scenes"}
+    while ahead:
+        reached |= ahead
+        sources = [(folder / f"{name}.py").read_text(encoding="utf-8") for name in ahead]
+        ahead = {name for source in sources for name in re.findall(r"from engines\.reference\.(\w+)", source)} - reached
+
+    assert set(RENDERER) == reached
 
 
 @pytest.mark.parametrize("where", ["", "nowhere", "rendered:", "rendered:0", "rendered:many", "a\0b"])

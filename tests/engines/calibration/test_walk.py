@@ -12,7 +12,7 @@ from engines.build import build
 from engines.calibration.answers import answer_tokens
 from engines.calibration.calibrate import calibrate_on_cpu
 from engines.calibration.images import open_images
-from engines.calibration.tensors import activation_names, linear_inputs, load_graph
+from engines.calibration.tensors import activation_names, linear_inputs, load_graph, tensors_at_weights
 from engines.calibration.walk import open_walk
 from engines.execution import open_bundle_tracer
 from engines.precision import load_recipe
@@ -87,6 +87,7 @@ def test_samples_are_what_the_component_reads_and_can_be_read_again(walk, parts)
     assert set(one[0]) == {value.name for value in load_graph(parts["decoder.00"]).graph.input}
     assert one[0]["total_sequence_length"] == one[0]["seqlens_k"] + 1 == 23
     assert not one[0]["past_key.0"].any()
+    assert samples.shapes["past_key.0"] == one[1]["past_key.0"].shape
     np.testing.assert_array_equal(one[2]["hidden_states"], other[2]["hidden_states"])
 
 
@@ -129,6 +130,12 @@ def test_every_activation_of_a_float_graph_has_a_name(parts):
 
     assert activation_names(model) == ["x", "wide", "bent", "narrow", "y"]
     assert linear_inputs(model) == {"first.weight": "x", "second.weight": "bent"}
+
+
+def test_both_sides_of_a_weight_are_calibrated(parts):
+    assert tensors_at_weights(two_layers()) == ["x", "wide", "bent", "narrow", "y"]
+    assert len(tensors_at_weights(load_graph(parts["decoder.00"]))) == 2 * 4 * 2
+    assert len(tensors_at_weights(load_graph(parts["vision_encoder"]))) == 3 * (1 + 2 * 4)  # a bias everywhere
 
 
 def test_weights_are_named_as_their_matrices(parts):
