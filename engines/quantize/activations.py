@@ -60,19 +60,19 @@ class ActivationMeter:
         self._largest = np.zeros(columns, np.float32)
         self._rows = 0
 
-    def add(self, batch: NDArray[np.floating]) -> None:
-        """Add the rows of ``batch`` (..., K).
+    def add(self, batch: NDArray[np.floating], name: str = "activations") -> None:
+        """Add the rows of ``batch`` (..., K); ``name`` says whose they are.
 
         Raises:
             CalibrationError: a value is NaN or infinite, or the width is another.
         """
         rows = np.asarray(batch, np.float32).reshape(-1, batch.shape[-1])
         if rows.shape[1] != len(self._largest):
-            raise CalibrationError(f"a batch has {rows.shape[1]} channels; expected {len(self._largest)}")
+            raise CalibrationError(f"a batch of {name} has {rows.shape[1]} channels; expected {len(self._largest)}")
         if not (finite := np.isfinite(rows)).all():
             channels = np.flatnonzero(~finite.all(axis=0))
             raise CalibrationError(
-                f"activations hold NaN or infinity, first in channel {channels[0]} ({len(channels)} channels of "
+                f"{name} hold NaN or infinity, first in channel {channels[0]} ({len(channels)} channels of "
                 f"{rows.shape[1]}); expected finite values: the model overflows before this matrix, so look for the "
                 "first layer whose outputs are not finite, and keep that in float32"
             )
