@@ -128,9 +128,8 @@ def main() -> None:
     print(f"{result.frames} frames, {result.tokens:.0f} tokens each, {result.cores} cores; medians")
     steps = ", ".join(f"{step} {getattr(result, f'{step}_ms'):.1f}" for step in STEPS)
     print(f"  {arguments.bundle.name:24}{result.bundle_ms:8.1f} ms   {steps}")
-    print(
-        f"  {'transformers generate':24}{result.transformers_ms:8.1f} ms   {result.ratio:.1f} times as long ({result.total_ratio:.1f} over all)"
-    )
+    ratios = f"{result.ratio:.1f} times as long; {result.total_ratio:.1f} times over all frames"
+    print(f"  {'transformers generate':24}{result.transformers_ms:8.1f} ms   {ratios}")
     document = json.dumps(asdict(result))
     print(document)
     if arguments.json:
