@@ -1,4 +1,4 @@
-"""The command ``edge-runtime``: arguments in, exit codes out, errors in one line; ``commands`` does the rest.
+"""The command ``edge-runtime``: its arguments and its help; ``commands`` does the rest.
 
 Results go to stdout, the log to stderr. Exit codes: 0 done, 1 an error, 2 usage, 4 does not fit the budget, 130 Ctrl-C.
 """
@@ -8,70 +8,32 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import os
-import signal
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from edge_runtime.errors import EdgeRuntimeError
+from edge_runtime.ending import exit_code
+from edge_runtime.interrupts import holding_interrupts
 
 _PROGRAM = "edge-runtime"
-_INTERRUPTED = 130  # as a shell reports SIGINT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = argparse.Namespace(verbose=False)
-    try:
-        _parser().parse_args(argv, arguments)
-        level = logging.INFO if arguments.verbose else logging.WARNING
-        logging.basicConfig(level=level, format="%(levelname)s: %(message)s", force=True)
-        with _holding_interrupts():
-            from edge_runtime.commands import COMMANDS
-
-        code = COMMANDS[arguments.command](arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (Exception, KeyboardInterrupt) as error:
-        return _complain(error, arguments.verbose)
-    return code
+    return exit_code(_PROGRAM, partial(_run, argv, arguments), arguments)
 
 
-@contextmanager
-def _holding_interrupts() -> Iterator[None]:
-    """Let Ctrl-C wait for the half second in which libraries load: numpy would make an ImportError of it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+def _run(argv: Sequence[str] | None, arguments: argparse.Namespace) -> int:
+    _parser().parse_args(argv, arguments)
+    level = logging.INFO if arguments.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", force=True)
+    with holding_interrupts():
+        from edge_runtime.commands import COMMANDS
 
-
-def _complain(error: BaseException, with_traceback: bool) -> int:
-    """Say in one line what went wrong; returns the exit code."""
-    if _is_interrupt(error):
-        print(f"{_PROGRAM}: interrupted", file=sys.stderr)
-        return _INTERRUPTED
-    if with_traceback:
-        traceback.print_exception(error)
-    if isinstance(error, EdgeRuntimeError):
-        print(f"{_PROGRAM}: {error}", file=sys.stderr)
-        return error.exit_code
-    what = f"{type(error).__name__}: {error}"
-    print(f"{_PROGRAM}: a fault of this program, please report it with the output of -v: {what}", file=sys.stderr)
-    return 1
-
-
-def _is_interrupt(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is the cause: an engine's library that is loading says that it failed to, because of it."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__
-    return error is not None
+    return COMMANDS[arguments.command](arguments)
 
 
 def _parser() -> argparse.ArgumentParser:

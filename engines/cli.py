@@ -1,4 +1,4 @@
-"""The command ``edge-engines``: arguments in, exit codes out, errors in one line; ``commands`` does the rest.
+"""The command ``edge-engines``: its arguments and its help; ``commands`` does the rest.
 
 Results go to stdout, progress to stderr.
 """
@@ -7,48 +7,32 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import re
 import sys
-import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from edge_runtime.errors import EdgeRuntimeError
+from edge_runtime.ending import exit_code
+from edge_runtime.interrupts import holding_interrupts
 
 _PROGRAM = "edge-engines"
-_INTERRUPTED = 130  # as a shell reports SIGINT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = argparse.Namespace(verbose=False, after_interrupt="")
-    try:
-        _parser().parse_args(argv, arguments)
-        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", force=True)
-        from engines.commands import COMMANDS  # here, as it takes half a second in which Ctrl-C may come
+    return exit_code(_PROGRAM, partial(_run, argv, arguments), arguments)
 
-        COMMANDS[arguments.command](arguments)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        print(f"\n{_PROGRAM}: interrupted{arguments.after_interrupt}", file=sys.stderr)
-        return _INTERRUPTED
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except EdgeRuntimeError as error:
-        return _complain(error, str(error), arguments.verbose, error.exit_code)
-    except Exception as error:
-        what = f"a fault of this program, please report it with the output of -v: {type(error).__name__}: {error}"
-        return _complain(error, what, arguments.verbose, 1)
+
+def _run(argv: Sequence[str] | None, arguments: argparse.Namespace) -> int:
+    _parser().parse_args(argv, arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", force=True)
+    with holding_interrupts():
+        from engines.commands import COMMANDS
+
+    COMMANDS[arguments.command](arguments)
     return 0
-
-
-def _complain(error: Exception, message: str, with_traceback: bool, code: int) -> int:
-    if with_traceback:
-        traceback.print_exception(error)
-    print(f"{_PROGRAM}: {message}", file=sys.stderr)
-    return code
 
 
 def _parser() -> argparse.ArgumentParser:

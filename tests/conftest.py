@@ -1,6 +1,43 @@
-"""How Hypothesis runs everywhere: the same examples each time, and no clock, which on a busy machine fails anything."""
+"""How Hypothesis runs everywhere, and a real bundle of random weights, built once a session for whoever asks.
 
+Hypothesis tries the same examples each time, and has no clock, which on a busy machine fails anything.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+
+from engines.cli import main as build_command
 
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
+
+
+def build_tiny(out: Path, recipe: str) -> Path:
+    code = build_command(
+        ["build", "synthetic:tiny-llava", "--recipe", recipe, "--target", "onnxruntime", "--out", str(out)]
+    )
+    assert code == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``synthetic:tiny-llava`` in float16; read-only."""
+    return build_tiny(tmp_path_factory.mktemp("bundles") / "tiny", "fp16")
+
+
+@pytest.fixture(scope="session")
+def tiny_int4_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``synthetic:tiny-llava`` in 4 bits, embedding included; read-only."""
+    return build_tiny(tmp_path_factory.mktemp("bundles") / "tiny-int4", "uniform-int4")
+
+
+@pytest.fixture
+def bundle_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A bundle that a test may damage."""
+    return shutil.copytree(tiny_bundle, tmp_path / "bundle")

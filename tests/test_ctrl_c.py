@@ -1,0 +1,82 @@
+"""Ctrl-C ends every command, whatever it is busy with, with one line and exit code 130."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+RUNTIME, ENGINES = "edge_runtime.cli", "engines.cli"
+COMMANDS = {
+    "inspect": [RUNTIME, "inspect", "BUNDLE", *["PHOTO"] * 5000],
+    "stream": [RUNTIME, "stream", "BUNDLE", "FOLDER"],
+    "bench": [RUNTIME, "bench", "BUNDLE", "--frames", "100000"],
+    "doctor": [RUNTIME, "doctor", "BUNDLE"],
+    "plan": [ENGINES, "plan", "synthetic:llava-1.5-13b"],
+    "build": [ENGINES, "build", "synthetic:llava-1.5-13b", "--out", "OUT"],
+    "verify": [ENGINES, "verify", "BUNDLE"],
+}
+
+
+@pytest.fixture
+def places(tiny_bundle: Path, tmp_path: Path) -> dict[str, str]:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in range(50):
+        cv2.imwrite(str(folder / f"{name}.png"), np.full((40, 60, 3), name, np.uint8))
+    bundle, photo, out = tiny_bundle, folder / "0.png", tmp_path / "bundle"
+    return {"BUNDLE": str(bundle), "PHOTO": str(photo), "FOLDER": str(folder), "OUT": str(out)}
+
+
+def start(command: list[str], places: dict[str, str]) -> subprocess.Popen[str]:
+    words = [places.get(word, word) for word in command]
+    root = Path(__file__).parents[1]
+    return subprocess.Popen([sys.executable, "-m", *words], stdout=-1, stderr=-1, text=True, cwd=root)
+
+
+def wait_for_library(process: subprocess.Popen[str], library: str) -> None:
+    """Return when ``process`` has begun to load ``library``."""
+    maps = Path(f"/proc/{process.pid}/maps")
+    deadline_s = time.monotonic() + 60
+    while library not in maps.read_text():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline_s
+        time.sleep(0.005)
+
+
+def last_line_after_ctrl_c(process: subprocess.Popen[str]) -> str:
+    process.send_signal(signal.SIGINT)
+    _, complaints = process.communicate(timeout=60)
+    assert process.returncode == 130, complaints
+    (line,) = complaints.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_that_is_still_starting(name: str, places: dict[str, str]) -> None:
+    process = start(COMMANDS[name], places)
+    wait_for_library(process, "numpy")
+    assert ": interrupted" in last_line_after_ctrl_c(process)
+
+
+@pytest.mark.parametrize("name", ["inspect", "stream", "bench", "doctor", "verify"])
+def test_a_command_whose_engine_is_loading(name: str, places: dict[str, str]) -> None:
+    process = start(COMMANDS[name], places)
+    wait_for_library(process, "onnxruntime")
+    assert last_line_after_ctrl_c(process).endswith(": interrupted")
+
+
+@pytest.mark.parametrize("name", ["inspect", "bench", "build"])
+@pytest.mark.parametrize("later_s", [0.3, 1.5])
+def test_a_command_at_work(name: str, later_s: float, places: dict[str, str]) -> None:
+    process = start(COMMANDS[name], places)
+    wait_for_library(process, "llguidance" if name != "build" else "_ml_dtypes")
+    time.sleep(later_s)
+    assert ": interrupted" in last_line_after_ctrl_c(process)
+    assert not Path(places["OUT"]).exists()
