@@ -56,7 +56,7 @@ def _awaiting_signals() -> Iterator[threading.Event]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         asked.set()
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.signal(number, ask) for number in _ENDINGS}
     try:
