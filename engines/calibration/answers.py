@@ -13,11 +13,13 @@ from engines.calibration.images import FIRST_SEED
 from engines.reference.scenes import render_scene
 
 _ANSWERS = 64
-_TOKENS = 48  # about one finding; equally many for all, as TensorRT calibrates at one shape
+ANSWER_TOKENS = 48  # about one finding; equally many for all, as TensorRT calibrates at one shape
 _OFFSETS = 16  # answers begin up to so many tokens late: the last layer sees but the last row, and that is to vary
 
 
-def answer_tokens(tokenizer: Tokenizer, answers: int = _ANSWERS, tokens: int = _TOKENS) -> tuple[tuple[int, ...], ...]:
+def answer_tokens(
+    tokenizer: Tokenizer, answers: int = _ANSWERS, tokens: int = ANSWER_TOKENS
+) -> tuple[tuple[int, ...], ...]:
     """Runs of ``tokens`` ids from near the beginning of as many answers, to rendered scenes with enough to say."""
     found: list[tuple[int, ...]] = []
     seed = FIRST_SEED

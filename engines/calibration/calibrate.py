@@ -5,10 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge_runtime.errors import CalibrationError
-from engines.calibration.cache import CacheBinding, load_cache, save_cache, scales_from_text, text_from_scales
+from engines.calibration.cache import (
+    CacheBinding,
+    load_cache,
+    save_cache,
+    scales_from_text,
+    text_from_scales,
+    version_number,
+)
 from engines.calibration.ranges import RANGE_METHODS, scale_of_range
 from engines.calibration.tensors import load_graph, sha256_of_graph, tensors_at_weights
 from engines.calibration.walk import Walk
+
+
+def binding_of(walk: Walk, graph: Path, tensorrt_version: str, method: str = "entropy") -> CacheBinding:
+    """What a cache of the component in ``graph``, which is up next, holds for; of a version, the first three numbers.
+
+    Raises:
+        CalibrationError: there is no such version, or the graph cannot be read.
+    """
+    version_number(tensorrt_version)
+    version = ".".join(tensorrt_version.split(".")[:3])
+    return CacheBinding(version, sha256_of_graph(graph), walk.data_sha256, method)
 
 
 def calibrate_on_cpu(
@@ -25,7 +43,7 @@ def calibrate_on_cpu(
     """
     if method not in RANGE_METHODS:
         raise CalibrationError(f"there is no method {method!r}; there are {', '.join(RANGE_METHODS)}")
-    binding = CacheBinding(tensorrt_version, sha256_of_graph(graph), walk.data_sha256, method)
+    binding = binding_of(walk, graph, tensorrt_version, method)
     text = load_cache(cache, binding)
     if text is not None:
         walk.skip(graph)

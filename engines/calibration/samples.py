@@ -17,6 +17,11 @@ Array = NDArray[Any]
 Float32 = NDArray[np.float32]
 
 
+def shape_at(value: ValueInfoProto, tokens: int) -> tuple[int, ...]:
+    """The shape of a component's input or output where all sizes that are free are ``tokens``."""
+    return tuple(size.dim_value or tokens for size in value.type.tensor_type.shape.dim)
+
+
 class Rows:
     """Float32 arrays of one shape, one an image, in a file; read back one at a time."""
 
@@ -72,11 +77,6 @@ class Samples:
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Of every input, the same for all images: the shapes to calibrate at."""
-        return {name: array.shape for name, array in next(iter(self)).items()}
-
     def __iter__(self) -> Iterator[Mapping[str, Array]]:
         return map(self._fill, self.rows)
 
@@ -92,6 +92,5 @@ class Samples:
             elif value.name in counters:
                 arrays[value.name] = np.array([counters[value.name]], dtype)
             else:
-                sizes = (d.dim_value or tokens for d in value.type.tensor_type.shape.dim)
-                arrays[value.name] = np.zeros(tuple(sizes), dtype)
+                arrays[value.name] = np.zeros(shape_at(value, tokens), dtype)
         return arrays

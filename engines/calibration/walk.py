@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ValueInfoProto
 from tqdm import tqdm
 
 from edge_runtime.bundle import PreprocessingSpec
@@ -29,7 +30,7 @@ from edge_runtime.preprocessing import pixels_from_frame
 from edge_runtime.tokenization import PromptTokens
 from engines.calibration.images import CalibrationImages
 from engines.calibration.observe import Observation, open_observed
-from engines.calibration.samples import Rows, Samples
+from engines.calibration.samples import Rows, Samples, shape_at
 from engines.calibration.tensors import load_graph, sha256_of_graph
 
 # What a component writes, and what the next one calls it. Heads of the model write neither.
@@ -78,6 +79,7 @@ class Walk:
         self._rows: Rows | None = None  # what the component up next reads; None: pixels, which are not made yet
         self._skipped: list[Path] = []
         self._steps = 0
+        self._tokens = 0  # that the decoder reads at once; known behind the connector
         self._data = hashlib.sha256(json.dumps([images.sha256, asdict(preprocessing), asdict(prompt)]).encode())
         for rows in (self._before, *self._after):
             self._data.update(rows.tobytes())
@@ -86,6 +88,10 @@ class Walk:
     def data_sha256(self) -> str:
         """A hash of all that reaches the component up next: images, preprocessing, prompt, components before."""
         return self._data.hexdigest()
+
+    def shapes(self, graph: Path) -> Mapping[str, tuple[int, ...]]:
+        """Of the inputs of the component in ``graph``, which is up next: the same for all images."""
+        return {value.name: shape_at(value, self._tokens) for value in load_graph(graph).graph.input}
 
     def samples(self, graph: Path) -> Samples:
         """What the component in ``graph`` reads, image by image; valid until the walk goes on.
@@ -124,8 +130,12 @@ class Walk:
         self._note(graph)
 
     def _note(self, graph: Path) -> None:
-        if _written_by(graph) is not None:
-            self._data.update(sha256_of_graph(graph).encode())
+        output = _written_by(graph)
+        if output is None:
+            return
+        self._data.update(sha256_of_graph(graph).encode())
+        if output.name == "image_embeddings":
+            self._tokens = len(self._before) + shape_at(output, 0)[1] + len(self._after[0])
 
     def _catch_up(self) -> None:
         while self._skipped:
@@ -145,7 +155,8 @@ class Walk:
         peaks_of: Collection[str] = (),
         products_of: Mapping[str, int] = MappingProxyType({}),
     ) -> Observation:
-        samples, output = self._samples(graph), _written_by(graph)
+        samples, written = self._samples(graph), _written_by(graph)
+        output = written.name if written else None
         if output is None and not (histograms_of or peaks_of or products_of):
             return Observation()
         following = self._new_rows(_NEXT[output]) if output else None
@@ -187,7 +198,6 @@ class Walk:
         return Rows(name, self._folder / f"{self._steps}.f32")
 
 
-def _written_by(graph: Path) -> str | None:
+def _written_by(graph: Path) -> ValueInfoProto | None:
     """The output of a component that the next one reads; None for a head."""
-    outputs = [value.name for value in load_graph(graph).graph.output]
-    return next((name for name in outputs if name in _NEXT), None)
+    return next((value for value in load_graph(graph).graph.output if value.name in _NEXT), None)
