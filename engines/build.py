@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from edge_runtime.budget import check_fits, format_bytes
 from edge_runtime.bundle import MANIFEST_NAME, Bundle, Component, load_bundle, manifest_to_json, sha256_of_file
-from edge_runtime.errors import BuildError, EdgeRuntimeError
-from edge_runtime.tokenization import prompt_tokens
+from edge_runtime.errors import BuildError, CheckpointError, EdgeRuntimeError
+from edge_runtime.tokenization import PromptTokens, prompt_tokens
 from edge_runtime.typed_json import MismatchError, dataclass_from_json
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS
@@ -71,9 +71,9 @@ def build(
     compiler = TARGETS[target].open(TargetOptions(plan.context_tokens, step_tokens, compute_capabilities, timing_cache))
     versions = {**_versions(), **compiler.versions}
     out = out.absolute()
-    partial = out.with_name(out.name + ".partial")
     try:
         _check_replaceable(out, force)
+        partial = out.with_name(out.name + ".partial")
         journal = _open_journal(partial, {"target": target, **asdict(hashes), **versions})
         components = []
         for part in tqdm(plan.parts, desc=f"building {out.name}", unit="component", disable=None):
@@ -106,11 +106,21 @@ def build(
 
 def _longest_step(plan: BundlePlan, checkpoint: Checkpoint) -> int:
     """Tokens of the longest step that a runtime makes: the image and the text behind it, or the text before it."""
-    model = plan.manifest.model
-    tokenizer = Tokenizer.from_str(checkpoint.tokenizer_json.decode("utf-8"))
-    prompt = prompt_tokens(tokenizer, plan.manifest.prompt, model.image_token_id)
-    behind = model.num_image_tokens + len(prompt.after_image) + _OPENING_TOKENS
+    prompt = _prompt_tokens(plan, checkpoint)
+    behind = plan.manifest.model.num_image_tokens + len(prompt.after_image) + _OPENING_TOKENS
     return min(max(len(prompt.before_image), behind), plan.context_tokens)
+
+
+def _prompt_tokens(plan: BundlePlan, checkpoint: Checkpoint) -> PromptTokens:
+    try:
+        tokenizer = Tokenizer.from_str(checkpoint.tokenizer_json.decode("utf-8"))
+        return prompt_tokens(tokenizer, plan.manifest.prompt, plan.manifest.model.image_token_id)
+    except EdgeRuntimeError:
+        raise
+    except Exception as error:  # the library raises bare Exception
+        raise CheckpointError(
+            f"the tokenizer.json of {checkpoint.name} is none, or not of this model: {error}; copy the checkpoint again"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -232,6 +233,12 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path, name):
         build_tiny(tmp_path / name)
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_the_root_of_all_files_is_no_place_for_a_bundle(force):
+    with pytest.raises(BuildError, match="choose another --out"):
+        build_tiny(Path("/"), force=force)
+
+
 def test_an_existing_bundle_is_kept_unless_forced(tmp_path):
     out = tmp_path / "bundle"
     build_tiny(out, recipe="fp16")
@@ -274,6 +281,25 @@ def test_a_plan_beyond_the_budget_is_refused_before_anything_is_written(tmp_path
 def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path):
     with pytest.raises(CheckpointError, match=f"{LATE} holds NaN"):
         build_tiny(tmp_path / "bundle", WatchedCheckpoint(damage=LATE))
+
+
+@pytest.mark.parametrize("text", [b"{}", b'{"model": {"type": "BPE"}}', b"\xff"])
+def test_a_tokenizer_that_is_none_is_refused_before_anything_is_written(tmp_path, text):
+    checkpoint = replace(open_checkpoint("synthetic:tiny-llava"), tokenizer_json=text)
+
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json of tiny-llava"):
+        build_tiny(tmp_path / "bundle", checkpoint)
+
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("token", [-1, 10**30])
+def test_an_image_token_that_no_tokenizer_has_is_refused(tmp_path, token):
+    checkpoint = open_checkpoint("synthetic:tiny-llava")
+    checkpoint = replace(checkpoint, config={**checkpoint.config, "image_token_index": token})
+
+    with pytest.raises(CheckpointError, match="copy the checkpoint again"):
+        build_tiny(tmp_path / "bundle", checkpoint)
 
 
 def test_a_larger_context_takes_more_memory():
