@@ -79,7 +79,7 @@ class Walk:
         self._rows: Rows | None = None  # what the component up next reads; None: pixels, which are not made yet
         self._skipped: list[Path] = []
         self._steps = 0
-        self._tokens = 0  # that the decoder reads at once; known behind the connector
+        self._tokens = 0  # that the component up next reads at once
         self._data = hashlib.sha256(json.dumps([images.sha256, asdict(preprocessing), asdict(prompt)]).encode())
         for rows in (self._before, *self._after):
             self._data.update(rows.tobytes())
@@ -134,8 +134,9 @@ class Walk:
         if output is None:
             return
         self._data.update(sha256_of_graph(graph).encode())
+        self._tokens = shape_at(output, self._tokens)[1]  # the last layers put out the last row alone
         if output.name == "image_embeddings":
-            self._tokens = len(self._before) + shape_at(output, 0)[1] + len(self._after[0])
+            self._tokens += len(self._before) + len(self._after[0])
 
     def _catch_up(self) -> None:
         while self._skipped:

@@ -1,5 +1,6 @@
 """Images on their way through the components: the decoder sees what it sees in flight, and caches spare the way."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,13 @@ def test_samples_are_what_the_component_reads_and_can_be_read_again(walk, parts)
     assert not one[0]["past_key.0"].any()
     assert walk.shapes(parts["decoder.00"]) == {name: array.shape for name, array in one[1].items()}
     np.testing.assert_array_equal(one[2]["hidden_states"], other[2]["hidden_states"])
+
+
+def test_shapes_are_known_before_any_image_passes(walk, parts):
+    for name, behind in pairwise(ORDER):
+        walk.skip(parts[name])
+        rows = next(iter(walk.shapes(parts[behind]).values()))
+        assert rows[1] == {"connector": 16, "lm_head": 1}.get(behind, 3 + 16 + 4)
 
 
 def test_a_component_out_of_order_is_refused(walk, parts):
