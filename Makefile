@@ -13,7 +13,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 KEY := $(shell { cat setup.py ros2_ws/build-requirements.txt; $(PYTHON) -VV; echo "$(ROS_DISTRO)"; } | sha256sum | cut -c1-16)
 VENV := .venv/.made-$(KEY)
 PARITY_VENV := .venv-parity/.made-$(KEY)
+RTX_VENV := .venv-rtx/.made-$(KEY)
 ROS := .venv/.ros-$(KEY)
+JETSON := .venv/.jetson-$(KEY)
 
 # Runs a command with the ROS 2 messages importable, or plainly where this machine can have no ROS.
 WITH_ROS = $$(grep -qx ready $(ROS) && echo ros2_ws/run)
@@ -23,7 +25,7 @@ RENDER = import cv2; from engines.reference.flight import render_flight; \
 	[cv2.imwrite(f"out/frames/{index:04}.jpg", frame) for index, frame in enumerate(render_flight(1, $(FRAMES)))]
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench parity clean
+.PHONY: help demo test lint bench parity engines clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,8 +40,9 @@ demo: $(ROS) $(BUNDLE)/bundle.json ## fly the reference inspector past a rendere
 		.venv/bin/edge-runtime stream $(BUNDLE) out/frames --page $(FLIGHT).html; \
 	fi
 
-test: $(ROS) ## run the tests
+test: $(ROS) $(JETSON) ## run the tests
 	@$(WITH_ROS) .venv/bin/python -m pytest
+	@! grep -qx ready $(JETSON) || tests/simulated_jetson/run .venv/bin/python -m pytest -m simulated_jetson
 
 lint: $(VENV) ## check style and types
 	.venv/bin/ruff check .
@@ -54,8 +57,11 @@ parity: $(PARITY_VENV) ## compare with transformers on torch, and make the golde
 	.venv-parity/bin/python -m tests.parity.make_golden
 	.venv-parity/bin/python -m pytest tests/engines/test_golden.py
 
+engines: $(RTX_VENV) ## compile every graph with TensorRT for RTX, which needs no GPU
+	.venv-rtx/bin/python -m pytest -m "slow or not slow" --timeout=1800 tests/engines/targets/test_tensorrt_rtx.py
+
 clean: ## remove what was built; the virtual environments stay
-	rm -rf build out .venv/.ros-* *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis ros2_ws/build ros2_ws/install ros2_ws/log
+	rm -rf build out .venv/.ros-* .venv/.jetson-* *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis ros2_ws/build ros2_ws/install ros2_ws/log
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 $(VENV): | check-python
@@ -70,10 +76,21 @@ $(ROS): $(VENV) $(shell find ros2_ws/src/inspection_msgs ros2_ws/setup_ros.py -t
 	@.venv/bin/python ros2_ws/setup_ros.py; code=$$?; \
 	case $$code in 0) echo ready ;; 69) echo unavailable ;; *) exit $$code ;; esac >$@
 
+# TensorRT's half of the tests; exit code 69 says that there is no C compiler to build it with.
+$(JETSON): $(VENV) $(wildcard tests/simulated_jetson/libcuda/* tests/simulated_jetson/setup_jetson.py)
+	@.venv/bin/python tests/simulated_jetson/setup_jetson.py; code=$$?; \
+	case $$code in 0) echo ready ;; 69) echo unavailable ;; *) exit $$code ;; esac >$@
+
 $(PARITY_VENV): | check-python
 	rm -rf .venv-parity
 	$(PYTHON) -m venv .venv-parity
 	.venv-parity/bin/pip install -qq --editable '.[build,dev,parity]'
+	@touch $@
+
+$(RTX_VENV): | check-python
+	rm -rf .venv-rtx
+	$(PYTHON) -m venv .venv-rtx
+	.venv-rtx/bin/pip install -qq --editable '.[build,dev,tensorrt-rtx]'
 	@touch $@
 
 $(BUNDLE)/bundle.json: $(VENV) $(shell find engines -type f -not -name '*.pyc')
