@@ -37,7 +37,7 @@ class _Footprint:
 # ONNX Runtime computes in float32 on a CPU: it widens float16 and repacks 4-bit weights. Measured on a decoder of
 # 608 MB float16: 2.15, of 157 MB int4: 1.22; while one component loads, another 0.25 of it. Interpreter, numpy, OpenCV,
 # tokenizer and the library took 93 MB on x86-64.
-_ONNXRUNTIME = _Footprint(120_000_000, {"float16": 2.3, "int8": 1.3, "int4": 1.3}, 0.25, 4)
+_ONNXRUNTIME = _Footprint(120_000_000, {"float16": 2.3, "int8": 1.3, "int4": 1.3, "nf4": 1.3}, 0.25, 4)
 # An engine's weights go to the device as they are stored; its file is mapped until they are there. CUDA's context and
 # TensorRT's libraries take 0.4 GiB before them.
 _TENSORRT = _Footprint(550_000_000, {"float16": 1.0, "int8": 1.0, "int4": 1.0}, 1.0, 2)

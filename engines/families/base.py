@@ -9,6 +9,7 @@ from typing import Any
 from edge_runtime.bundle import ModelSpec, PreprocessingSpec, PromptSpec
 from edge_runtime.errors import CheckpointError
 from engines.checkpoint import Checkpoint
+from engines.families.folds import Fold
 from engines.graphs.builder import Graph
 from engines.graphs.dialect import Dialect
 from engines.graphs.weights import TensorSource
@@ -34,6 +35,7 @@ class Part:
     layers: tuple[int, int] | None  # [first, end) of a decoder group
     parameters: Mapping[str, Parameter]  # by the tensor's name in the checkpoint
     emit: Callable[[Graph, Dialect, TensorSource, Precision], None] | None  # None: an embedding has no graph
+    folds: tuple[Fold, ...] = ()  # in an order in which scales can be chosen: what is divided is rounded later
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from edge_runtime.errors import CheckpointError
 from edge_runtime.report import ACTIONS, DEFECT_CLASSES, SEVERITIES
 from engines.checkpoint import Checkpoint
 from engines.families.base import Model, Parameter, Part, Settings
+from engines.families.folds import Fold, decoder_folds, vit_folds, with_known_vectors
 from engines.families.image_processor import read_preprocessing
 from engines.families.parameters import (
     decoder_parameters,
@@ -190,6 +191,7 @@ def _parts(
             lambda graph, dialect, source, precision: emit_llama_group(
                 graph, dialect, Weights(source, precision, layout.decoder), llama, layers
             ),
+            with_known_vectors(decoder_folds(llama, layout.decoder, layers), checkpoint),
         )
 
     return (
@@ -201,6 +203,7 @@ def _parts(
             lambda graph, dialect, source, precision: emit_vit(
                 graph, dialect, Weights(source, precision, layout.vision), vit
             ),
+            with_known_vectors(vit_folds(layout.vision, vit.num_layers), checkpoint),
         ),
         Part(
             "connector",
@@ -227,6 +230,7 @@ def _parts(
             lambda graph, dialect, source, precision: emit_llama_head(
                 graph, dialect, Weights(source, precision), llama, norm=f"{layout.decoder}norm", head=head
             ),
+            (Fold(head, (f"{layout.decoder}norm.weight",)),),
         ),
     )
 

@@ -1,10 +1,33 @@
 """Weight quantizers, by the method's name in a recipe."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 
-from engines.quantize.rtn import Int4Matrix, quantize_rtn
+from engines.quantize.activations import Activations
+from engines.quantize.awq import quantize_clipped
+from engines.quantize.choose import Calibrated
+from engines.quantize.fit import quantize_fitted
+from engines.quantize.gptq import quantize_gptq
+from engines.quantize.int4 import Int4Matrix
+from engines.quantize.rtn import quantize_rtn
 
-QUANTIZERS: Mapping[str, Callable[[NDArray[Any], int], Int4Matrix]] = {"rtn": quantize_rtn}
+
+@dataclass(frozen=True)
+class CalibratedMethod:
+    """A method that looks at the inputs which a matrix receives."""
+
+    scales_inputs: bool  # AWQ's: channels are scaled where what comes before can take the division
+    round: Callable[[NDArray[Any], int, Activations], Calibrated]  # by weight, block size and inputs
+
+
+QUANTIZERS: Mapping[str, Callable[[NDArray[Any], int], Int4Matrix]] = {"rtn": quantize_rtn, "fitted": quantize_fitted}
+CALIBRATED: Mapping[str, CalibratedMethod] = {
+    "gptq": CalibratedMethod(False, quantize_gptq),
+    "awq": CalibratedMethod(True, quantize_clipped),
+    "awq-gptq": CalibratedMethod(True, quantize_gptq),
+}

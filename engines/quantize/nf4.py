@@ -1,4 +1,4 @@
-"""NF4 with double quantization, the 4 bits that people know: a yardstick, which no engine here executes.
+"""NF4 with double quantization, the 4 bits that people know, as a yardstick; knows one matrix at a time.
 
 Dettmers et al. 2023, "QLoRA: Efficient Finetuning of Quantized LLMs", appendix E for the 16 values. As in bitsandbytes,
 the scales of 64 weights are themselves rounded, 256 at a time, to the 256 values of its dynamic 8-bit type.
@@ -16,8 +16,8 @@ from engines.quantize.int4 import row_slabs
 
 Float32 = NDArray[np.float32]
 
-_BLOCK = 64
-_SCALES_A_BLOCK = 256
+NF4_BLOCK = 64
+SCALES_A_RANGE = 256
 
 # fmt: off
 NF4_VALUES = np.array([
@@ -43,9 +43,26 @@ class Nf4Matrix:
     shape: tuple[int, int]
 
     @property
+    def rows(self) -> int:
+        """N."""
+        return self.shape[0]
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of all that is stored: 4.127 bits a value."""
         return self.packed.nbytes + self.scale_codes.nbytes + self.scale_ranges.nbytes + 4
+
+    @property
+    def scales(self) -> Float32:
+        """The scale of every 64 values, as it is after its own rounding: (blocks,)."""
+        ranges = np.repeat(self.scale_ranges, SCALES_A_RANGE)[: len(self.scale_codes)]
+        return dynamic_8bit()[self.scale_codes] * ranges + self.scale_mean
+
+
+def nf4_bytes(rows: int, columns: int) -> int:
+    """Bytes of a (rows, columns) matrix."""
+    blocks = -(-rows * columns // NF4_BLOCK)
+    return blocks * (NF4_BLOCK // 2 + 1) + -(-blocks // SCALES_A_RANGE) * 4 + 4
 
 
 def quantize_nf4(weight: NDArray[np.floating]) -> Nf4Matrix:
@@ -54,9 +71,9 @@ def quantize_nf4(weight: NDArray[np.floating]) -> Nf4Matrix:
     Raises:
         CheckpointError: a value is NaN or infinite.
     """
-    flat = np.zeros(-(-weight.size // _BLOCK) * _BLOCK, np.float32)
+    flat = np.zeros(-(-weight.size // NF4_BLOCK) * NF4_BLOCK, np.float32)
     flat[: weight.size] = weight.reshape(-1)
-    blocks = flat.reshape(-1, _BLOCK)
+    blocks = flat.reshape(-1, NF4_BLOCK)
     largest = np.abs(blocks).max(axis=1)
     if not np.isfinite(largest).all():
         raise CheckpointError("a matrix holds NaN or infinity; expected finite weights")
@@ -73,10 +90,8 @@ def quantize_nf4(weight: NDArray[np.floating]) -> Nf4Matrix:
 
 def dequantize_nf4(matrix: Nf4Matrix) -> Float32:
     """The float32 (N, K) values that ``matrix`` stands for."""
-    ranges = np.repeat(matrix.scale_ranges, _SCALES_A_BLOCK)[: len(matrix.scale_codes)]
-    scales = dynamic_8bit()[matrix.scale_codes] * ranges + matrix.scale_mean
-    codes = np.stack([matrix.packed >> 4, matrix.packed & 0x0F], axis=-1).reshape(-1, _BLOCK)
-    values = NF4_VALUES[codes] * scales[:, None]
+    codes = np.stack([matrix.packed >> 4, matrix.packed & 0x0F], axis=-1).reshape(-1, NF4_BLOCK)
+    values = NF4_VALUES[codes] * matrix.scales[:, None]
     rows, columns = matrix.shape
     return values.reshape(-1)[: rows * columns].reshape(rows, columns)
 
@@ -92,7 +107,7 @@ def dynamic_8bit() -> Float32:
 
 
 def _quantize_scales(scales: Float32) -> tuple[NDArray[np.uint8], Float32]:
-    blocks = np.zeros((-(-len(scales) // _SCALES_A_BLOCK), _SCALES_A_BLOCK), np.float32)
+    blocks = np.zeros((-(-len(scales) // SCALES_A_RANGE), SCALES_A_RANGE), np.float32)
     blocks.reshape(-1)[: len(scales)] = scales
     ranges = np.abs(blocks).max(axis=1)
     values = dynamic_8bit()
