@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -30,6 +31,8 @@ def _run(argv: Sequence[str] | None, arguments: argparse.Namespace) -> int:
     _parser().parse_args(argv, arguments)
     level = logging.INFO if arguments.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s", force=True)
+    if not arguments.verbose:
+        os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what matters of it comes back, and is said once
     with holding_interrupts():
         from edge_runtime.commands import COMMANDS
 

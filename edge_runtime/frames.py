@@ -65,7 +65,7 @@ def open_source(source: str) -> FrameSource:
     Raises:
         SourceError: there is nothing to read frames from.
     """
-    if source.isdecimal():
+    if source.isdecimal() and len(source) < 4:  # more digits than cameras have: a file, or a mistake
         return CameraSource(int(source))
     path = Path(source)
     try:

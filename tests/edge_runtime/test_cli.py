@@ -93,6 +93,16 @@ def test_stream_with_a_log_on_a_full_disk_is_an_error(
     assert "free the disk" in complaint(capsys)
 
 
+def test_stream_does_not_write_its_page_over_its_log(
+    tiny_bundle: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "flight.jsonl"
+    log.write_text("of an earlier flight")
+    assert main(["stream", str(tiny_bundle), str(photos), "--page", str(log)]) == 1
+    assert "name the page .html" in complaint(capsys)
+    assert log.read_text() == "of an earlier flight"
+
+
 def test_bench_measures_every_step(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", str(tiny_bundle), "--frames", "3", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)

@@ -72,7 +72,7 @@ def test_a_grey_png_becomes_three_channels() -> None:
     assert image.shape == (5, 7, 3)
 
 
-@pytest.mark.parametrize("source", ["nowhere", "nul\0byte", "x" * 5000])
+@pytest.mark.parametrize("source", ["nowhere", "", "nul\0byte", "x" * 5000, "-1", "9" * 30])
 def test_a_source_that_is_not_there_is_refused(source: str) -> None:
     with pytest.raises(SourceError):
         open_source(source)
