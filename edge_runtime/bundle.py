@@ -20,7 +20,7 @@ from edge_runtime.typed_json import MismatchError, dataclass_from_json
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "bundle.json"
 COMPONENT_KINDS = ("vision_encoder", "connector", "embedding", "decoder", "lm_head")
-PRECISIONS = ("float16", "int8", "int4")
+PRECISIONS = ("float16", "int8", "int4", "nf4")
 
 # Hashing reads about 1 GB/s: half a second is worth knowing that no bit flipped, ten seconds on a drone is not.
 HASH_AT_OPEN_LIMIT_BYTES = 512 * 1024 * 1024
@@ -98,6 +98,7 @@ class Component:
     files: tuple[FileEntry, ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    float32_nodes: tuple[str, ...] = ()  # of a float16 engine: where float16 would overflow
 
     @property
     def size_bytes(self) -> int:
@@ -148,6 +149,16 @@ class Manifest:
     def lm_heads(self) -> tuple[Component, ...]:
         """The parts of the LM head, in the order of the vocabulary."""
         return tuple(sorted((c for c in self.components if c.kind == "lm_head"), key=lambda c: c.name))
+
+    @property
+    def context_tokens(self) -> int:
+        """Positions that prompt, image and answer may take: the model's, or fewer where its engines have fewer."""
+        return min(self.model.max_positions, int(self.build.get("context_tokens", self.model.max_positions)))
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens that its engines run in one step at most."""
+        return int(self.build.get("step_tokens", self.model.max_positions))
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
@@ -337,6 +348,11 @@ def _check_consistent(manifest: Manifest) -> None:
         inside = entry.path and not pure.is_absolute() and ".." not in pure.parts and "\\" not in entry.path
         _require(bool(inside), f"file {entry.path[:60]!r} is not inside the bundle")
         _require(entry.size_bytes >= 0, f"file {entry.path!r} has {entry.size_bytes} bytes")
+    for name in ("context_tokens", "step_tokens"):
+        tokens = str(manifest.build.get(name, model.max_positions))
+        _require(
+            tokens.isdecimal() and int(tokens) > 0, f"build.{name} is {tokens[:60]!r}, expected a number of tokens"
+        )
     _require(all(size >= 0 for size in manifest.ledger.values()), "ledger holds a negative size")
 
 

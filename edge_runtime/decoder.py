@@ -57,35 +57,32 @@ class Decoder:
         self._prefix_length = len(prefix)
         if prefix:
             self._run(self._tokens, prefix)
-            backend.synchronize()
 
     def prefill(self, tokens: Sequence[int]) -> Float32:
         """Forget the last frame; run ``image_rows`` and then ``tokens``. Returns the logits (V,) of what follows."""
         self._cache.truncate(self._prefix_length)
-        return self._logits_after(self._run(self._prompt, tokens, self.image_rows.shape[1]))
+        return self._run(self._prompt, tokens, self.image_rows.shape[1])
 
     def append(self, tokens: Sequence[int]) -> Float32:
         """Run ``tokens`` after everything so far. Returns the logits (V,) of what follows, valid until called again."""
-        return self._logits_after(self._run(self._tokens, tokens))
+        return self._run(self._tokens, tokens)
 
-    def _run(self, rows: Array, tokens: Sequence[int], image_rows: int = 0) -> _Step:
+    def _run(self, rows: Array, tokens: Sequence[int], image_rows: int = 0) -> Float32:
         """Run ``image_rows`` that are in ``rows`` and ``tokens`` behind them, in equal steps, each through all groups.
 
-        Returns the last step; the cache takes keys and values of all of them.
+        The cache takes keys and values of all of them. Returns the logits (V,) of what follows.
         """
         length = image_rows + len(tokens)
         rows[0, image_rows:length] = self._embedding.rows(tokens)
         count = -(-length // self._backend.step_rows)
         edges = [length * i // count for i in range(count + 1)]
         for first, end in pairwise(edges):
+            self._backend.synchronize()  # the last step reads the cache's length, which changes now
             self._cache.grow(end - first)
             kind = (rows is self._prompt, first, end, self._cache.reach)
             step = self._steps.get(kind) or self._bind_step(kind, rows[:, first:end])
             for run in step.run_groups:
                 run()
-        return step
-
-    def _logits_after(self, step: _Step) -> Float32:
         for run in step.run_heads:
             run()
         self._backend.synchronize()
@@ -94,20 +91,25 @@ class Decoder:
 
     def _bind_step(self, kind: tuple[bool, int, int, int], hidden_states: Array) -> _Step:
         length = hidden_states.shape[1]
-        run_groups: list[Run] = []
+        groups: list[tuple[Run, Run]] = []
         source: Memory = hidden_states
         for index, (engine, layers) in enumerate(self._groups):
             is_last = index + 1 == len(self._groups)
             target = self._last_row if is_last else self._between[index % 2][:, :length]
-            run_groups.append(self._cache.bind(engine, layers, source, target))
+            groups.append(self._cache.bind(engine, layers, source, target))
             source = target
-        run_heads: list[Run] = []
+        heads: list[Run] = []
         first = 0
         for engine, width in self._heads:
             part = self._logits[:, :, first : first + width]
-            run_heads.append(engine.bind({"hidden_states": self._last_row}, {"logits": part}))
+            heads.append(engine.bind({"hidden_states": self._last_row}, {"logits": part}))
             first += width
-        step = self._steps[kind] = _Step(run_groups, run_heads)
+        if length == 1:  # most steps of an answer: one call for all engines, and then the rows that they gave
+            engines = self._backend.record([*(run for run, _ in groups), *heads])
+            step = _Step([engines, *(append for _, append in groups)], [])
+        else:
+            step = _Step([run for pair in groups for run in pair], heads)
+        self._steps[kind] = step
         return step
 
 
@@ -115,5 +117,5 @@ class Decoder:
 class _Step:
     """Engines bound to the memory of a step of so many tokens."""
 
-    run_groups: list[Run]
+    run_groups: list[Run]  # with the heads, where the step is recorded
     run_heads: list[Run]  # for the last token only; each writes its part of the vocabulary

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from edge_runtime.budget import Ledger, available_bytes, check_fits, device_byte
 from edge_runtime.bundle import Bundle, Component, Manifest, PromptSpec, TensorSpec, load_bundle
 from edge_runtime.decoder import Decoder
 from edge_runtime.embedding import open_embedding
-from edge_runtime.errors import BackendError, BundleCorruptError
+from edge_runtime.errors import BackendError, BudgetExceededError, BundleCorruptError
 from edge_runtime.grammar import Grammar
 from edge_runtime.preprocessing import pixels_from_frame
 from edge_runtime.report import InspectionReport, Timings, answer_schema
@@ -50,7 +50,7 @@ class Inspector:
 
         Raises:
             BundleError: the bundle must not be loaded; a subclass says why.
-            BudgetExceededError: its plan exceeds the budget.
+            BudgetExceededError: its plan exceeds the budget, or what it takes does.
             BackendError: the inference engine refuses it.
             ValueError: ``budget`` is no amount of memory, or a number is negative.
         """
@@ -72,30 +72,39 @@ class Inspector:
 
         prompt_length = len(prompt.before_image) + model.num_image_tokens + len(prompt.after_image)
         opening_length = len(self._grammar.restart())
-        if prompt_length + opening_length > model.max_positions:
+        positions = manifest.context_tokens
+        if prompt_length + opening_length > positions:
             raise BundleCorruptError(
-                f"prompt and image take {prompt_length} of {model.max_positions} positions, which leaves no room "
-                "for an answer; rebuild the bundle with a shorter prompt"
+                f"prompt and image take {prompt_length} of {positions} positions, which leaves no room for an answer; "
+                "rebuild the bundle with a shorter prompt, or a larger --context"
             )
-        self._max_tokens = min(max_report_tokens, model.max_positions - prompt_length)
+        self._max_tokens = min(max_report_tokens, positions - prompt_length)
         capacity = prompt_length + max(self._max_tokens, opening_length)
         self._room = capacity - prompt_length + len(prompt.after_image)  # positions behind the image
         self._ledger = check_fits(plan_ledger(manifest, capacity), budget_bytes)
 
+        self._measured: dict[str, int] = {}
+        try:
+            self._loaded: _Loaded | None = self._load(prompt.before_image, capacity, threads)
+        except BudgetExceededError as error:
+            raise BudgetExceededError(f"{error}\n{self.ledger.table()}") from error
+
+    def _load(self, prefix: Sequence[int], capacity: int, threads: int | None) -> _Loaded:
+        manifest = self.bundle.manifest
         with ExitStack() as stack:  # closes what was opened if the rest fails
             backend = open_backend(manifest, threads, device_bytes(self._ledger))
             stack.callback(backend.close)
-            self._measured = {"process": resident_bytes(), "kv_cache": self._ledger.item("kv_cache").planned_bytes}
-            load = _Loader(bundle, backend, self._measured, stack)
+            self._measured |= {"process": resident_bytes(), "kv_cache": self._ledger.item("kv_cache").planned_bytes}
+            load = _Loader(self.bundle, backend, self._measured, stack)
             vision = load(manifest.component("vision_encoder"))
             connector = load(manifest.component("connector"))
             groups = [load(group) for group in manifest.decoder_groups]
             heads = [load(head) for head in manifest.lm_heads]
-            embedding = open_embedding(bundle)
+            embedding = open_embedding(self.bundle)
             held_bytes = backend.held_bytes
-            decoder = Decoder(backend, manifest, embedding, groups, heads, prompt.before_image, capacity)
+            decoder = Decoder(backend, manifest, embedding, groups, heads, prefix, capacity)
             pixels, run_vision = _bind_vision(backend, manifest, vision, connector, decoder.image_rows)
-            self._loaded: _Loaded | None = _Loaded(backend, held_bytes, pixels, run_vision, decoder, stack.pop_all())
+            return _Loaded(backend, held_bytes, pixels, run_vision, decoder, stack.pop_all())
 
     @property
     def ledger(self) -> Ledger:
@@ -234,11 +243,7 @@ def _bind_vision(
     run_vision = vision.bind({"pixel_values": pixels}, {"features": features})
     run_connector = connector.bind({"features": features}, {"image_embeddings": image_rows})
 
-    def run() -> None:
-        run_vision()
-        run_connector()
-
-    return pixels, run
+    return pixels, backend.record([run_vision, run_connector])
 
 
 def _size(spec: TensorSpec) -> tuple[list[int], str]:

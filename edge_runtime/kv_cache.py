@@ -10,12 +10,12 @@ There are two layouts, and a decoder group's inputs say which one it was built f
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
 from edge_runtime.backends.base import Array, Backend, Engine, Memory, Run
-from edge_runtime.bundle import Component, Manifest, ModelSpec
+from edge_runtime.bundle import Manifest, ModelSpec
 
 _REACH_STEP = 256  # reading up to 255 empty rows costs less than binding engines anew for every token
 
@@ -53,8 +53,12 @@ class KVCache(ABC):
         self.length = length
 
     @abstractmethod
-    def bind(self, engine: Engine, layers: range, hidden_states: Memory, hidden_states_out: Memory) -> Run:
-        """Bind the decoder group of ``layers`` for a step of (1, T, D) at the reach of now; a run appends T rows."""
+    def bind(self, engine: Engine, layers: range, hidden_states: Memory, hidden_states_out: Memory) -> tuple[Run, Run]:
+        """Bind the decoder group of ``layers`` for a step of (1, T, D) at the reach of now.
+
+        The first call runs it, the second appends its T rows, which must have happened before another group's step of
+        several tokens is run.
+        """
 
     @abstractmethod
     def _announce(self, length: int, tokens: int) -> None:
@@ -63,16 +67,17 @@ class KVCache(ABC):
 
 def open_cache(backend: Backend, manifest: Manifest, capacity: int) -> KVCache:
     """A cache of ``capacity`` tokens in the layout of the manifest's decoder groups; lives as long as ``backend``."""
-    groups = manifest.decoder_groups
-    kind = TokenMajorCache if any(spec.name == "past_length" for spec in groups[0].inputs) else InPlaceCache
-    return kind(backend, manifest.model, groups, capacity)
+    is_token_major = any(spec.name == "past_length" for spec in manifest.decoder_groups[0].inputs)
+    kind = TokenMajorCache if is_token_major else InPlaceCache
+    return kind(backend, manifest, capacity)
 
 
 class InPlaceCache(KVCache):
     """Engines append rows themselves, led by two lengths."""
 
-    def __init__(self, backend: Backend, model: ModelSpec, groups: Sequence[Component], capacity: int) -> None:
+    def __init__(self, backend: Backend, manifest: Manifest, capacity: int) -> None:
         super().__init__(capacity)
+        model = manifest.model
         shape = (1, model.num_kv_heads, capacity, model.head_dim)
         self._keys = [backend.private(shape, np.float32) for _ in range(model.num_layers)]
         self._values = [backend.private(shape, np.float32) for _ in range(model.num_layers)]
@@ -85,13 +90,13 @@ class InPlaceCache(KVCache):
         """The capacity: engines know how far to read."""
         return self.capacity
 
-    def bind(self, engine: Engine, layers: range, hidden_states: Memory, hidden_states_out: Memory) -> Run:
+    def bind(self, engine: Engine, layers: range, hidden_states: Memory, hidden_states_out: Memory) -> tuple[Run, Run]:
         """The present is the same memory as the past, so rows are appended in place."""
         past = {f"past_{name}": memory for name, memory in self._rows(layers)}
         present = {f"present_{name}": memory for name, memory in self._rows(layers)}
         lengths = {"seqlens_k": self._last, "total_sequence_length": self._total}
         inputs = {"hidden_states": hidden_states, **past, **lengths}
-        return engine.bind(inputs, {"hidden_states_out": hidden_states_out, **present})
+        return engine.bind(inputs, {"hidden_states_out": hidden_states_out, **present}), lambda: None
 
     def _announce(self, length: int, tokens: int) -> None:
         self._total[0] = length + tokens
@@ -105,18 +110,20 @@ class InPlaceCache(KVCache):
 class TokenMajorCache(KVCache):
     """One block of memory a group, (2 * layers, capacity, kv heads, head size): one strided copy appends a step."""
 
-    def __init__(self, backend: Backend, model: ModelSpec, groups: Sequence[Component], capacity: int) -> None:
+    def __init__(self, backend: Backend, manifest: Manifest, capacity: int) -> None:
         super().__init__(capacity)
+        model, groups = manifest.model, manifest.decoder_groups
         self._backend = backend
         layers = [range(*(group.layers or (0, 0))) for group in groups]
         [dtype] = {spec.dtype for group in groups for spec in group.inputs if spec.name.startswith("past_key.")}
 
-        def block(num_layers: int) -> Memory:
-            return backend.private((2 * num_layers, capacity, model.num_kv_heads, model.head_dim), dtype)
+        def block(num_layers: int, tokens: int) -> Memory:
+            return backend.private((2 * num_layers, tokens, model.num_kv_heads, model.head_dim), dtype)
 
         self._past_length: Array = backend.shared((1,), np.int32)
-        self._past = {group: block(len(group)) for group in layers}
-        self._new = block(max(map(len, layers)))  # of one group at a time: they run one after another
+        self._past = {group: block(len(group), capacity) for group in layers}
+        self._new = block(max(map(len, layers)), min(backend.step_rows, capacity))  # of one group at a time
+        self._new_row = {group: block(len(group), 1) for group in layers}  # so that one call can run all groups
 
     @property
     def reach(self) -> int:
@@ -124,21 +131,16 @@ class TokenMajorCache(KVCache):
         steps = max(-(-int(self._past_length[0]) // _REACH_STEP), 1)
         return min(steps * _REACH_STEP, self.capacity)
 
-    def bind(self, engine: Engine, layers: range, hidden_states: Memory, hidden_states_out: Memory) -> Run:
+    def bind(self, engine: Engine, layers: range, hidden_states: Memory, hidden_states_out: Memory) -> tuple[Run, Run]:
         """Keys and values lie in turn: (key, value) of the first layer, of the second, ..."""
         past, tokens = self._past[layers], hidden_states.shape[1]
-        new = self._new[: 2 * len(layers), :tokens]
+        new = self._new_row[layers] if tokens == 1 else self._new[: 2 * len(layers), :tokens]
         names = [f"{part}.{layer}" for layer in layers for part in ("key", "value")]
         before = {f"past_{name}": past[i : i + 1, : self.reach] for i, name in enumerate(names)}
         after = {f"new_{name}": new[i : i + 1] for i, name in enumerate(names)}
         inputs = {"hidden_states": hidden_states, "past_length": self._past_length, **before}
         run = engine.bind(inputs, {"hidden_states_out": hidden_states_out, **after})
-
-        def run_and_append() -> None:
-            run()
-            self._backend.append_rows(new, past, self.length - tokens)
-
-        return run_and_append
+        return run, lambda: self._backend.append_rows(new, past, self.length - tokens)
 
     def _announce(self, length: int, tokens: int) -> None:
         self._past_length[0] = length

@@ -17,7 +17,17 @@ def _open_onnxruntime(manifest: Manifest, threads: int | None, limit_bytes: int 
     return OnnxRuntimeBackend(threads)
 
 
-_BACKENDS: dict[str, Callable[[Manifest, int | None, int | None], Backend]] = {"onnxruntime": _open_onnxruntime}
+def _open_tensorrt(manifest: Manifest, threads: int | None, limit_bytes: int | None) -> Backend:
+    from edge_runtime.backends.tensorrt import open_tensorrt
+
+    return open_tensorrt(manifest, limit_bytes)
+
+
+_BACKENDS: dict[str, Callable[[Manifest, int | None, int | None], Backend]] = {
+    "onnxruntime": _open_onnxruntime,
+    "tensorrt": _open_tensorrt,
+    "tensorrt-rtx": _open_tensorrt,
+}
 
 
 def check_target(manifest: Manifest) -> None:

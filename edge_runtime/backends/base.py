@@ -61,8 +61,8 @@ class Backend(Protocol):
         """Load a component from its engine file.
 
         Raises:
-            BackendError: the library refuses the file, or there is no memory for it.
-            BudgetExceededError: it would take more than the backend was allowed.
+            BackendError: the library refuses the file.
+            BudgetExceededError: it would take more than the backend was allowed, or than there is.
         """
 
     def shared(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
@@ -73,6 +73,9 @@ class Backend(Protocol):
 
     def append_rows(self, rows: Memory, target: Memory, at: int) -> None:
         """Copy ``rows`` (N, T, ...) to ``target[:, at : at + T]``, after all runs that were called before."""
+
+    def record(self, runs: Sequence[Run]) -> Run:
+        """One call in place of ``runs``, what ``bind`` gave, one after another: cheaper where it is called often."""
 
     def synchronize(self) -> None:
         """Wait for everything that was called; what engines wrote to shared memory may then be read.

@@ -79,6 +79,15 @@ class OnnxRuntimeBackend:
         """Copy ``rows`` (N, T, ...) to ``target[:, at : at + T]``."""
         cast(Array, target)[:, at : at + rows.shape[1]] = rows
 
+    def record(self, runs: Sequence[Run]) -> Run:
+        """The runs, one after another."""
+
+        def run() -> None:
+            for one in runs:
+                one()
+
+        return run
+
     def synchronize(self) -> None:
         """Nothing is ever under way."""
 

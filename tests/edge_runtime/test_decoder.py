@@ -145,5 +145,5 @@ def test_an_engine_that_is_closed_does_not_run(bundle: Bundle) -> None:
 
 
 def test_a_target_without_backend_is_refused_by_name(bundle: Bundle) -> None:
-    with pytest.raises(BundleTargetError, match="'tensorrt-rtx'"):
-        open_backend(replace(bundle.manifest, target="tensorrt-rtx"))
+    with pytest.raises(BundleTargetError, match="'abacus'"):
+        open_backend(replace(bundle.manifest, target="abacus"))

@@ -142,7 +142,7 @@ def test_a_bundle_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_bundle_for_another_engine_is_refused(bundle_copy: Path) -> None:
-    edit(bundle_copy, target="tensorrt")
+    edit(bundle_copy, target="abacus")
     with pytest.raises(BundleTargetError, match="rebuild"):
         Inspector.open(bundle_copy)
 
