@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, LlavaForConditionalG
 
 from edge_runtime import Inspector
 from edge_runtime.bundle import PromptSpec
+from edge_runtime.ending import exit_code
 from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
 
 CHECKPOINT = Path(__file__).parents[1] / "engines" / "reference" / "checkpoint"
@@ -114,11 +116,11 @@ def open_generate(checkpoint: Path, prompt: PromptSpec) -> Callable[[Frame, int]
     return generate
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
-    parser.add_argument("--frames", type=int, default=40)
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="directory that edge-engines build wrote")
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="what it was built from (%(default)s)")
+    parser.add_argument("--frames", type=int, default=40, help="scenes to time (%(default)s)")
     parser.add_argument("--cores", type=int, default=2, help="of those that this process may use (%(default)s)")
     parser.add_argument("--json", type=Path, help="also write the result here")
     arguments = parser.parse_args()
@@ -134,7 +136,8 @@ def main() -> None:
     print(document)
     if arguments.json:
         arguments.json.write_text(document + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code("bench_report", main))

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import cv2
 
+from edge_runtime.ending import exit_code
 from edge_runtime.flight_log import load_flight
 
 CRACK_IN_MASK = 255  # of the uav75 masks; 204 is a formwork joint
@@ -78,8 +79,8 @@ def count_reports(bundle: str, group: Group, rate_hz: float) -> tuple[int, int]:
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle")
-    parser.add_argument("photos", type=Path)
+    parser.add_argument("bundle", metavar="BUNDLE", help="directory that edge-engines build wrote")
+    parser.add_argument("photos", metavar="PHOTOS", type=Path, help="folder of photographs")
     parser.add_argument("--rate", type=float, default=3.0, help="photographs a second (%(default)s)")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -97,4 +98,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code("real_photos", main))

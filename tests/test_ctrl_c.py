@@ -21,6 +21,7 @@ COMMANDS = {
     "plan": [ENGINES, "plan", "synthetic:llava-1.5-13b"],
     "build": [ENGINES, "build", "synthetic:llava-1.5-13b", "--out", "OUT"],
     "verify": [ENGINES, "verify", "BUNDLE"],
+    "evaluate": ["engines.reference.evaluate", "BUNDLE"],
 }
 
 
@@ -65,18 +66,18 @@ def test_a_command_that_is_still_starting(name: str, places: dict[str, str]) -> 
     assert ": interrupted" in last_line_after_ctrl_c(process)
 
 
-@pytest.mark.parametrize("name", ["inspect", "stream", "bench", "doctor", "verify"])
+@pytest.mark.parametrize("name", ["inspect", "stream", "bench", "doctor", "verify", "evaluate"])
 def test_a_command_whose_engine_is_loading(name: str, places: dict[str, str]) -> None:
     process = start(COMMANDS[name], places)
     wait_for_library(process, "onnxruntime")
     assert last_line_after_ctrl_c(process).endswith(": interrupted")
 
 
-@pytest.mark.parametrize("name", ["inspect", "bench", "build"])
-@pytest.mark.parametrize("later_s", [0.3, 1.5])
+@pytest.mark.parametrize("name", ["inspect", "bench", "build", "evaluate"])
+@pytest.mark.parametrize("later_s", [0.0, 1.0])
 def test_a_command_at_work(name: str, later_s: float, places: dict[str, str]) -> None:
     process = start(COMMANDS[name], places)
-    wait_for_library(process, "llguidance" if name != "build" else "_ml_dtypes")
+    wait_for_library(process, "ml_dtypes" if name == "build" else "llguidance")
     time.sleep(later_s)
     assert ": interrupted" in last_line_after_ctrl_c(process)
     assert not Path(places["OUT"]).exists()

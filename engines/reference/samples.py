@@ -7,6 +7,7 @@ costs about as much as a training step.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -115,7 +116,10 @@ def _rendered(first_seed: int, workers: int) -> Iterator[Sample]:
     queues = [context.Queue(_CHUNKS_AHEAD) for _ in range(workers)]
     for index, queue in enumerate(queues):
         seeds = range(first_seed + index * _CHUNK, FIRST_HELD_OUT_SEED, workers * _CHUNK)
+        # They inherit this mask: Ctrl-C is for the trainer, and they end with it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         context.Process(target=_render_chunks, args=(seeds, queue), daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     for queue in cycle(queues):
         yield from queue.get()
 

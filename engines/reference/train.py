@@ -20,6 +20,8 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import CLIPVisionModel, LlavaForConditionalGeneration
 
+from edge_runtime.ending import exit_code
+from edge_runtime.errors import CheckpointError
 from engines.reference.eyes import DenseHeads, patch_features, pixels, vision_config
 from engines.reference.language import AnswerLoss, model_config, save_checkpoint, train_tokenizer
 from engines.reference.samples import GRID, Sample, sample_batches
@@ -78,6 +80,8 @@ def train_eyes(args: argparse.Namespace) -> None:
 def train_language(args: argparse.Namespace) -> None:
     """Stage two; reads ``eyes.pt``, writes ``language.pt`` and, at every save, the Hugging Face checkpoint."""
     torch.manual_seed(2)
+    if not (args.out / "eyes.pt").exists():
+        raise CheckpointError(f"{args.out} holds no eyes.pt; train the eyes first, with the same --out")
     tokenizer_path = args.out / "tokenizer.json"
     if not tokenizer_path.exists():
         train_tokenizer().save(str(tokenizer_path))
@@ -172,4 +176,4 @@ _STAGES = {"eyes": train_eyes, "language": train_language}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code("train", main))

@@ -15,9 +15,9 @@ from edge_runtime.report import (
     findings_from_answer,
 )
 from engines.reference.distractors import DISTRACTORS
-from engines.reference.evaluate import Tally
 from engines.reference.flight import render_flight
 from engines.reference.scenes import BACKDROP, SIZE, compose_scene, patch_coverage, render_scene
+from engines.reference.scores import Tally
 from engines.reference.surfaces import SURFACES
 from engines.reference.truth import finding_from_mask, region_from_mask, severity_of
 
