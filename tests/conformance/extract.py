@@ -1,9 +1,10 @@
-"""Print the names of an importable ``tensorrt_bindings`` as JSON; runs in a process of its own, knows no test.
+"""Print the names of an importable module of bindings as JSON; runs in a process of its own, knows no test.
 
 A class gives its bases, a function the signatures that pybind11 wrote into its documentation, anything else its type.
 Enum values are left out on purpose: they were renumbered in TensorRT 11, and the product must not depend on them.
 """
 
+import importlib
 import inspect
 import json
 import re
@@ -15,7 +16,8 @@ from typing import Any
 _SIGNATURE = re.compile(r"^(?:\d+\. )?\w+(\(.*\)(?: -> .*)?)$")
 _SELF = re.compile(r"^\((?:self: [\w.]+(?:, |(?=\))))?")
 _SPELLINGS = {  # of the same types, by the pybind11 that built the bindings
-    r"tensorrt_bindings\.tensorrt\.|typing\.|typing_extensions\.|collections\.abc\.|\w+::": "",
+    r"tensorrt_bindings\.tensorrt\.|tensorrt_rtx_bindings\.tensorrt_rtx\.": "",
+    r"typing\.|typing_extensions\.|collections\.abc\.|\w+::": "",
     r"SupportsInt|SupportsIndex": "int",
     r"SupportsFloat": "float",
     r"\bList\b|\blist\b": "Sequence",
@@ -64,10 +66,9 @@ def _spelled(text: str) -> str:
 
 
 def _is_tensorrts(base: type) -> bool:
-    return base.__module__.startswith("tensorrt_bindings")
+    return base.__module__.startswith("tensorrt_")
 
 
 if __name__ == "__main__":
-    import tensorrt_bindings
-
-    json.dump({"version": tensorrt_bindings.__version__, "names": dict(names_of(tensorrt_bindings))}, sys.stdout)
+    trt = importlib.import_module(sys.argv[1])
+    json.dump({"version": trt.__version__, "names": dict(names_of(trt))}, sys.stdout)

@@ -1,9 +1,11 @@
 """Finds every TensorRT name and call in a Python file and says which a version of the API does not have.
 
 Follows values through a function as far as plain reading goes: ``trt.Builder(logger)`` gives a Builder, its
-``create_network`` an INetworkDefinition; parameters are what their annotations say. ``trt`` and ``tensorrt`` are the
-module wherever they stand. Of an object that could not be followed, a member that only some versions have is still
-told. A name that the same function asks ``hasattr`` for may be missing. Imports nothing of the product.
+``create_network`` an INetworkDefinition; parameters are what their annotations say. What cannot be followed is what it
+is called: ``trt`` is the module, ``config`` an IBuilderConfig, ``self._context`` an IExecutionContext, unless they are
+annotated as something else. Of what is called otherwise, a member that only some versions have is still told. A name
+that the same function asks ``hasattr`` for may be missing, and so may what only versions with that name have. Imports
+nothing of the product.
 """
 
 from __future__ import annotations
@@ -19,14 +21,28 @@ from tests.conformance.table import Names, load_table
 
 _MODULES = {"tensorrt", "tensorrt_bindings", "tensorrt_rtx", "tensorrt_rtx_bindings"}
 _MODULE_NAMES = {"trt", "_trt", *_MODULES}
+_CALLED = {
+    "builder": "Builder",
+    "config": "IBuilderConfig",
+    "context": "IExecutionContext",
+    "engine": "ICudaEngine",
+    "layer": "ILayer",
+    "network": "INetworkDefinition",
+    "parser": "OnnxParser",
+    "runtime": "Runtime",
+    "timing": "ITimingCache",
+}
 
 
 @dataclass(frozen=True)
 class Value:
     """What an expression is known to be: the module (""), a class, an object of a class, or a function."""
 
-    kind: str  # "module", "class", "object", "function"
+    kind: str  # "module", "class", "object", "function", or "foreign": something that is not TensorRT's
     name: str
+
+
+_FOREIGN = Value("foreign", "")
 
 
 @dataclass
@@ -56,15 +72,25 @@ def _telling_members() -> Mapping[str, frozenset[str]]:
     Those are members of the oldest version that went, and methods that came later, but for names such as ``write``,
     which Python's own objects have; properties that came later have names such as ``block_size``, which any may have.
     """
-    found: dict[str, set[str]] = {}
     oldest = next(iter(load_table()))
-    for version, names in load_table().items():
-        for path, entry in names.entries.items():
-            member = path.rpartition(".")[2]
-            if "." in path and ("call" in entry or version == oldest or member in found):
-                found.setdefault(member, set()).add(version)
+    found = {
+        path.rpartition(".")[2]
+        for version, names in load_table().items()
+        for path, entry in names.entries.items()
+        if "." in path and ("call" in entry or version == oldest)
+    }
     python_has = {name for kind in (dict, list, set, bytes, io.FileIO, Path) for name in dir(kind)}
-    return {m: frozenset(v) for m, v in found.items() if len(v) < len(load_table()) and m not in python_has}
+    return {m: v for m, v in _versions_with().items() if m in found - python_has and len(v) < len(load_table())}
+
+
+@cache
+def _versions_with() -> Mapping[str, frozenset[str]]:
+    """The versions in which anything has a name."""
+    found: dict[str, set[str]] = {}
+    for version, names in load_table().items():
+        for path in names.entries:
+            found.setdefault(path.rpartition(".")[2], set()).add(version)
+    return {name: frozenset(versions) for name, versions in found.items()}
 
 
 class _Scope:
@@ -99,10 +125,18 @@ class _Scope:
         elif isinstance(node, ast.Assign):
             value = self.evaluate(node.value)
             for target in node.targets:
-                self.bind(target, value)
+                if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                    for element, part in zip(target.elts, node.value.elts, strict=False):
+                        self.bind(element, self.evaluate(part))
+                else:
+                    self.bind(target, value)
         elif isinstance(node, ast.AnnAssign):
             value = self.evaluate(node.value) if node.value else None
             self.bind(node.target, self.annotated(node.annotation) or value)
+        elif isinstance(node, (ast.For, ast.AsyncFor)):
+            self.evaluate(node.iter)
+            self.bind(node.target, _FOREIGN)
+            self.run([*node.body, *node.orelse])
         elif isinstance(node, (ast.With, ast.AsyncWith)):
             for item in node.items:
                 value = self.evaluate(item.context_expr)
@@ -121,19 +155,18 @@ class _Scope:
     def read_function(self, node: ast.FunctionDef | ast.AsyncFunctionDef, own: Mapping[str, Value | None]) -> _Scope:
         inner = _Scope(self.names, self.report, {**self.values, **own})
         inner.returns = self.returns
-        inner.optional = self.optional | set(_asked_for(node))
+        inner.optional = self.optional | _optional_in(node)
         arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
         for argument in arguments:
-            if argument.annotation is not None:
-                inner.values[argument.arg] = self.annotated(argument.annotation)
+            inner.values[argument.arg] = None if argument.annotation is None else self.annotated(argument.annotation)
         inner.run(node.body)
         return inner
 
     def read_class(self, node: ast.ClassDef) -> None:
         for base in node.bases:
             self.evaluate(base)
-        own: dict[str, Value | None] = {}
         methods = [child for child in node.body if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))]
+        own: dict[str, Value | None] = {f"self.{method.name}": _FOREIGN for method in methods}
         for child in node.body:
             if isinstance(child, ast.AnnAssign) and isinstance(child.target, ast.Name):
                 own[f"self.{child.target.id}"] = self.annotated(child.annotation)
@@ -155,17 +188,21 @@ class _Scope:
                 self.values[_dotted(target)] = value
         elif isinstance(target, (ast.Tuple, ast.List)):
             for element in target.elts:
-                self.bind(element, None)
+                self.bind(element, _FOREIGN if value is _FOREIGN else None)
 
     # Expressions
 
     def evaluate(self, node: ast.expr) -> Value | None:
         if isinstance(node, ast.Name):
-            return self.values.get(node.id, Value("module", "") if node.id in _MODULE_NAMES else None)
+            return self.values.get(node.id) or self.called(node.id)
         if isinstance(node, ast.Attribute):
             return self.attribute(node)
         if isinstance(node, ast.Call):
             return self.call(node)
+        if isinstance(node, ast.IfExp):
+            self.evaluate(node.test)
+            then, otherwise = self.evaluate(node.body), self.evaluate(node.orelse)
+            return then or otherwise
         if isinstance(node, ast.NamedExpr):
             value = self.evaluate(node.value)
             self.bind(node.target, value)
@@ -174,19 +211,19 @@ class _Scope:
             if isinstance(child, ast.expr):
                 self.evaluate(child)
             elif isinstance(child, ast.comprehension):
-                self.bind(child.target, None)
+                self.bind(child.target, _FOREIGN)
                 for expression in (child.iter, *child.ifs):
                     self.evaluate(expression)
         return None
 
     def attribute(self, node: ast.Attribute) -> Value | None:
-        if (known := self.values.get(_dotted(node))) is not None:
+        if (known := self.values.get(_dotted(node)) or self.called(_dotted(node))) is not None:
             return known
-        owner = self.evaluate(node.value)
-        if owner is not None:
-            return self.member(owner, node.attr, node)
         if node.attr in _MODULE_NAMES:
             return Value("module", "")
+        owner = self.evaluate(node.value)
+        if owner is not None:
+            return None if owner is _FOREIGN else self.member(owner, node.attr, node)
         versions = _telling_members().get(node.attr)
         if versions is not None and self.names.version not in versions and node.attr not in self.optional:
             self.complain(node, f"no class has a member {node.attr}")
@@ -231,20 +268,36 @@ class _Scope:
         if found is not None and ("call" in found[1] or found[1].get("read_only")):
             self.complain(node, f"{found[0]} cannot be assigned to")
 
+    def called(self, name: str) -> Value | None:
+        """What something that could not be followed is by its name, ``x`` or ``self._x``."""
+        noun = name.removeprefix("self.").removeprefix("_")
+        if noun in _MODULE_NAMES:
+            return Value("module", "")
+        return self.typed(_CALLED.get(noun, ""))
+
     def annotated(self, node: ast.expr) -> Value | None:
-        """What an annotation such as ``trt.ICudaEngine`` or ``"trt.ICudaEngine | None"`` says of a value."""
+        """What an annotation such as ``trt.ICudaEngine`` or ``"trt.ICudaEngine | None"`` says; of ``Any``, None."""
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             return self.annotated(ast.parse(node.value, mode="eval").body)
         if isinstance(node, ast.BinOp):  # X | None
             return self.annotated(node.left)
         found = self.evaluate(node) if isinstance(node, (ast.Attribute, ast.Name)) else None
-        return Value("object", found.name) if found is not None and found.kind == "class" else None
+        if found is not None and found.kind == "class":
+            return Value("object", found.name)
+        return None if ast.unparse(node) == "Any" else _FOREIGN
 
     def typed(self, name: str) -> Value | None:
         return Value("object", name) if self.names.is_class(name) else None
 
     def complain(self, node: ast.stmt | ast.expr, what: str) -> None:
         self.report.problems.append(f"line {node.lineno}: TensorRT {self.names.version}: {what}")
+
+
+def _optional_in(function: ast.AST) -> set[str]:
+    """Names that a function may use though a version lacks them."""
+    asked = set(_asked_for(function))
+    partial = [found for name in asked if len(found := _versions_with().get(name, frozenset())) < len(load_table())]
+    return asked | {name for name, versions in _versions_with().items() if any(versions <= found for found in partial)}
 
 
 def _asked_for(function: ast.AST) -> Iterator[str]:

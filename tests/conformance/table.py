@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tests.conformance.bindings import VERSIONS, extract_names
+from tests.conformance.bindings import RTX, VERSIONS, extract_names
 
 TABLE = Path(__file__).with_name("tensorrt_names.json")
 
@@ -122,5 +122,5 @@ def _split(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    TABLE.write_text(merge({version: extract_names(version) for version in VERSIONS}), encoding="utf-8")
+    TABLE.write_text(merge({version: extract_names(version) for version in (*VERSIONS, RTX)}), encoding="utf-8")
     print(f"{TABLE}: {TABLE.stat().st_size} bytes")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.bindings import ROOT, VERSIONS, UnavailableError, extract_names
+from tests.conformance.bindings import ROOT, RTX, VERSIONS, UnavailableError, extract_names
 from tests.conformance.product_calls import check_source
 from tests.conformance.table import load_table
 
@@ -21,7 +21,7 @@ TENSORRT_10 = tuple(version for version in VERSIONS if version.startswith("10.")
 def claimed_versions(file: str) -> tuple[str, ...]:
     """Calibrators and precision flags are gone in TensorRT 11; files that need them say so in their names."""
     name = Path(file).name
-    return TENSORRT_10 if "implicit" in name or name == "entropy_calibrator.py" else VERSIONS
+    return TENSORRT_10 if "implicit" in name or name == "entropy_calibrator.py" else (*VERSIONS, RTX)
 
 
 def problems(source: str, version: str = "10.3.0") -> list[str]:
@@ -40,7 +40,7 @@ def test_the_product_does_use_tensorrt_in_these_files(file: str) -> None:
     assert not re.search(r"\btrt\.(?!_)\w", source) or check_source(source, load_table()["10.3.0"]).used
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", [*VERSIONS, RTX])
 def test_the_committed_table_is_what_the_real_bindings_have(version: str) -> None:
     try:
         names = extract_names(version)
@@ -118,6 +118,26 @@ def test_a_call_with_any_of_its_overloads_is_right() -> None:
     assert problems(source) == []
 
 
+def test_what_cannot_be_followed_is_what_it_is_called() -> None:
+    source = """
+        class Engine:
+            def run(self, config, engine: Any, context: Other):
+                config.set_flags()
+                engine.get_tensor_nam(0)
+                self._context.execute_async_v4(0)
+                context.is_no_execution_context_of_tensorrts()
+                self.engine = context
+                self.engine.neither_is_this()
+                for layer in context.things():
+                    layer.nor_this()
+    """
+    assert [problem.rpartition(" ")[2] for problem in problems(source)] == [
+        "IBuilderConfig.set_flags",
+        "ICudaEngine.get_tensor_nam",
+        "IExecutionContext.execute_async_v4",
+    ]
+
+
 def test_an_assignment_to_what_cannot_be_assigned_is_found() -> None:
     source = """
         def f(config: trt.IBuilderConfig, engine: trt.ICudaEngine):
@@ -151,6 +171,17 @@ def test_a_name_that_is_asked_for_first_may_be_missing() -> None:
     """
     assert problems(source, "10.3.0") == []
     assert problems(source.replace('"IStreamReaderV2"', '"Runtime"'), "10.3.0") != []
+
+
+def test_what_comes_with_a_name_that_is_asked_for_may_be_missing_too() -> None:
+    source = """
+        def f(config):
+            if hasattr(trt, "ComputeCapability"):
+                config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+    """
+    assert problems(source, "10.3.0") == []
+    assert problems(source, RTX) == []
+    assert problems(source.replace('"ComputeCapability"', '"Runtime"'), "10.3.0") != []
 
 
 def test_names_imported_one_by_one_are_followed() -> None:
