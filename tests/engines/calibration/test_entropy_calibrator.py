@@ -1,0 +1,188 @@
+"""TensorRT's calibration on the simulated Jetson: its ranges are those of the CPU, and no failure goes unheard."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from edge_runtime.errors import CalibrationError
+from engines.calibration.cache import scales_from_text
+from engines.calibration.calibrate import binding_of, calibrate_on_cpu
+from engines.calibration.images import open_images
+from engines.calibration.tensors import load_graph, tensors_at_weights
+from engines.calibration.walk import open_walk
+from engines.targets.tensorrt_dialect import TensorRTDialect
+from tests.engines.calibration.graphs import MODEL, PROMPT, TinyEmbedding, emit_parts
+
+pytestmark = pytest.mark.simulated_jetson
+
+ANSWERS = ((70, 71, 72), (80, 81, 82))
+ORDER = ["vision_encoder", "connector", "decoder.00", "decoder.01", "lm_head"]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    return emit_parts(tmp_path_factory.mktemp("parts"), TensorRTDialect)
+
+
+@contextmanager
+def walk_before(name, parts, images="rendered:3"):
+    """A walk up to the component of that name."""
+    with open_walk(open_images(images), MODEL.preprocessing, PROMPT, TinyEmbedding(), ANSWERS) as walk:
+        for earlier in ORDER[: ORDER.index(name)]:
+            walk.skip(parts[earlier])
+        yield walk
+
+
+def calibrated_build(walk, graph, cache):
+    """What TensorRT's builder does with a calibrator; the engine, or None."""
+    import tensorrt as trt
+
+    from engines.calibration.entropy_calibrator import EntropyCalibrator
+
+    logger = trt.Logger()
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    assert trt.OnnxParser(network, logger).parse_from_file(str(graph))
+    config = builder.create_builder_config()
+    for flag in (trt.BuilderFlag.FP16, trt.BuilderFlag.INT8):
+        config.set_flag(flag)
+    profile = builder.create_optimization_profile()
+    for name, shape in walk.shapes(graph).items():
+        profile.set_shape(name, shape, shape, shape)
+    config.add_optimization_profile(profile)
+    config.set_calibration_profile(profile)
+    with EntropyCalibrator(walk, graph, cache) as calibrator:
+        config.int8_calibrator = calibrator
+        return builder.build_serialized_network(network, config)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_its_ranges_are_those_that_the_cpu_finds(name, parts, tmp_path):
+    with walk_before(name, parts) as walk:
+        assert calibrated_build(walk, parts[name], tmp_path / "gpu.cache")
+    with walk_before(name, parts) as walk:
+        expected = calibrate_on_cpu(walk, parts[name], tmp_path / "cpu.cache", "10.3.0")
+
+    found = scales_from_text((tmp_path / "gpu.cache").read_text())
+    assert list(found) == list(expected) == tensors_at_weights(load_graph(parts[name]))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_cache_from_the_cpu_spares_it_all_batches(parts, tmp_path):
+    with walk_before("decoder.00", parts) as walk:
+        calibrate_on_cpu(walk, parts["decoder.00"], tmp_path / "x.cache", "10.3.0")
+        written = (tmp_path / "x.cache").read_bytes()
+    with walk_before("decoder.00", parts) as walk:
+        for earlier in ORDER[:2]:
+            parts[earlier].rename(parts[earlier].with_suffix(".away"))  # so that no image can pass
+        try:
+            assert calibrated_build(walk, parts["decoder.00"], tmp_path / "x.cache")
+        finally:
+            for earlier in ORDER[:2]:
+                parts[earlier].with_suffix(".away").rename(parts[earlier])
+
+    assert (tmp_path / "x.cache").read_bytes() == written
+
+
+def test_what_tensorrt_found_is_a_fresh_cache_on_the_cpu(parts, tmp_path):
+    with walk_before("vision_encoder", parts) as walk:
+        calibrated_build(walk, parts["vision_encoder"], tmp_path / "x.cache")
+    written = (tmp_path / "x.cache").stat().st_mtime_ns
+    with walk_before("vision_encoder", parts) as walk:
+        calibrate_on_cpu(walk, parts["vision_encoder"], tmp_path / "x.cache", "10.3.0")
+
+    assert (tmp_path / "x.cache").stat().st_mtime_ns == written
+
+
+def test_the_walk_is_behind_the_component_afterwards(parts, tmp_path):
+    with walk_before("vision_encoder", parts) as walk:
+        calibrated_build(walk, parts["vision_encoder"], tmp_path / "x.cache")
+        assert len(walk.samples(parts["connector"])) == 3
+
+
+def test_batches_are_in_the_order_in_which_tensorrt_names_inputs(parts, tmp_path):
+    import pycuda.driver as cuda
+
+    from edge_runtime.backends.cuda import Device
+    from engines.calibration.entropy_calibrator import EntropyCalibrator
+
+    graph, device = parts["decoder.00"], Device()
+    names = ["past_value.0", "hidden_states", "past_length"]
+    with walk_before("decoder.00", parts) as walk:
+        [first, *_] = walk.samples(graph)
+        with EntropyCalibrator(walk, graph, tmp_path / "x.cache") as calibrator:
+            addresses = calibrator.get_batch(names)
+            found = {name: np.full_like(first[name], 7) for name in names}
+            with device.current():
+                for name, address in zip(names, addresses, strict=True):
+                    cuda.memcpy_dtoh(found[name], address)
+    device.close()
+
+    for name in names:
+        np.testing.assert_array_equal(found[name], first[name])
+    assert first["hidden_states"].dtype == np.float32  # whatever the graph computes in
+    assert found["hidden_states"].any()
+
+
+def test_no_device_memory_is_left_taken(parts, tmp_path):
+    import pycuda.driver as cuda
+
+    from edge_runtime.backends.cuda import Device
+
+    device = Device()
+
+    def free_bytes():
+        with device.current():
+            return cuda.mem_get_info()[0]
+
+    with walk_before("decoder.00", parts) as walk:
+        calibrated_build(walk, parts["decoder.00"], tmp_path / "first.cache")
+    before = free_bytes()
+    with walk_before("decoder.00", parts) as walk:
+        calibrated_build(walk, parts["decoder.00"], tmp_path / "second.cache")
+
+    assert free_bytes() == before
+    device.close()
+
+
+@pytest.mark.parametrize("changed", ["images", "graph"])
+def test_a_stale_cache_is_refused_before_anything_is_built(changed, parts, tmp_path):
+    with walk_before("vision_encoder", parts) as walk:
+        calibrated_build(walk, parts["vision_encoder"], tmp_path / "x.cache")
+    graph = parts["vision_encoder"]
+    if changed == "graph":
+        model = load_graph(graph)
+        model.graph.node[-1].name = "renamed"
+        graph = graph.with_name("other.onnx")
+        graph.write_bytes(model.SerializeToString())
+
+    with (
+        walk_before("vision_encoder", parts, "rendered:2" if changed == "images" else "rendered:3") as walk,
+        pytest.raises(CalibrationError, match=f"is of another .*{changed}"),
+    ):
+        calibrated_build(walk, graph, tmp_path / "x.cache")
+
+
+def test_what_fails_in_a_callback_is_raised_afterwards_and_no_cache_is_kept(parts, tmp_path):
+    from engines.calibration.entropy_calibrator import EntropyCalibrator
+
+    def ask_wrongly():
+        with (
+            walk_before("vision_encoder", parts) as walk,
+            EntropyCalibrator(walk, parts["vision_encoder"], tmp_path / "x.cache") as calibrator,
+        ):
+            assert calibrator.get_batch(["nonsense"]) is None
+            calibrator.write_calibration_cache(memoryview(b"TRT-100300-EntropyCalibration2\n"))
+
+    with pytest.raises(CalibrationError, match="TensorRT asks for the input nonsense, and"):
+        ask_wrongly()
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_binds_a_cache_as_the_cpu_does(parts):
+    with walk_before("vision_encoder", parts) as walk:
+        assert binding_of(walk, parts["vision_encoder"], "10.3.0.26").tensorrt == "10.3.0"
