@@ -54,18 +54,25 @@ class Decoder:
         self._steps: dict[tuple[bool, int, int, int], _Step] = {}
 
         self.image_rows = self._prompt[:, : manifest.model.num_image_tokens]
-        self._prefix_length = len(prefix)
-        if prefix:
-            self._run(self._tokens, prefix)
+        self._prefix = tuple(prefix)
+        self._is_spoiled = False  # what a frame left in the cache is no numbers
+        self._run_prefix()
 
     def prefill(self, tokens: Sequence[int]) -> Float32:
         """Forget the last frame; run ``image_rows`` and then ``tokens``. Returns the logits (V,) of what follows."""
-        self._cache.truncate(self._prefix_length)
+        if self._is_spoiled:
+            self._cache.clear()
+            self._run_prefix()
+        self._cache.truncate(len(self._prefix))
         return self._run(self._prompt, tokens, self.image_rows.shape[1])
 
     def append(self, tokens: Sequence[int]) -> Float32:
         """Run ``tokens`` after everything so far. Returns the logits (V,) of what follows, valid until called again."""
         return self._run(self._tokens, tokens)
+
+    def _run_prefix(self) -> None:
+        if self._prefix:
+            self._run(self._tokens, self._prefix)
 
     def _run(self, rows: Array, tokens: Sequence[int], image_rows: int = 0) -> Float32:
         """Run ``image_rows`` that are in ``rows`` and ``tokens`` behind them, in equal steps, each through all groups.
@@ -87,6 +94,7 @@ class Decoder:
             run()
         self._backend.synchronize()
         logits: Float32 = self._logits[0, 0]
+        self._is_spoiled = not np.isfinite(logits.max())  # a row that is no number makes all behind it so
         return logits
 
     def _bind_step(self, kind: tuple[bool, int, int, int], hidden_states: Array) -> _Step:

@@ -26,7 +26,8 @@ class KVCache(ABC):
     Forgetting is free: rows past ``length`` are overwritten.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, backend: Backend, capacity: int) -> None:
+        self._backend = backend
         self.capacity = capacity
         self.length = 0
 
@@ -52,6 +53,12 @@ class KVCache(ABC):
             raise IndexError(f"cannot cut a cache of {self.length} tokens to {length}")
         self.length = length
 
+    def clear(self) -> None:
+        """Forget every token, and what its rows held: engines may read rows past ``length``, which must be finite."""
+        self.length = 0
+        for block in self._blocks():
+            self._backend.clear(block)
+
     @abstractmethod
     def bind(self, engine: Engine, layers: range, hidden_states: Memory, hidden_states_out: Memory) -> tuple[Run, Run]:
         """Bind the decoder group of ``layers`` for a step of (1, T, D) at the reach of now.
@@ -59,6 +66,10 @@ class KVCache(ABC):
         The first call runs it, the second appends its T rows, which must have happened before another group's step of
         several tokens is run.
         """
+
+    @abstractmethod
+    def _blocks(self) -> Iterable[Memory]:
+        """All memory of keys and values."""
 
     @abstractmethod
     def _announce(self, length: int, tokens: int) -> None:
@@ -76,7 +87,7 @@ class InPlaceCache(KVCache):
     """Engines append rows themselves, led by two lengths."""
 
     def __init__(self, backend: Backend, manifest: Manifest, capacity: int) -> None:
-        super().__init__(capacity)
+        super().__init__(backend, capacity)
         model = manifest.model
         shape = (1, model.num_kv_heads, capacity, model.head_dim)
         self._keys = [backend.private(shape, np.float32) for _ in range(model.num_layers)]
@@ -102,6 +113,9 @@ class InPlaceCache(KVCache):
         self._total[0] = length + tokens
         self._last[0] = length + tokens - 1
 
+    def _blocks(self) -> Iterable[Memory]:
+        return [*self._keys, *self._values]
+
     def _rows(self, layers: Iterable[int]) -> list[tuple[str, Memory]]:
         named = [((f"key.{i}", self._keys[i]), (f"value.{i}", self._values[i])) for i in layers]
         return [pair for pairs in named for pair in pairs]
@@ -111,9 +125,8 @@ class TokenMajorCache(KVCache):
     """One block of memory a group, (2 * layers, capacity, kv heads, head size): one strided copy appends a step."""
 
     def __init__(self, backend: Backend, manifest: Manifest, capacity: int) -> None:
-        super().__init__(capacity)
+        super().__init__(backend, capacity)
         model, groups = manifest.model, manifest.decoder_groups
-        self._backend = backend
         layers = [range(*(group.layers or (0, 0))) for group in groups]
         [dtype] = {spec.dtype for group in groups for spec in group.inputs if spec.name.startswith("past_key.")}
 
@@ -141,6 +154,9 @@ class TokenMajorCache(KVCache):
         inputs = {"hidden_states": hidden_states, "past_length": self._past_length, **before}
         run = engine.bind(inputs, {"hidden_states_out": hidden_states_out, **after})
         return run, lambda: self._backend.append_rows(new, past, self.length - tokens)
+
+    def _blocks(self) -> Iterable[Memory]:
+        return self._past.values()
 
     def _announce(self, length: int, tokens: int) -> None:
         self._past_length[0] = length

@@ -71,6 +71,9 @@ class Backend(Protocol):
     def private(self, shape: Sequence[int], dtype: DTypeLike) -> Memory:
         """Zeros that only engines touch. Valid until the backend is closed."""
 
+    def clear(self, memory: Memory) -> None:
+        """Make all of a ``private`` memory zeros again, after all runs that were called before."""
+
     def append_rows(self, rows: Memory, target: Memory, at: int) -> None:
         """Copy ``rows`` (N, T, ...) to ``target[:, at : at + T]``, after all runs that were called before."""
 

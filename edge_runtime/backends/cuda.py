@@ -128,11 +128,15 @@ class Device:
 
     def private(self, shape: Sequence[int], dtype: DTypeLike) -> PrivateMemory:
         """Zeros that only the device touches; see :meth:`allocate`."""
-        size_bytes = _size_bytes(shape, dtype)
-        address = self.allocate(size_bytes)
+        memory = PrivateMemory(_array_at(self.allocate(_size_bytes(shape, dtype)), shape, dtype))
+        self.clear(memory)
+        return memory
+
+    def clear(self, memory: Memory) -> None:
+        """Make all of a private memory zeros, in the stream's turn."""
         with self.current():
-            cuda.memset_d8_async(address, 0, size_bytes, self._stream)
-        return PrivateMemory(_array_at(address, shape, dtype))
+            size_bytes = cast(PrivateMemory, memory).layout.nbytes
+            cuda.memset_d8_async(self.address_of(memory), 0, size_bytes, self._stream)
 
     def address_of(self, memory: Memory) -> int:
         """Where the device finds memory that it gave out, or a contiguous view of it.

@@ -75,6 +75,10 @@ class OnnxRuntimeBackend:
 
     private = shared
 
+    def clear(self, memory: Memory) -> None:
+        """Write zeros."""
+        cast(Array, memory)[...] = 0
+
     def append_rows(self, rows: Memory, target: Memory, at: int) -> None:
         """Copy ``rows`` (N, T, ...) to ``target[:, at : at + T]``."""
         cast(Array, target)[:, at : at + rows.shape[1]] = rows

@@ -45,6 +45,7 @@ class TensorRTBackend:
         self._library = library
         self._step_rows = step_rows
         self._device = library.device
+        self._engines: list[TensorRTEngine] = []
         self._recordings: list[Recording] = []
         with self._device.current():
             self._runtime: trt.Runtime = library.open_runtime()
@@ -77,7 +78,9 @@ class TensorRTBackend:
             raise BackendError(f"{graph} cannot be read: {error}; copy the bundle again") from error
         if engine is None:
             raise self._library.failure(f"{self._library.name} cannot load {graph.name}")
-        return TensorRTEngine(self._library, engine, graph.name)
+        loaded = TensorRTEngine(self._library, engine, graph.name)
+        self._engines.append(loaded)
+        return loaded
 
     def shared(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
         """Pinned memory, mapped into the device: on a Jetson, the same memory."""
@@ -86,6 +89,10 @@ class TensorRTBackend:
     def private(self, shape: Sequence[int], dtype: DTypeLike) -> Memory:
         """Device memory."""
         return self._device.private(shape, dtype)
+
+    def clear(self, memory: Memory) -> None:
+        """A fill on the device."""
+        self._device.clear(memory)
 
     def append_rows(self, rows: Memory, target: Memory, at: int) -> None:
         """One strided copy on the device."""
@@ -106,6 +113,8 @@ class TensorRTBackend:
         with self._device.current():
             while self._recordings:
                 self._recordings.pop().close()
+            while self._engines:
+                self._engines.pop().close()
             self._runtime = None
         self._device.close()
 

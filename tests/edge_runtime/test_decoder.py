@@ -79,6 +79,15 @@ def test_the_image_matters(decoder: Decoder) -> None:
     assert np.abs(decoder.prefill([50]) - with_image).max() > 1e-3
 
 
+def test_a_frame_whose_numbers_overflow_spoils_no_other(decoder: Decoder) -> None:
+    sound = decoder.image_rows.copy()
+    before = decoder.prefill([50, 51]).copy()
+    decoder.image_rows[...] = np.nan
+    assert np.isnan(decoder.prefill([50, 51])).all()
+    decoder.image_rows[...] = sound
+    assert np.array_equal(decoder.prefill([50, 51]), before)
+
+
 def test_a_prompt_may_begin_with_the_image(bundle: Bundle) -> None:
     assert np.isfinite(open_decoder(bundle, ()).prefill([50])).all()
 

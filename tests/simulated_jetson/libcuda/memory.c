@@ -10,15 +10,15 @@
 static const size_t ORIN_NX_BYTES = 16428122931; /* 15.3 GiB: what Linux shows of an Orin NX with 16 GB */
 static const size_t POISON_LIMIT_BYTES = 1 << 22; /* larger blocks are poisoned at their start, to stay untouched */
 static Block *blocks;
-static size_t fail_countdown;
+static size_t allocations_left = SIZE_MAX; /* SIZE_MAX: no end */
 
 size_t limit_bytes(void) {
     const char *text = getenv("SIMULATED_JETSON_BYTES");
     return text ? strtoull(text, NULL, 10) : ORIN_NX_BYTES;
 }
 
-/* Lets `successes` more allocations happen, and refuses the one after them. */
-EXPORT void jetson_fail_after(size_t successes) { fail_countdown = successes + 1; }
+/* Lets `successes` more allocations happen, and refuses all after them; SIZE_MAX allows all again. */
+EXPORT void jetson_fail_after(size_t successes) { allocations_left = successes; }
 
 /* Whether all of a range is live memory that the device may touch. */
 EXPORT int jetson_holds(uintptr_t address, size_t bytes) { return find_device(address, bytes) != NULL; }
@@ -48,7 +48,8 @@ static CUresult add_block(Block wanted, Block **added) {
     lock();
     size_t used = counts.device_bytes + counts.host_bytes;
     size_t limit = limit_bytes();
-    bool is_refused = fail_countdown && --fail_countdown == 0;
+    bool is_refused = allocations_left == 0;
+    if (!is_refused && allocations_left != SIZE_MAX) allocations_left--;
     if (is_refused || wanted.bytes > limit || used > limit - wanted.bytes) {
         counts.refusals++;
         unlock();

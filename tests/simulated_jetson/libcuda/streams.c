@@ -318,6 +318,7 @@ static CUresult free_graph(CUgraph graph) {
 EXPORT CUresult cuStreamBeginCapture(CUstream stream, CUstreamCaptureMode mode) {
     (void)mode;
     TRY(check_ready());
+    if (getenv("SIMULATED_JETSON_WITHOUT_GRAPHS")) return CUDA_ERROR_NOT_SUPPORTED;
     if (known(stream) == &legacy || stream->capturing) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     Queue nothing = {NULL, &nothing.first};
     stream->capturing = make_graph(&nothing);
