@@ -107,6 +107,14 @@ def load_cache(path: Path, binding: CacheBinding) -> str | None:
     Raises:
         CalibrationError: it is stale, damaged, or nothing says what it holds for. The message names what differs.
     """
+    text = load_text(path, binding)
+    if text is not None:
+        scales_from_text(text)
+    return text
+
+
+def load_text(path: Path, binding: CacheBinding) -> str | None:
+    """As :func:`load_cache`, of any text that :func:`save_cache` wrote."""
     try:
         if not path.exists():
             return None
@@ -131,7 +139,6 @@ def load_cache(path: Path, binding: CacheBinding) -> str | None:
         raise CalibrationError(
             f"the calibration cache {path} is of another {' and another '.join(differences)}; {_MEND}"
         )
-    scales_from_text(text)
     return text
 
 

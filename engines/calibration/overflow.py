@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ import onnx
 from onnx import TensorProto
 
 from edge_runtime.errors import CalibrationError
-from engines.calibration.tensors import activation_names, element_types, load_graph
+from engines.calibration.cache import CacheBinding, load_text, save_cache
+from engines.calibration.tensors import activation_names, element_types, load_graph, sha256_of_graph
 from engines.calibration.walk import Walk
 
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)  # 65504
@@ -25,16 +27,27 @@ class Overflow:
     nodes: tuple[str, ...]  # that read or write one of them: to be kept in float32
 
 
-def find_overflow(walk: Walk, graph: Path) -> Overflow:
-    """Go through the component in ``graph``, and say what overflows in it on any calibration image.
+def find_overflow(walk: Walk, graph: Path, cache: Path | None = None) -> Overflow:
+    """Go behind the component in ``graph``, and say what overflows in it on any calibration image.
+
+    That is read from ``cache`` where it is fresh, and then nothing is run; written there otherwise.
 
     Raises:
-        CalibrationError: a tensor overflows that passes between components; or as :meth:`Walk.through`.
+        CalibrationError: a tensor overflows that passes between components; the cache is stale or damaged; or as
+            :meth:`Walk.through`.
         SourceError: there is no image.
     """
     model = load_graph(graph)
-    peaks = walk.through(graph, peaks_of=activation_names(model)).peaks
-    return Overflow(overflowing_tensors(model, peaks), float32_nodes(model, peaks))
+    binding = CacheBinding("", sha256_of_graph(graph), walk.data_sha256, "largest magnitudes")
+    text = load_text(cache, binding) if cache else None
+    if text is not None:
+        tensors = json.loads(text)  # as it was written: its hash was checked
+        walk.skip(graph)
+    else:
+        tensors = overflowing_tensors(model, walk.through(graph, peaks_of=activation_names(model)).peaks)
+        if cache:
+            save_cache(cache, json.dumps(tensors, indent=2) + "\n", binding)
+    return Overflow(tensors, float32_nodes(model, tensors))
 
 
 def overflowing_tensors(model: onnx.ModelProto, peaks: Mapping[str, float]) -> dict[str, float]:

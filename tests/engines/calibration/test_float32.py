@@ -175,6 +175,25 @@ def test_a_loud_layer_of_a_real_component_is_found(tmp_path):
     assert min(found.tensors.values()) > 65504
 
 
+def test_what_overflows_is_read_from_a_cache_that_is_fresh(tmp_path):
+    graph = emit_parts(tmp_path, TensorRTDialect)["vision_encoder"]
+    grow(graph, "layers.1.mlp.fc1.weight", 60000.0)
+    grow(graph, "layers.1.mlp.fc2.weight", 1 / 60000.0)
+
+    def find(images="rendered:2"):
+        with open_walk(open_images(images), MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
+            return find_overflow(walk, graph, tmp_path / "vision_encoder.overflow")
+
+    first = find()
+    written = (tmp_path / "vision_encoder.overflow").stat().st_mtime_ns
+
+    assert first.tensors
+    assert find() == first
+    assert (tmp_path / "vision_encoder.overflow").stat().st_mtime_ns == written
+    with pytest.raises(CalibrationError, match="another set of images"):
+        find("rendered:3")
+
+
 def grow(graph, ending, factor):
     """Scale a weight of a graph in place, in the file beside it."""
     [tensor] = [t for t in load_graph(graph).graph.initializer if t.name.endswith(ending)]
