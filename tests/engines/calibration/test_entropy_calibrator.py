@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from edge_runtime.errors import CalibrationError
+from edge_runtime.errors import CalibrationError, SourceError
 from engines.calibration.cache import scales_from_text
 from engines.calibration.calibrate import binding_of, calibrate_on_cpu
 from engines.calibration.images import open_images
@@ -181,6 +181,16 @@ def test_what_fails_in_a_callback_is_raised_afterwards_and_no_cache_is_kept(part
         ask_wrongly()
 
     assert not list(tmp_path.iterdir())
+
+
+def test_images_that_cannot_be_read_are_told_of_after_the_build(parts, tmp_path):
+    (tmp_path / "damaged.png").write_bytes(b"no image")
+
+    with (
+        walk_before("vision_encoder", parts, str(tmp_path)) as walk,
+        pytest.raises(SourceError, match="holds no image that can be read"),
+    ):
+        calibrated_build(walk, parts["vision_encoder"], tmp_path / "x.cache")
 
 
 def test_it_binds_a_cache_as_the_cpu_does(parts):
