@@ -61,8 +61,9 @@ def pixels_from_frame(frame: NDArray[np.uint8], spec: PreprocessingSpec) -> Floa
     check_frame(frame)
     height, width = frame.shape[:2]
     resized = resize_like_pillow(frame, *_resize_windows(height, width, spec), spec.resample)
-    scale = np.float32(spec.rescale_factor) / np.asarray(spec.std, np.float32)
-    offset = np.asarray(spec.mean, np.float32) / np.asarray(spec.std, np.float32)
+    std: Float32 = np.asarray(spec.std, np.float32)
+    scale: Float32 = np.float32(spec.rescale_factor) / std
+    offset: Float32 = np.asarray(spec.mean, np.float32) / std
     pixels: Float32 = resized * scale[:, None, None] - offset[:, None, None]
     return pixels[None]  # (1, 3, H, W)
 

@@ -192,7 +192,8 @@ class Walk:
         if output != "image_embeddings":
             return rows
         after = self._after[index % len(self._after)]
-        return np.concatenate([self._before, rows[0], after])[None]  # (1, T, D)
+        placed: NDArray[Any] = np.concatenate([self._before, rows[0], after])[None]  # (1, T, D)
+        return placed
 
     def _new_rows(self, name: str) -> Rows:
         self._steps += 1

@@ -50,7 +50,8 @@ def step_range(bits: int) -> tuple[int, int]:
 def int4_from_steps(steps: NDArray[np.int8], scales: NDArray[np.float16], columns: int) -> Int4Matrix:
     """The matrix of ``steps`` (N, blocks, block_size), -8 to 7, at ``scales`` (N, blocks)."""
     codes = (steps + np.int8(_ZERO_POINT)).view(np.uint8)
-    return Int4Matrix(codes[:, :, 0::2] | codes[:, :, 1::2] << 4, scales, columns, steps.shape[2])
+    packed: NDArray[np.uint8] = codes[:, :, 0::2] | codes[:, :, 1::2] << np.uint8(4)
+    return Int4Matrix(packed, scales, columns, steps.shape[2])
 
 
 def dequantize(matrix: Int4Matrix) -> NDArray[np.float32]:

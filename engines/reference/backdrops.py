@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -228,7 +229,7 @@ def _rows(canvas: Canvas) -> Mask:
     return np.linspace(0, 1, canvas.height, dtype=np.float32)[:, None]
 
 
-def _int2(point: np.ndarray) -> tuple[int, int]:
+def _int2(point: NDArray[Any]) -> tuple[int, int]:
     return int(point[0]), int(point[1])
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -69,11 +70,13 @@ class Canvas:
             patch = patch[::-1]
         return np.asarray(cv2.resize(patch, (self.width, self.height), interpolation=cv2.INTER_LINEAR), np.float32)
 
-    def blend(self, alpha: Mask, color: ArrayLike) -> None:
+    # What lies on a pixel is Any below: numpy 2.2, the last for Python 3.10, says float64 of float32 times a number.
+
+    def blend(self, alpha: NDArray[Any], color: ArrayLike) -> None:
         """Lay ``color``, one or one a pixel, over the canvas where ``alpha`` is 1."""
         self.color += alpha[..., None] * (np.asarray(color, np.float32) - self.color)
 
-    def shade(self, factor: Mask) -> None:
+    def shade(self, factor: NDArray[Any]) -> None:
         """Multiply the light by ``factor``."""
         self.color *= factor[..., None]
 

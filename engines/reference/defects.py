@@ -6,9 +6,11 @@ Each painter draws one defect, marks the pixels it covers, and returns the words
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_runtime.report import DEFECT_CLASSES
 from engines.reference.canvas import Canvas, Mask, blob, smoothstep, streak
@@ -23,7 +25,7 @@ def paint_defect(canvas: Canvas, defect_class: str, surface: str) -> dict[str, s
     return _PAINTERS[defect_class](canvas, surface)
 
 
-def crack_path(canvas: Canvas, start: np.ndarray, heading_rad: float, length: float, wander: float) -> np.ndarray:
+def crack_path(canvas: Canvas, start: NDArray[Any], heading_rad: float, length: float, wander: float) -> NDArray[Any]:
     """A jagged line as (N, 2) pixels: a wandering walk, then midpoints displaced three times."""
     steps = max(int(length / 60), 2)
     turns = np.cumsum(canvas.rng.normal(0, wander, steps))
@@ -40,7 +42,7 @@ def crack_path(canvas: Canvas, start: np.ndarray, heading_rad: float, length: fl
     return points
 
 
-def draw_path(mask: np.ndarray, points: np.ndarray, widths: np.ndarray) -> None:
+def draw_path(mask: NDArray[Any], points: NDArray[Any], widths: NDArray[Any]) -> None:
     """Draw a line of changing width (pixels) on a uint8 mask; below one pixel, width becomes opacity."""
     fixed = np.round(points * 16).astype(int)
     for begin, end, width in zip(fixed[:-1].tolist(), fixed[1:].tolist(), widths.tolist(), strict=True):
@@ -77,13 +79,13 @@ def _crack(canvas: Canvas, surface: str) -> dict[str, str]:
     return {"width": kind, "direction": _direction_word(main[-1] - main[0])}
 
 
-def _taper(canvas: Canvas, segments: int, width_px: float) -> np.ndarray:
+def _taper(canvas: Canvas, segments: int, width_px: float) -> NDArray[Any]:
     along = np.linspace(0, 1, segments)
     ends = np.minimum(1, 0.65 + 6 * np.minimum(along, 1 - along))
     return np.asarray(width_px * ends * np.exp(canvas.rng.normal(0, 0.18, segments)))
 
 
-def _direction_word(span: np.ndarray) -> str:
+def _direction_word(span: NDArray[Any]) -> str:
     slope = np.degrees(np.arctan2(abs(span[1]), abs(span[0])))
     return "horizontal" if slope < 25 else "vertical" if slope > 65 else "diagonal"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -176,7 +177,7 @@ def _moss(canvas: Canvas) -> None:
     canvas.mark(alpha > 0.5, BITS["moss"])
 
 
-def _int2(point: np.ndarray) -> tuple[int, int]:
+def _int2(point: NDArray[Any]) -> tuple[int, int]:
     return int(point[0]), int(point[1])
 
 

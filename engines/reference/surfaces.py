@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.reference.canvas import Canvas, blob, smoothstep
 
@@ -158,5 +160,5 @@ _PAINTERS: dict[str, Callable[[Canvas], None]] = {
 }
 
 
-def _int2(point: np.ndarray) -> tuple[int, int]:
+def _int2(point: NDArray[Any]) -> tuple[int, int]:
     return int(point[0]), int(point[1])
