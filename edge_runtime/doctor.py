@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -19,6 +21,7 @@ from edge_runtime.inspector import Inspector
 from edge_runtime.telemetry import read_memory, read_temperature_c
 
 _LIBRARIES = ("numpy", "onnxruntime", "llguidance", "tokenizers", "psutil")
+_TEGRA_RELEASE = Path("/etc/nv_tegra_release")
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,36 @@ def _machine_checks() -> list[Check]:
         Check("memory", f"{format_bytes(memory.available_bytes)} of {format_bytes(memory.total_bytes)} available"),
         Check("temperature", "no sensor" if temperature_c is None else f"{temperature_c:.0f} °C"),
         Check("ROS 2", f"{ros}, rclpy {'present' if find_spec('rclpy') else 'absent: pip install edge-runtime[ros]'}"),
-        Check("TensorRT", "present" if find_spec("tensorrt") else "absent (it comes with JetPack)"),
+        *_tensorrt_checks(),
     ]
+
+
+def _tensorrt_checks() -> list[Check]:
+    """What engines for TensorRT would run on; only a bundle that needs it makes its absence a problem."""
+
+    def library(target: str) -> str:
+        from edge_runtime.backends.tensorrt_module import load_library
+
+        return str(load_library(target).__version__)
+
+    def device() -> str:
+        from edge_runtime.backends.cuda import Device
+
+        with closing(Device()) as found:
+            return f"{found.name}, compute capability {found.compute_capability}, {format_bytes(found.total_bytes)}"
+
+    def found(name: str, ask: Callable[[], str]) -> Check:
+        try:
+            return Check(name, ask())
+        except EdgeRuntimeError as error:
+            return Check(name, f"none: {error}")
+
+    checks = [found("TensorRT", lambda: library("tensorrt")), found("CUDA", device)]
+    if find_spec("tensorrt_rtx_bindings"):
+        checks.append(found("TensorRT RTX", lambda: library("tensorrt-rtx")))
+    if _TEGRA_RELEASE.is_file():
+        checks.append(Check("Jetson Linux", _TEGRA_RELEASE.read_text().partition(", GCID")[0].lstrip("# ")))
+    return checks
 
 
 def _library_checks() -> list[Check]:

@@ -81,6 +81,11 @@ class Device:
         return "{}.{}".format(*self._device.compute_capability())
 
     @property
+    def total_bytes(self) -> int:
+        """Memory that the device can reach; on a Jetson, the machine's."""
+        return int(self._device.total_memory())
+
+    @property
     def held_bytes(self) -> int:
         """What was given out and not taken back."""
         return sum(allocation.size_bytes for allocation in self._allocations.values())

@@ -1,39 +1,19 @@
-"""TensorRT's module and what it calls back: its log, its allocator; and the scratch that its contexts share."""
+"""TensorRT on a device: what it calls back, its log and its allocator, and the scratch that its contexts share."""
 
 from __future__ import annotations
 
 import logging
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edge_runtime.backends.cuda import Device, PrivateMemory
-from edge_runtime.errors import BackendError, BudgetExceededError, MissingDependencyError
+from edge_runtime.errors import BackendError, BudgetExceededError
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
 _log = logging.getLogger(__name__)
-
-_MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}  # by target
-
-
-def load_library(target: str) -> Any:
-    """The TensorRT that runs the engines of ``target``.
-
-    Raises:
-        MissingDependencyError: it is not installed, or does not load.
-    """
-    try:
-        return import_module(_MODULES[target])
-    except (ImportError, OSError) as error:  # OSError: the library behind it is not there
-        remedy = {
-            "tensorrt": "on a Jetson it comes with JetPack: sudo apt install nvidia-jetpack, and a virtual environment "
-            "made with --system-site-packages",
-            "tensorrt-rtx": "pip install edge-runtime[tensorrt-rtx]",
-        }[target]
-        raise MissingDependencyError(f"{_MODULES[target]} is not installed ({error}); {remedy}") from error
 
 
 class Library:

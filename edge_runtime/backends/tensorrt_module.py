@@ -1,0 +1,27 @@
+"""Finds TensorRT, or TensorRT for RTX, for who runs engines; knows nothing that either does."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from edge_runtime.errors import MissingDependencyError
+
+_MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}  # by target
+
+
+def load_library(target: str) -> Any:
+    """The TensorRT that runs the engines of ``target``.
+
+    Raises:
+        MissingDependencyError: it is not installed, or does not load.
+    """
+    try:
+        return import_module(_MODULES[target])
+    except (ImportError, OSError) as error:  # OSError: the library behind it is not there
+        remedy = {
+            "tensorrt": "on a Jetson it comes with JetPack: sudo apt install nvidia-jetpack, and a virtual environment "
+            "made with --system-site-packages",
+            "tensorrt-rtx": "pip install edge-runtime[tensorrt-rtx]",
+        }[target]
+        raise MissingDependencyError(f"{_MODULES[target]} is not installed ({error}); {remedy}") from error
