@@ -11,12 +11,16 @@ import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
+from inspection_msgs.action import Inspect
 from inspection_msgs.msg import InspectionReport
 from inspection_ros.convert import fill_image
-from inspection_ros.node import InspectionNode, camera_qos
+from inspection_ros.hearing import camera_qos
+from inspection_ros.node import InspectionNode
 from inspection_ros.running import spin
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import SetParameters
+from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image
@@ -24,6 +28,7 @@ from std_msgs.msg import Header
 
 WAIT_S = 60.0  # a limit, not a pace: on a busy machine four processes take 20 s to start
 FRAME = np.full((48, 64, 3), 127, np.uint8)
+DIFFERENT = np.kron(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
 
 
 class Rig:
@@ -44,6 +49,7 @@ class Rig:
         }
         self._change = self._client.create_client(ChangeState, "inspection/change_state")
         self._state = self._client.create_client(GetState, "inspection/get_state")
+        self._action = None
         self._node = None
         self._thread = None
         self._done = threading.Event()
@@ -55,6 +61,8 @@ class Rig:
         self._done.set()
         if self._thread is not None:
             self._thread.join(WAIT_S)
+            if self._action is not None:
+                self._action.destroy()
             assert not self._thread.is_alive(), "the node's thread did not end"
             self._node.release()
             self._node.destroy_node()
@@ -63,6 +71,7 @@ class Rig:
         self._client.destroy_node()
 
     def start_node(self, open_inspector, **parameters):
+        parameters = {"skip_below": 0.0, **parameters}  # most tests show the same picture again and again
         overrides = [Parameter(name, value=value) for name, value in parameters.items()]
         self._node = InspectionNode(open_inspector, parameter_overrides=overrides)
         self._thread = threading.Thread(target=spin, args=(self._node, lambda node: self._done.is_set()), daemon=True)
@@ -80,7 +89,9 @@ class Rig:
         return subscription.qos_profile.reliability.name
 
     def set_parameter(self, name, value):
-        self._node.set_parameters([Parameter(name, value=value)])
+        """Set a parameter as another node does; why it was refused, or nothing."""
+        asked = [Parameter(name, value=value).to_parameter_msg()]
+        return self.call(SetParameters, "inspection/set_parameters", parameters=asked).results[0].reason
 
     def wait_until(self, condition, timeout_s=WAIT_S):
         """Serve the client's topics until ``condition``; fails the test where it does not come."""
@@ -95,6 +106,15 @@ class Rig:
         answer = self._change.call_async(ChangeState.Request(transition=Transition(id=transition_id)))
         self.wait_until(answer.done, timeout_s)
         return answer.result().success
+
+    def change_at_once(self, *transition_ids):
+        """Ask for all of these without waiting for an answer; whether each succeeded."""
+        self.wait_until(self._change.service_is_ready)
+        answers = [
+            self._change.call_async(ChangeState.Request(transition=Transition(id=asked))) for asked in transition_ids
+        ]
+        self.wait_until(lambda: all(answer.done() for answer in answers))
+        return [answer.result().success for answer in answers]
 
     def configure(self):
         return self.change(Transition.TRANSITION_CONFIGURE)
@@ -121,12 +141,58 @@ class Rig:
         self.wait_until(answer.done)
         return answer.result().current_state.label
 
-    def publish_frame(self, stamp=(0, 0), frame_id="camera", frame=FRAME, **broken_fields):
+    def now(self):
+        """The present as a stamp."""
+        return self._client.get_clock().now().seconds_nanoseconds()
+
+    def publish_frame(self, stamp=(0, 0), frame_id="camera", frame=FRAME, camera="image", **broken_fields):
+        self.camera(camera).publish(self.image(stamp, frame_id, frame, **broken_fields))
+
+    def image(self, stamp=(0, 0), frame_id="camera", frame=FRAME, **broken_fields):
+        """A raw image, whole but for the fields that are given."""
         message = Image(header=Header(stamp=Time(sec=stamp[0], nanosec=stamp[1]), frame_id=frame_id))
         fill_image(message, frame)
         for name, value in broken_fields.items():
             setattr(message, name, value)
-        self._cameras["image"].publish(message)
+        return message
+
+    def camera(self, topic, message_type=Image):
+        """The publisher of a topic, made where there is none yet."""
+        if topic not in self._cameras:
+            self._cameras[topic] = self._client.create_publisher(message_type, topic, 5)
+        return self._cameras[topic]
+
+    def connect(self, *topics):
+        """Wait until the node hears these topics."""
+        self.wait_until(lambda: all(self._cameras[topic].get_subscription_count() for topic in topics))
+
+    def call(self, service_type, name, **fields):
+        """What a service of the node answers."""
+        client = self._client.create_client(service_type, name)
+        self.wait_until(client.service_is_ready)
+        answer = client.call_async(service_type.Request(**fields))
+        self.wait_until(answer.done)
+        return answer.result()
+
+    def send_goal(self, on_text=lambda text: None, **fields):
+        """Ask for an inspection; the goal's handle, which says whether it was accepted."""
+        self._action = self._action or ActionClient(self._client, Inspect, "inspection/inspect")
+        self.wait_until(self._action.server_is_ready)
+        sent = self._action.send_goal_async(
+            Inspect.Goal(**fields), feedback_callback=lambda message: on_text(message.feedback.text)
+        )
+        self.wait_until(sent.done)
+        return sent.result()
+
+    def result_of(self, goal):
+        """The status of a goal and its result, as soon as there is one."""
+        answer = goal.get_result_async()
+        self.wait_until(answer.done)
+        return answer.result().status, answer.result().result
+
+    def cancel(self, goal):
+        canceled = goal.cancel_goal_async()
+        self.wait_until(canceled.done)
 
     def publish_compressed(self, data):
         self._cameras["image/compressed"].publish(CompressedImage(format="jpeg", data=data))

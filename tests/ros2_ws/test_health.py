@@ -10,12 +10,13 @@ from inspection_ros.health import (
     ledger_from_values,
     values_from_ledger,
 )
-from inspection_ros.pipeline import Counters, Status
+from inspection_ros.pipeline import Status
 
 from edge_runtime.budget import Ledger, LedgerItem
+from edge_runtime.streaming import Counters
 from edge_runtime.telemetry import latency_statistics
 
-COUNTERS = Counters(received=9, reported=6, dropped=2, failed=1)
+COUNTERS = Counters(received=12, reported=6, skipped=3, dropped=2, failed=1)
 LEDGER = Ledger((LedgerItem("weights/vision", 100, 110), LedgerItem("kv_cache", 50)), budget_bytes=200)
 
 
@@ -57,3 +58,18 @@ def test_a_ledger_survives_the_way_through_diagnostics():
 def test_values_without_counters_or_ledger_give_none():
     assert ledger_from_values({"state": "inactive"}) is None
     assert counters_from_values({"state": "inactive"}) is None
+
+
+@pytest.mark.parametrize(("age_s", "level"), [(-3600.0, WARN), (-0.2, OK), (0.3, OK), (86400.0, WARN)])
+def test_frames_stamped_in_the_future_or_long_ago_tell_of_a_wrong_clock(age_s, level):
+    health = assess("active", status(), None, None, stale_after_s=2.0, frame_age_s=age_s)
+    assert health.level == level
+    assert ("clock" in health.message) == (level == WARN)
+
+
+def test_speed_and_what_was_left_behind_are_among_the_values():
+    latency = latency_statistics([30.0])
+    running = Status(COUNTERS, latency, 0.1, None, first_token=latency, tokens_per_s=12.34, busy_s=1.5, relieved=1)
+    values = assess("active", running, None, None, stale_after_s=2.0).values
+    assert (values["tokens_per_s"], values["first_token_median_ms"]) == ("12.3", "30.0")
+    assert (values["busy_s"], values["inspections_left_behind"]) == ("1.50", "1")

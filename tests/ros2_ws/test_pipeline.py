@@ -5,47 +5,73 @@ import time
 
 import numpy as np
 import pytest
-from inspection_ros.pipeline import Counters, Pipeline
+from inspection_ros.pipeline import Pipeline, Request, Rules
 
 from edge_runtime.errors import FrameError
+from edge_runtime.gating import GateRule
 from edge_runtime.report import InspectionReport
+from edge_runtime.streaming import Counters
 
 WAIT_S = 10.0
 FRAME = np.zeros((2, 2, 3), np.uint8)
+CAMERA = "image"
+
+
+class Patient:
+    """An inspector that waits to be let go, and then finds nothing."""
+
+    def __init__(self, patient=True):
+        self.started = threading.Event()
+        self.let_go = threading.Event()
+        self.closed = threading.Event()
+        self.questions = []
+        if not patient:
+            self.let_go.set()
+
+    def inspect(self, frame, question="", go_on=lambda written: True):
+        self.started.set()
+        assert self.let_go.wait(WAIT_S)
+        self.questions.append(question)
+        return InspectionReport(tokens=1, truncated=not go_on("x"))
+
+    def close(self):
+        self.closed.set()
 
 
 class Worker:
-    """A pipeline over integers, whose inspector waits to be let go."""
+    """A pipeline over integers, whose inspector may wait to be let go."""
 
-    def __init__(self, patient=False):
+    def __init__(self, patient=False, cameras=(CAMERA,), **options):
         self.published = []
         self.failures = []
-        self.started = threading.Event()
-        self.let_go = threading.Event()
-        if not patient:
-            self.let_go.set()
-        self.pipeline = Pipeline(self._to_frame, self._inspect, self.published.append, self.failures.append)
+        self.answers = []
+        self.inspector = Patient(patient)
+        self.started, self.let_go = self.inspector.started, self.inspector.let_go
+        self.pipeline = Pipeline(
+            cameras, self._to_frame, self.inspector, self.published.append, self.failures.append, **options
+        )
 
     def _to_frame(self, number):
         if number < 0:
             raise FrameError(f"{number} is no picture")
         return FRAME
 
-    def _inspect(self, frame):
-        self.started.set()
-        assert self.let_go.wait(WAIT_S)
-        return InspectionReport(tokens=1)
+    def ask(self, message=None, question="", go_on=lambda written: True, camera=CAMERA):
+        self.pipeline.ask(Request(camera, message, question, go_on, lambda *answer: self.answers.append(answer)))
 
-    def offer_and_wait(self, number):
-        self.pipeline.offer(number)
+    def wait_until(self, condition):
         deadline_s = time.monotonic() + WAIT_S
-        while not self._is_idle():
+        while not condition():
             assert time.monotonic() < deadline_s
             time.sleep(0.001)
 
+    def offer_and_wait(self, number):
+        self.pipeline.offer(CAMERA, number)
+        self.wait_until(self._is_idle)
+
     def _is_idle(self):
         counters = self.pipeline.counters()
-        return counters.received == counters.reported + counters.dropped + counters.failed
+        return counters.received == counters.reported + counters.skipped + counters.dropped + counters.failed
 
 
 def test_a_report_says_which_message_it_is_about():
@@ -57,10 +83,10 @@ def test_a_report_says_which_message_it_is_about():
 
 def test_offering_never_waits_and_the_newest_wins():
     worker = Worker(patient=True)
-    worker.pipeline.offer(0)
+    worker.pipeline.offer(CAMERA, 0)
     assert worker.started.wait(WAIT_S)
     for number in (1, 2, 3):
-        worker.pipeline.offer(number)
+        worker.pipeline.offer(CAMERA, number)
     worker.let_go.set()
     worker.offer_and_wait(4)
     messages = [inspected.message for inspected in worker.published]
@@ -82,9 +108,9 @@ def test_a_failed_frame_is_told_and_forgotten_at_the_next_success():
 
 def test_stopping_finishes_the_frame_in_progress_and_drops_the_one_that_waits():
     worker = Worker(patient=True)
-    worker.pipeline.offer(0)
+    worker.pipeline.offer(CAMERA, 0)
     assert worker.started.wait(WAIT_S)
-    worker.pipeline.offer(1)
+    worker.pipeline.offer(CAMERA, 1)
     threading.Timer(0.1, worker.let_go.set).start()
     worker.pipeline.stop(WAIT_S)
     assert [inspected.message for inspected in worker.published] == [0]
@@ -93,7 +119,7 @@ def test_stopping_finishes_the_frame_in_progress_and_drops_the_one_that_waits():
 
 def test_an_inspection_that_does_not_end_is_an_error_at_stop():
     worker = Worker(patient=True)
-    worker.pipeline.offer(0)
+    worker.pipeline.offer(CAMERA, 0)
     assert worker.started.wait(WAIT_S)
     with pytest.raises(TimeoutError, match="did not end"):
         worker.pipeline.stop(timeout_s=0.05)
@@ -105,3 +131,108 @@ def test_latency_is_measured_from_arrival_to_publication():
     assert worker.pipeline.status().latency is None
     worker.offer_and_wait(0)
     assert worker.pipeline.status().latency.max_ms > 0
+
+
+def test_frames_that_show_nothing_new_are_skipped_and_counted():
+    worker = Worker(rules=lambda: Rules(GateRule(threshold=0.35, refresh_s=60)))
+    for number in range(3):
+        worker.offer_and_wait(number)
+    assert worker.pipeline.counters() == Counters(received=3, reported=1, skipped=2)
+
+
+def test_frames_that_come_sooner_than_the_rate_allows_are_skipped():
+    worker = Worker(rules=lambda: Rules(period_s=60))
+    for number in range(3):
+        worker.offer_and_wait(number)
+    assert worker.pipeline.counters() == Counters(received=3, reported=1, skipped=2)
+
+
+def test_rules_hold_from_the_next_frame_on():
+    rules = Rules(question="is it rust?")
+    worker = Worker(rules=lambda: rules)
+    worker.offer_and_wait(0)
+    rules = Rules(question="is it paint?", deadline_s=0.0)
+    worker.offer_and_wait(1)
+    assert worker.inspector.questions == ["is it rust?", "is it paint?"]
+    assert [inspected.question for inspected in worker.published] == ["is it rust?", "is it paint?"]
+    assert [inspected.report.truncated for inspected in worker.published] == [False, True]
+
+
+def test_every_camera_has_its_own_slot_and_the_higher_priority_goes_first():
+    worker = Worker(patient=True, cameras=("left", "right", "down"), priorities={"down": 1})
+    worker.pipeline.offer("left", 0)
+    assert worker.started.wait(WAIT_S)
+    for number, camera in enumerate(("left", "right", "down"), start=1):
+        worker.pipeline.offer(camera, number)
+    worker.let_go.set()
+    worker.wait_until(lambda: len(worker.published) == 4)
+    assert [inspected.camera for inspected in worker.published] == ["left", "down", "right", "left"]
+
+
+def test_a_request_goes_before_the_stream_and_is_not_counted_in_it():
+    worker = Worker(patient=True)
+    worker.pipeline.offer(CAMERA, 0)
+    assert worker.started.wait(WAIT_S)
+    worker.pipeline.offer(CAMERA, 1)
+    worker.ask(message=7, question="and this?")
+    worker.let_go.set()
+    worker.wait_until(lambda: len(worker.published) == 2)
+    assert worker.inspector.questions == ["", "and this?", ""]
+    assert worker.answers == [(7, InspectionReport(tokens=1), "")]
+    assert worker.pipeline.counters() == Counters(received=2, reported=2)
+
+
+def test_a_request_for_the_next_frame_waits_for_its_camera():
+    worker = Worker(cameras=("left", "right"))
+    worker.ask(camera="right")
+    worker.pipeline.offer("left", 0)
+    worker.pipeline.offer("right", 1)
+    worker.wait_until(lambda: worker.answers)
+    assert worker.answers[0][0] == 1
+
+
+def test_a_request_whose_time_is_up_before_a_frame_comes_is_told_so():
+    worker = Worker()
+    worker.ask(go_on=lambda written: False)
+    worker.wait_until(lambda: worker.answers)
+    assert worker.answers == [(None, None, "no frame came in time")]
+
+
+def test_a_request_for_a_damaged_frame_is_told_what_is_wrong():
+    worker = Worker()
+    worker.ask(message=-1)
+    worker.wait_until(lambda: worker.answers)
+    assert worker.answers == [(-1, None, "-1 is no picture")]
+
+
+def test_requests_that_wait_when_the_pipeline_stops_are_refused():
+    worker = Worker()
+    worker.ask()
+    worker.pipeline.stop(WAIT_S)
+    assert worker.answers == [(None, None, "the node is not active any more")]
+
+
+def test_an_inspection_that_hangs_is_left_behind_as_failed_and_the_next_frame_inspected():
+    worker = Worker(patient=True)
+    worker.pipeline.offer(CAMERA, 0)
+    assert worker.started.wait(WAIT_S)
+    assert worker.pipeline.status().busy_s > 0
+    worker.pipeline.relieve(Patient(patient=False))
+    assert worker.pipeline.counters() == Counters(received=1, failed=1)
+    worker.offer_and_wait(1)
+    worker.let_go.set()
+    assert worker.inspector.closed.wait(WAIT_S)
+    assert [inspected.message for inspected in worker.published] == [1]
+    assert worker.pipeline.counters() == Counters(received=2, reported=1, failed=1)
+    assert worker.pipeline.status().relieved == 1
+
+
+def test_an_inspector_that_was_left_at_stop_is_closed_when_it_ends():
+    worker = Worker(patient=True)
+    worker.pipeline.offer(CAMERA, 0)
+    assert worker.started.wait(WAIT_S)
+    with pytest.raises(TimeoutError):
+        worker.pipeline.stop(timeout_s=0.01)
+    worker.let_go.set()
+    assert worker.inspector.closed.wait(WAIT_S)
+    assert worker.published == []

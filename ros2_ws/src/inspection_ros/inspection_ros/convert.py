@@ -187,6 +187,7 @@ def message_from_report(report: InspectionReport, types: ModuleType) -> Any:
                 confidence=float(finding.confidence),
                 description=finding.description,
                 action=finding.action,
+                track_id=finding.track_id or 0,
             )
             for finding in report.findings
         ],
@@ -209,6 +210,7 @@ def report_from_message(message: Any) -> InspectionReport:
 def _finding_from_message(message: Any) -> Finding:
     return Finding(
         region=Region(**_values(message.region, [field.name for field in fields(Region)])),
+        track_id=message.track_id or None,
         **_values(message, ("defect_class", "severity", "confidence", "description", "action")),
     )
 

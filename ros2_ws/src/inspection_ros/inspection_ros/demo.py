@@ -69,7 +69,12 @@ def fly(node: Sequence[str], camera: Sequence[str], header: FlightHeader, out: P
         logbook.close(counters, ledger_from_values(station.health))
         station.close()
         write_page(log, page)
-    lost = f", {counters.dropped} dropped for newer ones, {counters.failed} failed" if counters else ""
+    lost = (
+        f", {counters.dropped} frames dropped for newer ones, {counters.skipped} skipped as they showed nothing new, "
+        f"{counters.failed} failed"
+        if counters
+        else ""
+    )
     print(f"{logbook.reports} reports with {logbook.findings} findings{lost}")
     print(f"flight report: {page}")
     return logbook.reports

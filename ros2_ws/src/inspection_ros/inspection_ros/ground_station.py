@@ -82,8 +82,8 @@ class GroundStation:
             counters = counters_from_values(self._health)
             if counters is None or not is_running():
                 return not is_running()
-            settled = counters.received == counters.reported + counters.dropped + counters.failed
-            return settled and heard() >= counters.reported
+            done = counters.reported + counters.skipped + counters.dropped + counters.failed
+            return done == counters.received and heard() >= counters.reported
 
         return self.wait_until(complete, timeout_s)
 

@@ -7,9 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from edge_runtime.budget import Ledger, LedgerItem
-from inspection_ros.pipeline import Counters, Status
+from edge_runtime.streaming import Counters
+from edge_runtime.telemetry import LatencyStatistics
+from inspection_ros.pipeline import Status
 
 OK, WARN, ERROR, STALE = range(4)  # the levels of diagnostic_msgs/DiagnosticStatus
+
+_CLOCKS_APART_S = 0.5  # two machines that are synchronised at all
+_LONG_AGO_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,12 @@ def assess(
     ledger: Ledger | None,
     temperature_c: float | None,
     stale_after_s: float,
+    frame_age_s: float = 0.0,
 ) -> Health:
     """The health of a node in lifecycle ``state``; ``status`` is that of its pipeline while it has one.
 
-    A camera that has been silent for ``stale_after_s`` is stale; so is one that never spoke.
+    Cameras that have been silent for ``stale_after_s`` are stale; so are those that never spoke. ``frame_age_s`` is
+    that of the latest report's frame, by its stamp: one from the future, or from long ago, tells of a wrong clock.
     """
     values: dict[str, str] = {"state": state}
     if status is not None:
@@ -39,11 +46,12 @@ def assess(
         values |= values_from_ledger(ledger)
     if temperature_c is not None:
         values["temperature_c"] = f"{temperature_c:.1f}"
-    level, message = _verdict(state, status, stale_after_s)
+    values["frame_age_s"] = f"{frame_age_s:.3f}"
+    level, message = _verdict(state, status, stale_after_s, frame_age_s)
     return Health(level, message, values)
 
 
-def _verdict(state: str, status: Status | None, stale_after_s: float) -> tuple[int, str]:
+def _verdict(state: str, status: Status | None, stale_after_s: float, frame_age_s: float) -> tuple[int, str]:
     if state != "active" or status is None:
         return OK, state
     if status.since_frame_s > stale_after_s:
@@ -52,17 +60,31 @@ def _verdict(state: str, status: Status | None, stale_after_s: float) -> tuple[i
         return STALE, f"no frame for {status.since_frame_s:.1f} s"
     if status.last_failure is not None:
         return WARN, status.last_failure
+    if not -_CLOCKS_APART_S <= frame_age_s <= _LONG_AGO_S:
+        when = f"{-frame_age_s:.1f} s in the future" if frame_age_s < 0 else f"{frame_age_s:.1f} s ago"
+        return WARN, f"frames are stamped {when}; compare the camera's clock with this one"
     return OK, "inspecting"
 
 
 def _values_from_status(status: Status) -> dict[str, str]:
     values = {f"frames_{name}": str(count) for name, count in vars(status.counters).items()}
     values["since_frame_s"] = f"{status.since_frame_s:.2f}"
-    if status.latency is not None:
-        values["latency_median_ms"] = f"{status.latency.median_ms:.1f}"
-        values["latency_p90_ms"] = f"{status.latency.p90_ms:.1f}"
-        values["latency_max_ms"] = f"{status.latency.max_ms:.1f}"
-    return values
+    values["busy_s"] = f"{status.busy_s:.2f}"
+    values["inspections_left_behind"] = str(status.relieved)
+    if status.tokens_per_s is not None:
+        values["tokens_per_s"] = f"{status.tokens_per_s:.1f}"
+    return (
+        values
+        | _values_from_latency("latency", status.latency)
+        | _values_from_latency("first_token", status.first_token)
+    )
+
+
+def _values_from_latency(name: str, latency: LatencyStatistics | None) -> dict[str, str]:
+    if latency is None:
+        return {}
+    percentiles = {"median": latency.median_ms, "p90": latency.p90_ms, "p99": latency.p99_ms, "max": latency.max_ms}
+    return {f"{name}_{percentile}_ms": f"{value_ms:.1f}" for percentile, value_ms in percentiles.items()}
 
 
 def values_from_ledger(ledger: Ledger) -> dict[str, str]:

@@ -8,8 +8,8 @@ from edge_runtime.annotate import thumbnail_jpeg
 from edge_runtime.budget import Ledger
 from edge_runtime.flight_log import FlightEnd, FlightHeader, FlightLog, FlightRecord
 from edge_runtime.report import InspectionReport
+from edge_runtime.streaming import Counters
 from inspection_ros.convert import Frame
-from inspection_ros.pipeline import Counters
 
 _PENDING = 64  # thumbnails kept for a report that may still come: 13 s of a camera at 5 frames/s, 3 MB
 
@@ -51,5 +51,7 @@ class Logbook:
     def close(self, counters: Counters | None, ledger: Ledger | None) -> None:
         """Write how the flight ended, as far as that is known, and close the log."""
         if counters is not None:
-            self._log.write_end(FlightEnd(counters.received, counters.dropped, counters.failed, ledger))
+            self._log.write_end(
+                FlightEnd(counters.received, counters.dropped, counters.failed, ledger, counters.skipped)
+            )
         self._log.close()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import inspection_msgs.msg
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CompressedImage, Image
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Image
 
 from edge_runtime.annotate import draw_report
 from edge_runtime.budget import Ledger
@@ -21,51 +23,28 @@ from edge_runtime.errors import EdgeRuntimeError
 from edge_runtime.inspector import Inspector
 from edge_runtime.report import InspectionReport
 from edge_runtime.telemetry import read_temperature_c
-from inspection_ros.convert import (
-    Frame,
-    fill_image,
-    frame_from_compressed,
-    frame_from_image,
-    message_from_report,
-    nanoseconds,
-)
+from inspection_ros.asking import Desk
+from inspection_ros.convert import fill_image, message_from_report, nanoseconds
 from inspection_ros.health import assess
-from inspection_ros.pipeline import Inspected, Pipeline
+from inspection_ros.hearing import Ears, camera_qos, frame_from_message
+from inspection_ros.pipeline import ClosableInspector, Inspected, Pipeline
 from inspection_ros.running import run_node
+from inspection_ros.settings import SETTINGS, check_setting, declare_settings, refusal, rules_from
 
 DIAGNOSTICS_PERIOD_S = 1.0
 STOP_TIMEOUT_S = 60.0  # a report in progress may take this long on a slow machine before the node gives up on it
 LOG_PERIOD_S = 5.0  # a camera that sends nothing but rubbish must not fill the log
+STUCK_EXIT_CODE = 70  # EX_SOFTWARE: whoever supervises the process is to start it again
 
 REPORT_QOS = QoSProfile(depth=10)  # reports are small and few, and none should be lost
 
-# By the parameter `image_transport`: message type, topic, and what makes a frame of a message.
-TRANSPORTS: dict[str, tuple[Any, str, Callable[[Any], Frame]]] = {
-    "raw": (Image, "image", frame_from_image),
-    "compressed": (CompressedImage, "image/compressed", frame_from_compressed),
-}
 
-
-def camera_qos() -> QoSProfile:
-    """A camera's frames are worth nothing once a newer one is there: depth 1, and no retransmission of lost ones.
-
-    A new object each time, because rclpy writes overrides into the one it is given.
-    """
-    return QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-
-
-class OpenInspector(Protocol):
+class OpenInspector(ClosableInspector, Protocol):
     """What the node needs of an inspector: everything that :class:`edge_runtime.inspector.Inspector` has."""
 
     @property
     def ledger(self) -> Ledger:
         """Planned and measured bytes."""
-
-    def inspect(self, frame: Frame) -> InspectionReport:
-        """The report of one frame."""
-
-    def close(self) -> None:
-        """Free every byte."""
 
 
 class InspectionNode(LifecycleNode):
@@ -80,49 +59,44 @@ class InspectionNode(LifecycleNode):
         super().__init__("inspection", **node_options)
         self._open_inspector = open_inspector
         self._inspector: OpenInspector | None = None
-        self._pipeline: Pipeline[Any] | None = None
-        self._transport = ""
-        self._subscription: Any = None
         self._reports: Any = None
         self._annotated: Any = None
-        self._declare_parameters()
+        self._ears: Ears | None = None
+        self._frame_age_s = 0.0
+        self.pipeline: Pipeline[Any] | None = None
+        self.given_up = ""  # why the process must be started anew; empty while it need not
+        declare_settings(self)
+        self.add_on_set_parameters_callback(self._consider_parameters)
+        self._desk = Desk(self, self, self._message_of)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # health is told even where simulated time stands still
-        self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=steady)
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._watch, clock=steady)
+        _answer_impossible_transitions(self)
 
-    def _declare_parameters(self) -> None:
-        def declare(name: str, default: Any, description: str, **limits: Any) -> None:
-            self.declare_parameter(name, default, ParameterDescriptor(description=description, **limits))
+    @property
+    def ledger(self) -> Ledger | None:
+        """Planned and measured bytes; None while no bundle is open."""
+        return None if self._inspector is None else self._inspector.ledger
 
-        declare("bundle", "", "Folder of the engine bundle to open; read by configure.")
-        declare("budget", "", "Memory that the bundle may take: 2GB, 512MiB; empty for all that is available.")
-        declare(
-            "max_report_tokens",
-            256,
-            "Length limit of one report; a longer one is cut after its last complete finding; read by configure.",
-            integer_range=[IntegerRange(from_value=8, to_value=4096, step=1)],
-        )
-        declare("image_transport", "raw", f"One of {', '.join(TRANSPORTS)}: which topic to subscribe to.")
-        declare(
-            "stale_after_s",
-            2.0,
-            "Silence of the camera, in seconds, after which diagnostics call it stale.",
-            floating_point_range=[FloatingPointRange(from_value=0.1, to_value=3600.0)],
-        )
+    @property
+    def cameras(self) -> Sequence[str]:
+        """The cameras' topics, as the parameter names them."""
+        return tuple(self._value("cameras"))
+
+    def _consider_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
+        is_configured, is_active = self._inspector is not None, self.pipeline is not None
+        reasons = [refusal(asked.name, asked.value, is_configured, is_active) for asked in parameters]
+        reason = "; ".join(filter(None, reasons))
+        return SetParametersResult(successful=not reason, reason=reason)
 
     # Transitions. rclpy swallows what they raise, so each says itself what went wrong.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Open the bundle inside the budget; stays unconfigured, with the reason logged, where that fails."""
         try:
-            self._transport = self._value("image_transport")
-            if self._transport not in TRANSPORTS:
-                raise ValueError(f"image_transport is {self._transport!r}; set one of {', '.join(TRANSPORTS)}")
-            self._inspector = self._open_inspector(
-                self._value("bundle"),
-                budget=self._value("budget") or None,
-                max_report_tokens=self._value("max_report_tokens"),
-            )
+            for setting in SETTINGS:  # what the node was started with has passed no callback
+                check_setting(setting.name, self._value(setting.name))
+            self._inspector = self._open()
             self._reports = self.create_lifecycle_publisher(
                 inspection_msgs.msg.InspectionReport, "inspection/reports", REPORT_QOS
             )
@@ -133,19 +107,21 @@ class InspectionNode(LifecycleNode):
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Start the worker and subscribe to the camera."""
+        """Start the worker and subscribe to the cameras."""
         assert self._inspector is not None, "configure comes before activate"
         result = super().on_activate(state)
-        message_type, topic, to_frame = TRANSPORTS[self._transport]
+        cameras = self.cameras
         try:
-            self._pipeline = Pipeline(to_frame, self._inspector.inspect, self._publish, self._warn)
-            self._subscription = self.create_subscription(
-                message_type,
-                topic,
-                self._pipeline.offer,
-                camera_qos(),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),  # parameters qos_overrides./TOPIC
+            self.pipeline = Pipeline(
+                cameras,
+                frame_from_message,
+                self._inspector,
+                self._publish,
+                self._warn,
+                rules=lambda: rules_from(self._value),
+                priorities=dict(zip(cameras, self._value("priorities"), strict=False)),
             )
+            self._ears = Ears(self, self._value("image_transport"), cameras, self.pipeline.offer)
         except Exception as error:
             return self._failed("activate", error)
         return result
@@ -153,7 +129,7 @@ class InspectionNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Let the report in progress be published, then stop."""
         try:
-            self._stop()
+            self._stop(STOP_TIMEOUT_S)
         except TimeoutError as error:
             return self._failed("deactivate", error)
         return super().on_deactivate(state)
@@ -169,7 +145,7 @@ class InspectionNode(LifecycleNode):
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free what a failed transition left; the node is unconfigured afterwards, or finalized if it hangs."""
+        """Free what a failed transition left; the node is unconfigured afterwards."""
         self.release()
         return super().on_error(state)
 
@@ -180,7 +156,10 @@ class InspectionNode(LifecycleNode):
 
     def release(self) -> None:
         """Stop the worker, close the inspector and take the topics down; does nothing where there is nothing."""
-        self._stop()
+        try:
+            self._stop(STOP_TIMEOUT_S)
+        except TimeoutError as error:
+            self.get_logger().error(str(error))
         for publisher in (self._reports, self._annotated):
             if publisher is not None:
                 self.destroy_lifecycle_publisher(publisher)
@@ -189,45 +168,86 @@ class InspectionNode(LifecycleNode):
             self._inspector.close()
             self._inspector = None
 
-    def _stop(self) -> None:
-        if self._subscription is not None:
-            self.destroy_subscription(self._subscription)
-            self._subscription = None
-        if self._pipeline is not None:
-            self._pipeline.stop(STOP_TIMEOUT_S)
-            self._pipeline = None
+    def _open(self) -> OpenInspector:
+        return self._open_inspector(
+            self._value("bundle"),
+            budget=self._value("budget") or None,
+            max_report_tokens=self._value("max_report_tokens"),
+        )
+
+    def _stop(self, timeout_s: float) -> None:
+        if self._ears is not None:
+            self._ears.close()
+        pipeline, self.pipeline = self.pipeline, None
+        if pipeline is not None:
+            try:
+                pipeline.stop(timeout_s)
+            except TimeoutError:
+                self._inspector = None  # its thread has it, and closes it should it ever end
+                raise
 
     # What the worker calls, on its own thread.
 
+    def _message_of(self, camera: str, question: str, message: Any, report: InspectionReport) -> Any:
+        """The report of a camera's message, with the frame's header, its age and where it was taken."""
+        answer = message_from_report(report, inspection_msgs.msg)
+        answer.header, answer.camera, answer.question = message.header, camera, question
+        answer.frame_age_s = (self.get_clock().now().nanoseconds - nanoseconds(message.header.stamp)) / 1e9
+        if self._ears is not None:
+            self._ears.locate(answer, camera)
+        return answer
+
     def _publish(self, inspected: Inspected[Any]) -> None:
-        header, counters = inspected.message.header, inspected.counters
-        report = message_from_report(inspected.report, inspection_msgs.msg)
-        report.header = header
+        counters = inspected.counters
+        report = self._message_of(inspected.camera, inspected.question, inspected.message, inspected.report)
         report.frame_index = inspected.index
-        report.frame_age_s = (self.get_clock().now().nanoseconds - nanoseconds(header.stamp)) / 1e9
         report.frames_received = counters.received
+        report.frames_skipped = counters.skipped
         report.frames_dropped = counters.dropped
         report.frames_failed = counters.failed
         self._reports.publish(report)
+        self._frame_age_s = report.frame_age_s
         if self._annotated.get_subscription_count():
-            picture = Image(header=header)
+            picture = Image(header=report.header)
             fill_image(picture, draw_report(inspected.frame, inspected.report))
             self._annotated.publish(picture)
 
     def _warn(self, failure: str) -> None:
-        if self.context.ok():  # a report in progress at Ctrl-C finds no topic to go to
+        if self.context.ok():  # a report in progress when ROS is shut down finds no topic to go to
             self.get_logger().warning(failure, throttle_duration_sec=LOG_PERIOD_S)
 
     # Health, in every state.
 
+    def _watch(self) -> None:
+        pipeline = self.pipeline
+        stuck_after_s = self._value("stuck_after_s")
+        if pipeline is not None and 0 < stuck_after_s < pipeline.status().busy_s:
+            self._relieve(pipeline, stuck_after_s)
+        self._publish_diagnostics()
+
+    def _relieve(self, pipeline: Pipeline[Any], stuck_after_s: float) -> None:
+        """Leave an inspection that hangs, with its engines, and open the bundle once more.
+
+        Frames would have nobody to inspect them meanwhile, so nothing is lost by doing it here.
+        """
+        self.get_logger().error(f"an inspection has taken more than {stuck_after_s:.1f} s; opening the bundle anew")
+        try:
+            self._inspector = self._open()
+        except Exception as error:
+            self.given_up = f"an inspection hangs, and the bundle cannot be opened beside it: {error}"
+            self.get_logger().fatal(self.given_up)
+        else:
+            pipeline.relieve(self._inspector)
+
     def _publish_diagnostics(self) -> None:
-        inspector, pipeline = self._inspector, self._pipeline
+        inspector, pipeline = self._inspector, self.pipeline
         health = assess(
             state="unconfigured" if inspector is None else "inactive" if pipeline is None else "active",
             status=None if pipeline is None else pipeline.status(),
             ledger=None if inspector is None else inspector.ledger,
             temperature_c=read_temperature_c(),
             stale_after_s=self._value("stale_after_s"),
+            frame_age_s=self._frame_age_s,
         )
         status = DiagnosticStatus(
             level=bytes([health.level]),
@@ -242,10 +262,44 @@ class InspectionNode(LifecycleNode):
     def _value(self, name: str) -> Any:
         return self.get_parameter(name).value
 
+    def destroy_node(self) -> None:
+        """Take everything down; the node is of no use afterwards."""
+        self._desk.close()
+        super().destroy_node()
+
+
+def _answer_impossible_transitions(node: LifecycleNode) -> None:
+    """Have the node say no to a transition that its state does not allow.
+
+    rclpy raises instead and sends no answer, so that whoever asked, of two at once say, would wait for ever.
+    """
+    service = node._service_change_state
+    change_state = service.callback
+
+    def answer(request: Any, response: Any) -> Any:
+        try:
+            return change_state(request, response)
+        except Exception as error:
+            node.get_logger().error(f"no such transition now: {error}")
+            response.success = False
+            return response
+
+    service.callback = answer
+
 
 def main(args: list[str] | None = None) -> None:
-    """Run the node until Ctrl-C."""
-    run_node(lambda: InspectionNode(Inspector.open), args, release=InspectionNode.release)
+    """Run the node until Ctrl-C; exit code 70 where a hanging engine is to be ended with its process."""
+    try:
+        node = run_node(
+            lambda: InspectionNode(Inspector.open),
+            args,
+            done=lambda node: bool(node.given_up),
+            release=lambda node: None if node.given_up else node.release(),
+        )
+    except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+        sys.exit(f"inspection: {error}")
+    if node.given_up:
+        sys.exit(STUCK_EXIT_CODE)
 
 
 if __name__ == "__main__":

@@ -1,35 +1,53 @@
-"""One thread between a camera and its reports: newest message in, report out, every frame accounted for.
+"""One thread between cameras and their reports: newest message in, report out, every frame accounted for.
 
 Knows neither ROS nor models: what makes a frame of a message, what inspects it and what publishes the result are
-handed in. A frame that fails is counted and told about, and the next one is taken.
+handed in. A frame that fails is counted and told about, and the next one is taken. An inspection that never ends is
+left behind with its inspector (:meth:`Pipeline.relieve`), as no thread can be ended from outside.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
-from edge_runtime.frames import NewestSlot
+from edge_runtime.continuity import Continuity
+from edge_runtime.gating import GateRule
+from edge_runtime.intake import Intake
 from edge_runtime.report import InspectionReport
+from edge_runtime.streaming import Counters, within
 from edge_runtime.telemetry import LatencyStatistics, LatencyWindow
 from inspection_ros.convert import Frame
 
 Message = TypeVar("Message")
 
 _IDLE_WAIT_S = 0.5
+_REQUESTS = "\n"  # a lane of the intake beside the cameras' topics, whose names hold no line ends
+_FIRST = 2**31  # its priority, above every camera's
+
+
+class ClosableInspector(Protocol):
+    """What the pipeline needs of an inspector."""
+
+    def inspect(self, frame: Frame, question: str = ..., go_on: Callable[[str], bool] = ...) -> InspectionReport:
+        """The report of one frame; see :meth:`edge_runtime.inspector.Inspector.inspect`."""
+
+    def close(self) -> None:
+        """Free every byte."""
 
 
 @dataclass(frozen=True)
-class Counters:
-    """Frames since the start; received = reported + dropped + failed, and up to two that are not done yet."""
+class Rules:
+    """How frames are chosen and asked about; may change from one frame to the next."""
 
-    received: int = 0
-    reported: int = 0
-    dropped: int = 0  # replaced by a newer frame before the inspector was free
-    failed: int = 0  # could not be converted, inspected or published
+    gate: GateRule = field(default_factory=GateRule)
+    question: str = ""
+    deadline_s: float | None = None  # from the moment that an inspection starts
+    period_s: float = 0.0  # frames that come sooner after the start of the last inspection are skipped
 
 
 @dataclass(frozen=True)
@@ -40,6 +58,10 @@ class Status:
     latency: LatencyStatistics | None  # from a message's arrival to its published report
     since_frame_s: float  # since the newest frame arrived, or since the start
     last_failure: str | None  # None once a frame succeeded again
+    first_token: LatencyStatistics | None = None  # from the start of an inspection to what the model says first
+    tokens_per_s: float | None = None  # while it writes, over the latest reports
+    busy_s: float = 0.0  # for how long the inspection in progress has been going on
+    relieved: int = 0  # inspections that were left behind
 
 
 @dataclass(frozen=True)
@@ -47,10 +69,27 @@ class Inspected(Generic[Message]):
     """A message, what it showed, and what was found in it."""
 
     index: int  # among the frames received, from 0
+    camera: str
     message: Message
     frame: Frame
+    question: str
     report: InspectionReport
     counters: Counters  # as they stood when the report was done
+
+
+@dataclass(eq=False)
+class Request(Generic[Message]):
+    """A frame to be inspected on demand: ``message``, or the camera's next one where that is None.
+
+    ``go_on`` is asked before each token of the answer, and now and then while no frame comes. ``done`` gets the
+    message with its report, or the reason why there is none; on the worker's thread.
+    """
+
+    camera: str
+    message: Message | None
+    question: str
+    go_on: Callable[[str], bool]
+    done: Callable[[Message | None, InspectionReport | None, str], None]
 
 
 @dataclass(frozen=True)
@@ -61,80 +100,208 @@ class _Arrival(Generic[Message]):
 
 
 class Pipeline(Generic[Message]):
-    """Starts its thread at once; :meth:`stop` ends it."""
+    """Starts its thread at once; :meth:`stop` ends it. The inspector is the caller's to close, unless it is left.
+
+    ``rules`` is asked before every frame. ``publish`` and ``on_failure`` are called by the worker.
+    """
 
     def __init__(
         self,
+        cameras: Sequence[str],
         to_frame: Callable[[Message], Frame],
-        inspect: Callable[[Frame], InspectionReport],
+        inspector: ClosableInspector,
         publish: Callable[[Inspected[Message]], None],
         on_failure: Callable[[str], None],
+        rules: Callable[[], Rules] = Rules,
+        priorities: Mapping[str, int] | None = None,
     ) -> None:
+        self._cameras = tuple(cameras)
         self._to_frame = to_frame
-        self._inspect = inspect
         self._publish = publish
         self._on_failure = on_failure
-        self._slot: NewestSlot[_Arrival[Message]] = NewestSlot()
+        self._rules = rules
+        self._intake: Intake[_Arrival[Message] | None] = Intake(
+            (*cameras, _REQUESTS), {**(priorities or {}), _REQUESTS: _FIRST}
+        )
         self._stopping = threading.Event()
-        # Each number has one writer: the camera's thread counts what it brings, the worker what it did with it.
-        self._received = 0
-        self._reported = 0
-        self._failed = 0
-        self._discarded = 0  # still waiting when the pipeline was stopped
+        self._lock = threading.Lock()  # held for a moment: around the counters, the requests, and who works
+        self._received = self._reported = self._skipped = self._failed = self._relieved = 0
+        self._ready: deque[Request[Message]] = deque()
+        self._awaiting: list[Request[Message]] = []  # their camera's next frame
         self._newest_frame_s = time.monotonic()
-        self._latency = LatencyWindow()
+        self._latency, self._first_token = LatencyWindow(), LatencyWindow()
+        self._pace: deque[tuple[int, float]] = deque(maxlen=32)  # tokens and milliseconds of the latest answers
         self._last_failure: str | None = None
-        self._worker = threading.Thread(target=self._work, name="inspection", daemon=True)
-        self._worker.start()
+        self._inspection_began_s = float("-inf")
+        self._track_ids = itertools.count(1)
+        self._shift = 0
+        self._start_shift(inspector)
 
-    def offer(self, message: Message) -> None:
-        """Hand over the newest message, in place of one that still waits; never blocks."""
+    def offer(self, camera: str, message: Message) -> None:
+        """Hand over the camera's newest message, in place of one that still waits; never blocks."""
         arrived_s = time.monotonic()
-        self._newest_frame_s = arrived_s
-        self._received += 1
-        self._slot.put(_Arrival(self._received - 1, message, arrived_s))
+        with self._lock:
+            self._newest_frame_s = arrived_s
+            index = self._received
+            self._received += 1
+            asked = [request for request in self._awaiting if request.camera == camera]
+            for request in asked:
+                self._awaiting.remove(request)
+                request.message = message
+            self._ready.extend(asked)
+        self._intake.put(camera, _Arrival(index, message, arrived_s))
+        if asked:
+            self._intake.put(_REQUESTS, None)
+
+    def ask(self, request: Request[Message]) -> None:
+        """Have a frame inspected before those that wait."""
+        with self._lock:
+            (self._awaiting if request.message is None else self._ready).append(request)
+        self._intake.put(_REQUESTS, None)
 
     def counters(self) -> Counters:
         """What became of the frames so far."""
-        return Counters(self._received, self._reported, self._slot.dropped + self._discarded, self._failed)
+        with self._lock:
+            dropped = sum(map(self._intake.dropped, self._cameras))
+            return Counters(self._received, self._reported, self._skipped, dropped, self._failed)
 
     def status(self) -> Status:
         """A snapshot for diagnostics."""
-        since_frame_s = time.monotonic() - self._newest_frame_s
-        return Status(self.counters(), self._latency.statistics(), since_frame_s, self._last_failure)
+        now_s = time.monotonic()
+        began_s, answers = self._under_way, tuple(self._pace)
+        written_ms = sum(duration_ms for _, duration_ms in answers)
+        return Status(
+            self.counters(),
+            self._latency.statistics(),
+            since_frame_s=now_s - self._newest_frame_s,
+            last_failure=self._last_failure,
+            first_token=self._first_token.statistics(),
+            tokens_per_s=1000 * sum(tokens for tokens, _ in answers) / written_ms if written_ms else None,
+            busy_s=0.0 if began_s is None else now_s - began_s,
+            relieved=self._relieved,
+        )
+
+    def relieve(self, inspector: ClosableInspector) -> None:
+        """Leave the inspection in progress behind, as failed, and go on with another inspector on another thread.
+
+        Should the one that was left ever end, its result is thrown away and its inspector closed.
+        """
+        with self._lock:
+            self._shift += 1
+            self._relieved += 1
+            if self._counted:
+                self._failed += 1
+        self._last_failure = "an inspection did not end, and was left behind"
+        self._start_shift(inspector)
 
     def stop(self, timeout_s: float) -> None:
-        """Finish the frame in progress, drop the one that waits, and end the thread.
+        """Finish the frame in progress, drop those that wait, refuse what was asked, and end the thread.
 
         Raises:
-            TimeoutError: the inspection did not end in time; its thread still holds the inspector.
+            TimeoutError: the inspection did not end in time; it is left behind, and closes its inspector should it end.
         """
         self._stopping.set()
-        self._slot.close()
+        self._intake.close()
         self._worker.join(timeout_s)
+        self._refuse(lambda request: True, "the node is not active any more")
         if self._worker.is_alive():
+            with self._lock:
+                self._shift += 1  # left behind, with its inspector
             raise TimeoutError(f"the inspection in progress did not end within {timeout_s:.0f} s")
 
-    def _work(self) -> None:
-        while True:
-            arrival = self._slot.take(_IDLE_WAIT_S)
-            if arrival is None and self._stopping.is_set():
-                return
-            if arrival is not None and self._stopping.is_set():
-                self._discarded += 1
-            elif arrival is not None:
-                self._process(arrival)
+    def _start_shift(self, inspector: ClosableInspector) -> None:
+        self._under_way: float | None = None  # when the inspection in progress started
+        self._counted = False  # whether its frame is one of the stream's
+        self._continuity = {camera: Continuity(self._track_ids) for camera in self._cameras}
+        self._worker = threading.Thread(
+            target=self._work, args=(self._shift, inspector), name="inspection", daemon=True
+        )
+        self._worker.start()
 
-    def _process(self, arrival: _Arrival[Message]) -> None:
+    def _work(self, shift: int, inspector: ClosableInspector) -> None:
+        while not self._stopping.is_set():
+            turn = self._intake.take(_IDLE_WAIT_S)
+            if turn is not None and turn[1] is not None:
+                self._process(shift, inspector, turn[0], turn[1])
+            if shift == self._shift:
+                self._serve_requests(shift, inspector)
+            if shift != self._shift:
+                break
+        if shift != self._shift:
+            inspector.close()
+
+    def _process(self, shift: int, inspector: ClosableInspector, camera: str, arrival: _Arrival[Message]) -> None:
+        rules = self._rules()
+        began_s = time.monotonic()
+        if began_s - self._inspection_began_s < rules.period_s:
+            with self._lock:
+                self._skipped += 1
+            return
+
+        def inspect(frame: Frame) -> InspectionReport:
+            self._inspection_began_s = began_s
+            return inspector.inspect(frame, rules.question, within(rules.deadline_s))
+
+        self._under_way, self._counted = began_s, True
+        report, failure = None, ""
         try:
             frame = self._to_frame(arrival.message)
-            report = self._inspect(frame)
-            self._publish(Inspected(arrival.index, arrival.message, frame, report, self.counters()))
+            report = self._continuity[camera].inspect(frame, began_s, rules.gate, inspect)
+            if report is not None and self._ended(shift):
+                self._publish(
+                    Inspected(arrival.index, camera, arrival.message, frame, rules.question, report, self.counters())
+                )
         except Exception as error:  # whatever it is, the next frame deserves its chance
-            self._failed += 1
-            self._last_failure = f"frame {arrival.index}: {error}"
+            failure = str(error) or type(error).__name__
+        if not self._ended(shift):
+            return
+        with self._lock:
+            self._failed += bool(failure)
+            self._reported += report is not None and not failure
+            self._skipped += report is None and not failure
+        if failure:
+            self._last_failure = f"frame {arrival.index}: {failure}"
             self._on_failure(self._last_failure)
-        else:
-            self._reported += 1
+        elif report is not None:
             self._last_failure = None
-            self._latency.add((time.monotonic() - arrival.arrived_s) * 1000)
+            self._measure(report, (time.monotonic() - arrival.arrived_s) * 1000)
+
+    def _ended(self, shift: int) -> bool:
+        """Note that the inspection in progress has ended; False where it had been left behind."""
+        with self._lock:
+            if shift != self._shift:
+                return False
+            self._under_way, self._counted = None, False
+            return True
+
+    def _measure(self, report: InspectionReport, latency_ms: float) -> None:
+        timings = report.timings
+        self._latency.add(latency_ms)
+        self._first_token.add(timings.preprocess_ms + timings.vision_ms + timings.prefill_ms)
+        self._pace.append((report.tokens, timings.decode_ms))
+
+    def _serve_requests(self, shift: int, inspector: ClosableInspector) -> None:
+        self._refuse(lambda request: not request.go_on(""), "no frame came in time")
+        while self._ready and shift == self._shift and not self._stopping.is_set():
+            request = self._ready.popleft()
+            assert request.message is not None, "only those with a message are ready"
+            self._under_way = time.monotonic()
+            report, failure = None, ""
+            try:
+                report = inspector.inspect(self._to_frame(request.message), request.question, request.go_on)
+            except Exception as error:
+                failure = str(error) or type(error).__name__
+            if self._ended(shift):
+                request.done(request.message, report, failure)
+            else:
+                request.done(request.message, None, "the inspection did not end in time, and was left behind")
+
+    def _refuse(self, which: Callable[[Request[Message]], bool], reason: str) -> None:
+        with self._lock:
+            refused = [request for request in self._awaiting if which(request)]
+            self._awaiting = [request for request in self._awaiting if request not in refused]
+            if self._stopping.is_set():
+                refused += self._ready
+                self._ready.clear()
+        for request in refused:
+            request.done(None, None, reason)

@@ -1,0 +1,33 @@
+"""Which of the messages heard lately belongs to a frame: the one whose stamp is nearest; knows no ROS."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Generic, TypeVar
+
+from inspection_ros.convert import nanoseconds
+
+Message = TypeVar("Message")  # anything with a header
+
+_KEPT = 512  # 5 s of an autopilot's poses at 100 Hz: longer than a report takes
+_NEAR_NS = 1_000_000_000  # what was stamped further off says nothing of where the frame was taken
+
+
+class Whereabouts(Generic[Message]):
+    """The latest messages of one topic; any thread may hear or ask."""
+
+    def __init__(self) -> None:
+        self._heard: deque[tuple[int, Message]] = deque(maxlen=_KEPT)
+        self._lock = threading.Lock()
+
+    def hear(self, message: Message) -> None:
+        """Keep a message; the oldest is forgotten."""
+        with self._lock:
+            self._heard.append((nanoseconds(message.header.stamp), message))  # type: ignore[attr-defined]
+
+    def at(self, stamp_ns: int) -> list[Message]:
+        """The message nearest to the stamp, where one is near; a list, as a bounded field of a message is."""
+        with self._lock:
+            nearest = min(self._heard, key=lambda heard: abs(heard[0] - stamp_ns), default=None)
+        return [nearest[1]] if nearest is not None and abs(nearest[0] - stamp_ns) <= _NEAR_NS else []

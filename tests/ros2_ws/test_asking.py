@@ -1,0 +1,106 @@
+"""An inspection on demand: of a given frame or the next one, its text as it grows, its deadline, its cancellation."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_ros.py, then tests by ros2_ws/run")
+
+from action_msgs.msg import GoalStatus
+from inspection_msgs.srv import GetLedger
+from lifecycle_msgs.msg import Transition
+
+from edge_runtime.errors import BackendError
+from edge_runtime.report import InspectionReport
+from tests.fakes import CRACK, ScriptedInspector
+from tests.ros2_ws.test_node import scripted
+
+SEEN = [InspectionReport(findings=(CRACK,), tokens=12)]
+LARGE = np.full((96, 128, 3), 90, np.uint8)
+
+
+def test_a_given_frame_is_inspected_and_its_text_streams(rig):
+    inspector = ScriptedInspector(SEEN, token_delay_s=0.01)
+    rig.fly(scripted(inspector))
+    texts = []
+    goal = rig.send_goal(texts.append, image=[rig.image((5, 6), "hand", LARGE)], question="what is it?")
+    status, result = rig.result_of(goal)
+    assert status == GoalStatus.STATUS_SUCCEEDED
+    assert (result.failure, result.report.question, result.report.header.stamp.sec) == ("", "what is it?", 5)
+    assert [finding.defect_class for finding in result.report.findings] == ["crack"]
+    assert inspector.frame_shapes == [LARGE.shape]
+    rig.wait_until(lambda: len(texts) >= 3)
+    assert texts == sorted(texts, key=len)
+    assert rig.reports == []
+
+
+def test_the_next_frame_of_a_camera_is_inspected(rig):
+    rig.fly(scripted(ScriptedInspector(SEEN)))
+    goal = rig.send_goal(camera="image")
+    rig.publish_frame(stamp=(3, 0))
+    status, result = rig.result_of(goal)
+    assert (status, result.report.header.stamp.sec) == (GoalStatus.STATUS_SUCCEEDED, 3)
+    rig.wait_until(lambda: rig.reports)
+    assert (rig.reports[0].header.stamp.sec, rig.reports[0].frames_received) == (3, 1)
+
+
+def test_an_answer_is_cut_at_the_deadline(rig):
+    rig.fly(scripted(ScriptedInspector(SEEN, token_delay_s=0.1)))
+    status, result = rig.result_of(rig.send_goal(image=[rig.image()], deadline_s=0.25))
+    assert (status, result.report.truncated) == (GoalStatus.STATUS_SUCCEEDED, True)
+
+
+def test_a_deadline_that_passes_before_a_frame_comes_aborts_with_the_reason(rig):
+    rig.fly(scripted(ScriptedInspector(SEEN)))
+    status, result = rig.result_of(rig.send_goal(deadline_s=0.1))
+    assert (status, result.failure) == (GoalStatus.STATUS_ABORTED, "no frame came in time")
+
+
+def test_a_canceled_goal_ends_with_what_was_written_and_the_stream_goes_on(rig):
+    rig.fly(scripted(ScriptedInspector([InspectionReport(tokens=500)], token_delay_s=0.02)))
+    texts = []
+    goal = rig.send_goal(texts.append, image=[rig.image()])
+    rig.wait_until(lambda: texts)
+    rig.cancel(goal)
+    status, result = rig.result_of(goal)
+    assert (status, result.report.truncated) == (GoalStatus.STATUS_CANCELED, True)
+    assert 0 < result.report.tokens < 500
+
+
+def test_a_frame_that_cannot_be_inspected_aborts_with_the_reason(rig):
+    rig.fly(scripted(ScriptedInspector([BackendError("the engine failed")])))
+    status, result = rig.result_of(rig.send_goal(image=[rig.image()]))
+    assert (status, result.failure) == (GoalStatus.STATUS_ABORTED, "the engine failed")
+    status, result = rig.result_of(rig.send_goal(image=[rig.image(encoding="nonsense")]))
+    assert status == GoalStatus.STATUS_ABORTED
+    assert "nonsense" in result.failure
+
+
+@pytest.mark.parametrize("asked", [{"camera": "rear"}, {"deadline_s": -1.0}, {"deadline_s": float("nan")}])
+def test_a_goal_that_makes_no_sense_is_turned_away(rig, asked):
+    rig.fly(scripted(ScriptedInspector(SEEN)))
+    assert not rig.send_goal(**asked).accepted
+
+
+def test_a_node_that_is_not_active_turns_goals_away(rig):
+    rig.start_node(scripted(ScriptedInspector(SEEN)))
+    assert not rig.send_goal().accepted
+
+
+def test_deactivate_answers_the_goal_that_waits_for_a_frame(rig):
+    rig.fly(scripted(ScriptedInspector(SEEN)))
+    goal = rig.send_goal()
+    assert rig.change(Transition.TRANSITION_DEACTIVATE)
+    status, result = rig.result_of(goal)
+    assert (status, result.failure) == (GoalStatus.STATUS_ABORTED, "the node is not active any more")
+
+
+def test_the_ledger_can_be_asked_for_while_a_bundle_is_open(rig):
+    rig.start_node(scripted(ScriptedInspector()))
+    assert not rig.call(GetLedger, "inspection/get_ledger").is_open
+    assert rig.configure()
+    ledger = rig.call(GetLedger, "inspection/get_ledger")
+    assert ledger.is_open
+    assert [(item.name, item.planned_bytes, item.measured_bytes) for item in ledger.items] == [
+        ("weights", 1_000_000, 1_100_000)
+    ]
+    assert (ledger.planned_bytes, ledger.budget_bytes) == (1_000_000, 2_000_000)

@@ -1,0 +1,90 @@
+"""Parameters say what they mean, change in flight where that is safe, and are refused with a reason elsewhere."""
+
+import pytest
+
+pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_ros.py, then tests by ros2_ws/run")
+
+from inspection_msgs.srv import SetPrompt
+from inspection_ros.settings import SETTINGS
+from lifecycle_msgs.msg import Transition
+from rcl_interfaces.srv import DescribeParameters
+
+from tests.fakes import ScriptedInspector
+from tests.ros2_ws.test_node import scripted
+
+
+def test_every_parameter_is_described_with_its_range(rig):
+    rig.start_node(scripted(ScriptedInspector()))
+    names = [setting.name for setting in SETTINGS]
+    described = rig.call(DescribeParameters, "inspection/describe_parameters", names=names).descriptors
+    assert [descriptor.name for descriptor in described] == names
+    assert all(descriptor.description for descriptor in described)
+    numbers = [setting.name for setting in SETTINGS if type(setting.default) in (int, float)]
+    ranged = [
+        descriptor.name for descriptor in described if descriptor.integer_range or descriptor.floating_point_range
+    ]
+    assert ranged == numbers
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("budget", "lots", "lots"),
+        ("image_transport", "theora", "raw, compressed"),
+        ("cameras", ["front", "front"], "each once"),
+        ("cameras", [""], "each once"),
+        ("deadline_s", -1.0, "deadline_s"),
+        ("skip_below", float("nan"), "skip_below"),
+        ("max_rate_hz", "fast", "DOUBLE"),
+        ("max_report_tokens", 0, "max_report_tokens"),
+    ],
+)
+def test_nonsense_is_refused_with_a_reason_and_changes_nothing(rig, name, value, reason):
+    rig.start_node(scripted(ScriptedInspector()))
+    assert reason in rig.set_parameter(name, value)
+    assert rig.configure()
+
+
+def test_what_configure_has_read_is_refused_until_the_node_is_cleaned_up(rig):
+    rig.fly(scripted(ScriptedInspector()))
+    assert "clean the node up" in rig.set_parameter("bundle", "another")
+    assert "deactivate the node" in rig.set_parameter("cameras", ["another"])
+    assert rig.change(Transition.TRANSITION_DEACTIVATE)
+    assert rig.set_parameter("cameras", ["another"]) == ""
+    assert "clean the node up" in rig.set_parameter("bundle", "another")
+    assert rig.change(Transition.TRANSITION_CLEANUP)
+    assert rig.set_parameter("bundle", "another") == ""
+
+
+def test_nonsense_that_the_node_is_started_with_is_refused_by_configure_and_can_be_mended(rig):
+    rig.start_node(scripted(ScriptedInspector()), budget="lots")
+    assert not rig.configure()
+    assert rig.state == "unconfigured"
+    assert rig.set_parameter("budget", "2GB") == ""
+    assert rig.configure()
+
+
+def test_question_deadline_and_threshold_change_in_flight(rig):
+    inspector = ScriptedInspector(token_delay_s=0.02)
+    rig.fly(scripted(inspector))
+    rig.publish_frame(stamp=(1, 0))
+    rig.wait_until(lambda: len(rig.reports) == 1)
+    assert rig.set_parameter("question", "is that rust?") == ""
+    assert rig.set_parameter("deadline_s", 0.01) == ""
+    rig.publish_frame(stamp=(2, 0))
+    rig.wait_until(lambda: len(rig.reports) == 2)
+    assert [report.question for report in rig.reports] == ["", "is that rust?"]
+    assert [report.truncated for report in rig.reports] == [False, True]
+    assert rig.set_parameter("skip_below", 0.35) == ""
+    rig.publish_frame(stamp=(3, 0))
+    rig.wait_until(lambda: rig.health and rig.health.values.get("frames_skipped") == "1")
+
+
+def test_the_prompt_can_be_set_by_a_service(rig):
+    inspector = ScriptedInspector()
+    rig.fly(scripted(inspector))
+    answer = rig.call(SetPrompt, "inspection/set_prompt", question="how wide is the crack?")
+    assert (answer.accepted, answer.reason) == (True, "")
+    rig.publish_frame()
+    rig.wait_until(lambda: rig.reports)
+    assert inspector.questions == ["how wide is the crack?"]
