@@ -27,10 +27,11 @@ class Overflow:
     nodes: tuple[str, ...]  # that read or write one of them: to be kept in float32
 
 
-def find_overflow(walk: Walk, graph: Path, cache: Path | None = None) -> Overflow:
+def find_overflow(walk: Walk, graph: Path, cache: Path | None = None, *, stay: bool = False) -> Overflow:
     """Go behind the component in ``graph``, and say what overflows in it on any calibration image.
 
-    That is read from ``cache`` where it is fresh, and then nothing is run; written there otherwise.
+    That is read from ``cache`` where it is fresh, and then nothing is run; written there otherwise. With ``stay``, the
+    walk stays before the component, as there is more to be found out about it.
 
     Raises:
         CalibrationError: a tensor overflows that passes between components; the cache is stale or damaged; or as
@@ -42,9 +43,11 @@ def find_overflow(walk: Walk, graph: Path, cache: Path | None = None) -> Overflo
     text = load_text(cache, binding) if cache else None
     if text is not None:
         tensors = json.loads(text)  # as it was written: its hash was checked
-        walk.skip(graph)
+        if not stay:
+            walk.skip(graph)
     else:
-        tensors = overflowing_tensors(model, walk.through(graph, peaks_of=activation_names(model)).peaks)
+        look = walk.look if stay else walk.through
+        tensors = overflowing_tensors(model, look(graph, peaks_of=activation_names(model)).peaks)
         if cache:
             save_cache(cache, json.dumps(tensors, indent=2) + "\n", binding)
     return Overflow(tensors, float32_nodes(model, tensors))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,11 @@ from engines.calibration.tensors import LINEAR_OPERATORS, constants, element_typ
 _ZERO_POINT = "int8.zero_point"
 
 
-def insert_qdq(model: onnx.ModelProto, scales: Mapping[str, float]) -> onnx.ModelProto:
+def insert_qdq(model: onnx.ModelProto, scales: Mapping[str, float], but: Collection[str] = ()) -> onnx.ModelProto:
     """The graph with every activation of ``scales`` rounded to INT8 where it meets a weight, and only there.
 
-    Scales of other tensors are for layers that stay in floating point, and are left out. Where the activation is
+    Scales of other tensors are for layers that stay in floating point, and are left out. The nodes that ``but`` names
+    are passed over: those that overflow float16, which ``keep_float32`` then comes for. Where the activation is
     float16, its scale is rounded to that.
 
     Raises:
@@ -34,7 +35,7 @@ def insert_qdq(model: onnx.ModelProto, scales: Mapping[str, float]) -> onnx.Mode
     nodes: list[NodeProto] = []
     rounded: set[str] = set()
     for node in graph.node:
-        name = node.input[0] if node.input else ""
+        name = node.input[0] if node.input and node.name not in but else ""
         if node.op_type in LINEAR_OPERATORS and name in scales and node.input[1] in fixed and name not in fixed:
             if name not in rounded:
                 scale = _stored(name, scales[name], types.get(name, TensorProto.FLOAT))

@@ -124,6 +124,11 @@ class Walk:
         self._note(graph)
         return observation
 
+    def look(self, graph: Path, histograms_of: Collection[str] = (), peaks_of: Collection[str] = ()) -> Observation:
+        """As :meth:`through`, but stay before the component."""
+        self._catch_up()
+        return self._run(graph, histograms_of, peaks_of, stay=True)
+
     def skip(self, graph: Path) -> None:
         """Go behind ``graph`` without running it now; it must stay there in case a later component has to be run."""
         self._skipped.append(graph)
@@ -155,8 +160,10 @@ class Walk:
         histograms_of: Collection[str] = (),
         peaks_of: Collection[str] = (),
         products_of: Mapping[str, int] = MappingProxyType({}),
+        *,
+        stay: bool = False,
     ) -> Observation:
-        samples, written = self._samples(graph), _written_by(graph)
+        samples, written = self._samples(graph), None if stay else _written_by(graph)
         output = written.name if written else None
         if output is None and not (histograms_of or peaks_of or products_of):
             return Observation()

@@ -175,6 +175,17 @@ def test_a_loud_layer_of_a_real_component_is_found(tmp_path):
     assert min(found.tensors.values()) > 65504
 
 
+def test_there_is_more_to_be_found_out_where_the_walk_stays(tmp_path):
+    parts = emit_parts(tmp_path, TensorRTDialect)
+    with open_walk(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
+        before = walk.data_sha256
+        found = find_overflow(walk, parts["vision_encoder"], tmp_path / "x.overflow", stay=True)
+        assert find_overflow(walk, parts["vision_encoder"], tmp_path / "x.overflow", stay=True) == found
+        assert walk.data_sha256 == before
+        walk.through(parts["vision_encoder"])
+        walk.through(parts["connector"])
+
+
 def test_what_overflows_is_read_from_a_cache_that_is_fresh(tmp_path):
     graph = emit_parts(tmp_path, TensorRTDialect)["vision_encoder"]
     grow(graph, "layers.1.mlp.fc1.weight", 60000.0)

@@ -9,6 +9,8 @@ from onnx import checker, helper, numpy_helper
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.errors import CalibrationError
 from engines.calibration.cache import scales_from_text, text_from_scales
+from engines.calibration.float32 import keep_float32
+from engines.calibration.overflow import float32_nodes
 from engines.calibration.qdq import insert_qdq, scales_from_qdq
 from tests.engines.calibration.graphs import save, two_layers
 
@@ -76,6 +78,23 @@ def test_an_activation_that_meets_two_weights_is_rounded_once():
     nodes = [node.op_type for node in insert_qdq(model, {"x": 0.1}).graph.node]
 
     assert nodes.count("QuantizeLinear") == 1
+
+
+def test_nodes_that_are_named_stay_in_floating_point():
+    assert insert_qdq(two_layers(), SCALES, but=["first", "second"]) == two_layers()
+    assert scales_from_qdq(insert_qdq(two_layers(), SCALES, but=["first"])) == pytest.approx({"bent": 0.05})
+
+
+def test_where_float16_overflows_the_rest_is_int8(tmp_path):
+    model = two_layers("float16", gain=1e4)
+    kept = float32_nodes(model, {"wide": 1e5, "bent": 1e5})
+    mended = keep_float32(insert_qdq(model, {"x": 0.02, "bent": 800.0}, but=kept[1:]), kept)
+
+    checker.check_model(mended, full_check=True)
+    assert scales_from_qdq(mended) == pytest.approx({"x": 0.02}, rel=1e-3)
+    found = evaluate(mended, tmp_path / "a.onnx", X.astype(np.float16))
+    expected = evaluate(insert_qdq(two_layers(gain=1e4), {"x": 0.02}), tmp_path / "b.onnx")
+    np.testing.assert_allclose(found, expected, atol=0.01 * np.abs(expected).max())
 
 
 def test_scales_of_layers_that_stay_in_floating_point_are_left_out():
