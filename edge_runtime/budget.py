@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import psutil
 
-from edge_runtime.bundle import COMPONENT_KINDS, Manifest
+from edge_runtime.bundle import COMPONENT_KINDS, Component, Manifest
 from edge_runtime.errors import BudgetExceededError
+from edge_runtime.footprint import FOOTPRINTS, Footprint
 from edge_runtime.kv_cache import cache_bytes
 
 _UNITS = {
@@ -19,29 +21,11 @@ _UNITS = {
     "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
 }  # fmt: skip
 
-_ACTIVATION_ROWS = 24  # hidden states, qkv, context, gate, up and their products: about 24 widths alive at once
+_WIDTHS = 24  # of a step's rows are alive at once: hidden states, qkv, context, gate, up and their products
 _FRAME_BYTES = 100_000_000  # an 8K frame, as bytes
 _HOST_ITEMS = ("process", "embedding", "load_peak", "frame")  # the rest of a ledger is the inference engine's
-
-
-@dataclass(frozen=True)
-class _Footprint:
-    """What a target's inference engine makes of stored bytes."""
-
-    process_bytes: int  # before any weight
-    resident_per_stored: Mapping[str, float]  # by precision
-    load_peak_per_stored: float  # of the largest component, while it loads
-    number_bytes: int  # of the cache's and the activations' numbers
-
-
-# ONNX Runtime computes in float32 on a CPU: it widens float16 and repacks 4-bit weights. Measured on a decoder of
-# 608 MB float16: 2.15, of 157 MB int4: 1.22; while one component loads, another 0.25 of it. Interpreter, numpy, OpenCV,
-# tokenizer and the library took 93 MB on x86-64.
-_ONNXRUNTIME = _Footprint(120_000_000, {"float16": 2.3, "int8": 1.3, "int4": 1.3, "nf4": 1.3}, 0.25, 4)
-# An engine's weights go to the device as they are stored; its file is mapped until they are there. CUDA's context and
-# TensorRT's libraries take 0.4 GiB before them.
-_TENSORRT = _Footprint(550_000_000, {"float16": 1.0, "int8": 1.0, "int4": 1.0}, 1.0, 2)
-_FOOTPRINTS = {"onnxruntime": _ONNXRUNTIME, "tensorrt": _TENSORRT, "tensorrt-rtx": _TENSORRT}
+_LOAD_ORDER = ("vision_encoder", "connector", "lm_head", "decoder")  # what takes most to load comes while there is room
+_MAPPED_PER_ROW = 1 << 16  # a page that is touched brings its neighbours in: fault_around_bytes, proc(5)
 
 
 @dataclass(frozen=True)
@@ -83,13 +67,15 @@ class Ledger:
         return replace(self, items=tuple(items))
 
     def table(self) -> str:
-        """The items as aligned lines of text: name, planned, measured; then the total and the budget."""
+        """The items as aligned lines of text: name, planned, what was measured; then total and budget."""
         rows = [("", "planned", "measured")]
         rows += [(i.name, format_bytes(i.planned_bytes), _format_or_blank(i.measured_bytes)) for i in self.items]
         measured = self.measured_bytes if any(i.measured_bytes is not None for i in self.items) else None
         rows.append(("total", format_bytes(self.planned_bytes), _format_or_blank(measured)))
         if self.budget_bytes is not None:
             rows.append(("budget", format_bytes(self.budget_bytes), ""))
+        if measured is None:
+            rows = [(name, planned, "") for name, planned, _ in rows]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = (f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows)
         return "\n".join(lines)
@@ -97,22 +83,19 @@ class Ledger:
 
 def plan_ledger(manifest: Manifest, cache_tokens: int) -> Ledger:
     """What an inspector of this bundle with a cache of ``cache_tokens`` will hold at its peak, item by item."""
-    footprint = _FOOTPRINTS[manifest.target]
+    model, footprint = manifest.model, FOOTPRINTS[manifest.target]
     weights = dict.fromkeys(COMPONENT_KINDS, 0)
     for component in manifest.components:
-        factor = 1.0 if component.kind == "embedding" else footprint.resident_per_stored[component.precision]
-        weights[component.kind] += round(component.size_bytes * factor)
-    largest = max(component.size_bytes for component in manifest.components if component.kind != "embedding")
-    return Ledger(
-        (
-            LedgerItem("process", footprint.process_bytes),
-            *(LedgerItem(kind, size_bytes) for kind, size_bytes in weights.items()),
-            LedgerItem("kv_cache", cache_bytes(manifest.model, cache_tokens, footprint.number_bytes)),
-            LedgerItem("activations", _activation_bytes(manifest, cache_tokens, footprint.number_bytes)),
-            LedgerItem("load_peak", round(largest * footprint.load_peak_per_stored)),
-            LedgerItem("frame", _FRAME_BYTES),
-        )
-    )
+        weights[component.kind] += _resident_bytes(component, footprint, cache_tokens)
+    working = {
+        "kv_cache": cache_bytes(model, cache_tokens, footprint.number_bytes),
+        "image_tokens": _row_buffers(manifest) * cache_tokens * model.hidden_size * footprint.number_bytes,
+        "activations": _activation_bytes(manifest, cache_tokens, footprint),
+        "frame": _FRAME_BYTES,
+    }
+    load_peak = _load_peak_bytes(manifest, footprint, sum(working.values()))
+    items = {"process": footprint.process_bytes, **weights, **working, "load_peak": load_peak}
+    return Ledger(tuple(LedgerItem(name, size_bytes) for name, size_bytes in items.items()))
 
 
 def device_bytes(admitted: Ledger) -> int:
@@ -169,12 +152,35 @@ def _format_or_blank(size_bytes: int | None) -> str:
     return "" if size_bytes is None else format_bytes(size_bytes)
 
 
-def _activation_bytes(manifest: Manifest, cache_tokens: int, number_bytes: int) -> int:
-    """What lives between weights: rows of several widths and attention scores, of a prefill of the whole prompt.
+def _resident_bytes(component: Component, footprint: Footprint, cache_tokens: int) -> int:
+    if component.kind == "embedding":  # mapped, and only rows that are asked for are read
+        return min(component.size_bytes, cache_tokens * _MAPPED_PER_ROW)
+    return round(component.size_bytes * footprint.resident_per_stored[component.precision])
 
-    The scratch of a bundle's engines is asked of the engines themselves when they are built.
+
+def _load_peak_bytes(manifest: Manifest, footprint: Footprint, working_bytes: int) -> int:
+    """By how much loading exceeds what is held later: what comes and goes with a component, less what is to come."""
+    peak, to_come = 0, working_bytes
+    for kind in reversed(_LOAD_ORDER):
+        for component in (c for c in manifest.components if c.kind == kind):
+            peak = max(peak, round(component.size_bytes * footprint.load_per_stored[component.precision]) - to_come)
+            to_come += _resident_bytes(component, footprint, 0)
+    return peak
+
+
+def _row_buffers(manifest: Manifest) -> int:
+    """Arrays of a row a token that components pass on: image and prompt, an answer's tokens, two between groups."""
+    return 2 + min(len(manifest.decoder_groups) - 1, 2)
+
+
+def _activation_bytes(manifest: Manifest, cache_tokens: int, footprint: Footprint) -> int:
+    """Scratch of the longest step, which all engines share: rows of several widths, and scores.
+
+    What TensorRT's engines really want is asked of themselves when they are built.
     """
     model = manifest.model
-    rows = cache_tokens * model.hidden_size * _ACTIVATION_ROWS
-    scores = model.num_heads * cache_tokens * cache_tokens
-    return number_bytes * rows + 4 * (scores + model.vocab_size)
+    rows = min(footprint.step_rows or manifest.step_tokens, cache_tokens)
+    decoding = _WIDTHS * rows * model.hidden_size * footprint.number_bytes + 4 * model.num_heads * rows * cache_tokens
+    features = [spec.shape for spec in manifest.component("vision_encoder").outputs]  # (1, P, Dv)
+    seeing = sum(_WIDTHS * math.prod(n for n in shape if isinstance(n, int)) for shape in features)
+    return max(decoding, seeing * footprint.number_bytes) + 4 * model.vocab_size

@@ -94,12 +94,13 @@ class Inspector:
         with ExitStack() as stack:  # closes what was opened if the rest fails
             backend = open_backend(manifest, threads, device_bytes(self._ledger))
             stack.callback(backend.close)
-            self._measured |= {"process": resident_bytes(), "kv_cache": self._ledger.item("kv_cache").planned_bytes}
+            exact = {name: self._ledger.item(name).planned_bytes for name in ("kv_cache", "image_tokens")}
+            self._measured |= {"process": resident_bytes(), **exact}
             load = _Loader(self.bundle, backend, self._measured, stack)
             vision = load(manifest.component("vision_encoder"))
             connector = load(manifest.component("connector"))
+            heads = [load(head) for head in manifest.lm_heads]  # takes twice its size for a moment, so before the rest
             groups = [load(group) for group in manifest.decoder_groups]
-            heads = [load(head) for head in manifest.lm_heads]
             embedding = open_embedding(self.bundle)
             held_bytes = backend.held_bytes
             decoder = Decoder(backend, manifest, embedding, groups, heads, prefix, capacity)
@@ -147,7 +148,7 @@ class Inspector:
 
         if "activations" not in self._measured:
             grown_bytes = loaded.backend.held_bytes - loaded.held_bytes
-            activations = max(grown_bytes - self._measured["kv_cache"], 0)
+            activations = max(grown_bytes - self._measured["kv_cache"] - self._measured["image_tokens"], 0)
             self._measured = {**self._measured, "activations": activations}  # anew: another thread may read the old one
         return InspectionReport(
             findings=findings,

@@ -65,6 +65,8 @@ def build(
         BuildError: ``out`` exists, or cannot be written; finished components are kept for a resume.
     """
     plan = plan_bundle(checkpoint, precisions, target, context, group_parameters)
+    if plan.model.only_planned:
+        raise CheckpointError(f"{checkpoint.name} can be planned, and not built: {plan.model.only_planned}")
     ledger = plan.ledger if budget_bytes is None else check_fits(plan.ledger, budget_bytes)
     hashes = replace(plan.manifest.hashes, checkpoint=checkpoint.sha256())
     step_tokens = _longest_step(plan, checkpoint)

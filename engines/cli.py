@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("checkpoint", metavar="CHECKPOINT", help="a model's directory, or synthetic:NAME")
     model.add_argument("--recipe", default="asymmetric-int4", help="its name, or a YAML file (default: %(default)s)")
-    model.add_argument("--target", default="onnxruntime", help=_TARGET_HELP)
+    model.add_argument("--target", help=_TARGET_HELP)
     model.add_argument("--budget", type=_budget, metavar="BYTES", help="refuse a plan beyond this, as 11.4GB or 512MiB")
     model.add_argument(
         "--context",
@@ -58,7 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    commands.add_parser("plan", parents=[model, shared], help="print the planned bytes, and write nothing")
+    plan = commands.add_parser("plan", parents=[model, shared], help="say what would fit and how fast; write nothing")
+    plan.add_argument("--device", metavar="DEVICE", help="a machine to plan for, as orin-nx-16gb, or its YAML file")
 
     build = commands.add_parser("build", parents=[model, shared], help="write a bundle, or go on where it stopped")
     build.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="the directory to write")
@@ -103,17 +104,20 @@ def _positive(text: str) -> int:
 
 
 _TARGET_HELP = """what will execute the bundle: onnxruntime (any machine's CPU), tensorrt (a Jetson or another machine
-with TensorRT; build it there), tensorrt-rtx (GeForce RTX; needs no GPU to build) (default: %(default)s)"""
+with TensorRT; build it there), tensorrt-rtx (GeForce RTX; needs no GPU to build) (default: the device's, or else
+onnxruntime)"""
 
 _EXAMPLES = """\
 examples:
   edge-engines plan synthetic:llava-1.5-13b --budget 11.4GB       would it fit?
+  edge-engines plan llava-1.5-7b-hf --device orin-nano-8gb        and there? how fast?
   edge-engines build llava-1.5-7b-hf --out out/bundle             eyes in float16, decoder in 4 bits
   edge-engines build llava-1.5-7b-hf --recipe fp16 --out out/fp16
   edge-engines verify out/bundle --checkpoint llava-1.5-7b-hf     is it still the same model?
 
 CHECKPOINT is a model's directory (config.json, safetensors, tokenizer.json), or synthetic:llava-1.5-7b,
-synthetic:llava-1.5-13b, synthetic:tiny-llava: random weights at a real model's shape.
+synthetic:llava-1.5-13b, synthetic:tiny-llava: random weights at a real model's shape. synthetic:llava-1.6-mistral-7b
+and synthetic:llama-3.2-vision-11b can be planned, and not built.
 
 exit codes: 0 done, 1 an error, 2 usage, 3 verification failed, 4 does not fit the budget, 130 interrupted
 """

@@ -11,34 +11,37 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.budget import check_fits, format_bytes
-from edge_runtime.errors import SourceError, VerificationError
+from edge_runtime.budget import format_bytes
+from edge_runtime.errors import BudgetExceededError, SourceError, VerificationError
 from edge_runtime.frames import open_source
 from engines.build import build
+from engines.device import load_device
+from engines.outlook import outlook
 from engines.plan import plan_bundle
 from engines.precision import load_recipe
 from engines.synthetic import open_checkpoint
 from engines.verify import record_fidelity, verify
 
+_DEFAULT_TARGET = "onnxruntime"
 _MOST_IMAGES = 64  # of --images: each is decoded twice, by the bundle and by transformers
 
 
 def _plan(options: argparse.Namespace) -> None:
-    recipe = load_recipe(options.recipe)
-    plan = plan_bundle(open_checkpoint(options.checkpoint), recipe, options.target, options.context)
-    items = {item.name: item.planned_bytes for item in plan.ledger.items}
-    text = f"{plan.ledger.table()}\n\non disk: {format_bytes(plan.disk_bytes)}"
-    document = {"disk_bytes": plan.disk_bytes, "memory_bytes": plan.ledger.planned_bytes, "ledger": items}
-    _print_result(options, text, document)
-    if options.budget is not None:
-        check_fits(plan.ledger, options.budget)
+    device = load_device(options.device) if options.device else None
+    target = options.target or (device.target if device else _DEFAULT_TARGET)
+    checkpoint, recipe = open_checkpoint(options.checkpoint), load_recipe(options.recipe)
+    plan = plan_bundle(checkpoint, recipe, target, options.context)
+    found = outlook(checkpoint, recipe, plan, device, options.budget)
+    _print_result(options, str(found), found.as_json())
+    if not found.fits:
+        raise BudgetExceededError(f"{found.verdict}; the plan says what else could be asked for")
 
 
 def _build(options: argparse.Namespace) -> None:
     bundle = build(
         open_checkpoint(options.checkpoint),
         load_recipe(options.recipe),
-        options.target,
+        options.target or _DEFAULT_TARGET,
         options.out,
         budget_bytes=options.budget,
         context=options.context,

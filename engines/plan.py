@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from edge_runtime.budget import Ledger, plan_ledger
-from edge_runtime.bundle import SCHEMA_VERSION, Component, FileEntry, Hashes, Manifest
+from edge_runtime.budget import Ledger, LedgerItem, plan_ledger
+from edge_runtime.bundle import SCHEMA_VERSION, Component, FileEntry, Hashes, Manifest, TensorSpec
 from edge_runtime.errors import RecipeError
+from edge_runtime.footprint import FOOTPRINTS
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS, read_model
-from engines.families.base import Part
+from engines.families.base import Model, Part, VisionWork
 from engines.families.heads import split_head
 from engines.precision import PrecisionPlan
 from engines.targets import TARGETS
 from engines.targets.base import TargetKind, component_of
 
 _CONTEXT = 2048  # tokens of prompt, image and answer together, where nothing else is asked for
+_TEXT = 512  # of them, for prompt and answer: 130 and 256 with LLaMA's tokenizer
 
 
 @dataclass(frozen=True)
 class BundlePlan:
     """A bundle that isn't there yet."""
 
-    parts: tuple[Part, ...]
+    model: Model
+    parts: tuple[Part, ...]  # of the model, as the target wants them cut
     manifest: Manifest  # with the sizes that files will have, and no hashes
     ledger: Ledger  # what the runtime will hold
     context_tokens: int  # of prompt, image and answer
@@ -51,7 +54,7 @@ def plan_bundle(
     kind = TARGETS[target]
     model = read_model(checkpoint, group_parameters)
     parts = tuple(piece for part in model.parts for piece in split_head(part, kind.head_parameters))
-    context_tokens = min(context or _CONTEXT, model.spec.max_positions)
+    context_tokens = min(context or max(_CONTEXT, shortest_context(model)), model.spec.max_positions)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=checkpoint.name,
@@ -61,16 +64,32 @@ def plan_bundle(
         model=model.spec,
         preprocessing=model.preprocessing,
         prompt=model.prompt,
-        components=tuple(_planned_component(part, precisions, kind) for part in parts),
+        components=tuple(_planned_component(part, precisions, kind, model.vision) for part in parts),
         tokenizer=FileEntry("tokenizer.json", "", len(checkpoint.tokenizer_json)),
         ledger={},
         build={},
         hashes=Hashes(checkpoint=None, recipe=precisions.sha256, calibration=None),
         fidelity=None,
     )
-    return BundlePlan(parts, manifest, plan_ledger(manifest, context_tokens), context_tokens)
+    return BundlePlan(model, parts, manifest, _plan_memory(manifest, model, context_tokens), context_tokens)
 
 
-def _planned_component(part: Part, precisions: PrecisionPlan, kind: TargetKind) -> Component:
+def shortest_context(model: Model) -> int:
+    """Tokens that leave room for the prompt, an image and a report's usual length."""
+    return min(model.spec.num_image_tokens + _TEXT, model.spec.max_positions)
+
+
+def _plan_memory(manifest: Manifest, model: Model, context_tokens: int) -> Ledger:
+    """The runtime's ledger, and what a model needs that no runtime has yet."""
+    ledger = plan_ledger(manifest, context_tokens)
+    if not model.image_cache_numbers:
+        return ledger
+    image_cache = model.image_cache_numbers * FOOTPRINTS[manifest.target].number_bytes
+    return replace(ledger, items=(*ledger.items, LedgerItem("image_cache", image_cache)))
+
+
+def _planned_component(part: Part, precisions: PrecisionPlan, kind: TargetKind, vision: VisionWork) -> Component:
     precision = precisions.components[part.kind]
-    return component_of(part, precision, (FileEntry(part.name, "", kind.planned_bytes(part, precision)),))
+    files = (FileEntry(part.name, "", kind.planned_bytes(part, precision)),)
+    features = TensorSpec("features", "float32", (1, *vision.at_a_time))
+    return component_of(part, precision, files, outputs=(features,) if part.kind == "vision_encoder" else ())

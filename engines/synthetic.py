@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from edge_runtime.errors import CheckpointError
 from engines.checkpoint import Checkpoint, load_checkpoint
 from engines.families.base import Parameter
-from engines.families.llava import Layout, checkpoint_parameters, read_config
+from engines.families.llava import Layout, LlavaConfig, checkpoint_parameters, read_config
+from engines.families.llava_next import read_next_config
+from engines.families.mllama import mllama_parameters, read_mllama_config
 
 _PREFIX = "synthetic:"
 _VERSION = 1  # to be raised when the same name begins to give other numbers
@@ -46,9 +48,34 @@ def _llava_15(hidden_size: int, intermediate_size: int, num_layers: int, num_hea
     }
 
 
+def _llava_16(text_config: dict[str, Any]) -> dict[str, Any]:
+    grids = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+    model = {"model_type": "llava_next", "text_config": text_config, "image_grid_pinpoints": grids}
+    return {**_llava_15(4096, 14336, 32, 32), **model}
+
+
 SYNTHETIC_CONFIGS: Mapping[str, dict[str, Any]] = {
     "llava-1.5-7b": _llava_15(4096, 11008, 32, 32),
     "llava-1.5-13b": _llava_15(5120, 13824, 40, 40),
+    # The next two can be planned, and not built.
+    "llava-1.6-mistral-7b": _llava_16(
+        {
+            "model_type": "mistral",
+            "intermediate_size": 14336,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 32768,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 1000000.0,
+            "sliding_window": None,
+            "vocab_size": 32064,
+        }
+    ),
+    "llama-3.2-vision-11b": {
+        "model_type": "mllama",
+        "image_token_index": 128255,  # the real one is 128256, beyond the vocabulary of its head
+        "text_config": {"model_type": "mllama_text_model", "bos_token_id": 1, "eos_token_id": 2},
+        "vision_config": {"model_type": "mllama_vision_model", "image_size": 560},
+    },
     # Small, and awkward on purpose: widths that differ, grouped queries, an inner width of 3 x 64, an odd patch.
     "tiny-llava": {
         "model_type": "llava",
@@ -126,15 +153,47 @@ def synthetic_checkpoint(name: str, config: Mapping[str, Any]) -> SyntheticCheck
     Raises:
         CheckpointError: the architecture is not supported.
     """
-    sizes = read_config(config, {})
-    side = sizes.vit.image_size
+    shape = _SHAPES[config["model_type"]](config)
+    side = shape.image_size
     return SyntheticCheckpoint(
         name=name,
         config=config,
         image_processor={"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}, "resample": 3},
-        tokenizer_json=_byte_tokenizer(sizes.llama.vocab_size, sizes.image_token_id),
-        _parameters=checkpoint_parameters(sizes, Layout()),
+        tokenizer_json=_byte_tokenizer(shape.vocab_size, shape.image_token_id),
+        _parameters=shape.parameters,
     )
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What a checkpoint of an architecture consists of."""
+
+    image_size: int
+    vocab_size: int
+    image_token_id: int
+    parameters: Mapping[str, Parameter]
+
+
+def _llava_shape(config: LlavaConfig, *more: tuple[str, Parameter]) -> _Shape:
+    parameters = {**checkpoint_parameters(config, Layout()), **dict(more)}
+    return _Shape(config.vit.image_size, config.llama.vocab_size, config.image_token_id, parameters)
+
+
+def _llava_next_shape(values: Mapping[str, Any]) -> _Shape:
+    config = read_next_config(values, {})
+    return _llava_shape(config, ("image_newline", Parameter((config.llama.hidden_size,))))
+
+
+def _mllama_shape(values: Mapping[str, Any]) -> _Shape:
+    config = read_mllama_config(values, {})
+    return _Shape(config.image_size, config.llama.vocab_size, config.image_token_id, mllama_parameters(config))
+
+
+_SHAPES: Mapping[str, Callable[[Mapping[str, Any]], _Shape]] = {
+    "llava": lambda config: _llava_shape(read_config(config, {})),
+    "llava_next": _llava_next_shape,
+    "mllama": _mllama_shape,
+}
 
 
 def open_checkpoint(where: str) -> Checkpoint:

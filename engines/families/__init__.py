@@ -6,8 +6,14 @@ from edge_runtime.errors import CheckpointError
 from engines.checkpoint import Checkpoint
 from engines.families.base import Model, check_parameters
 from engines.families.llava import read_llava
+from engines.families.llava_next import read_llava_next
+from engines.families.mllama import read_mllama
 
-FAMILIES: Mapping[str, Callable[[Checkpoint, int], Model]] = {"llava": read_llava}
+FAMILIES: Mapping[str, Callable[[Checkpoint, int], Model]] = {
+    "llava": read_llava,
+    "llava_next": read_llava_next,
+    "mllama": read_mllama,
+}
 
 # Two of a 7B model's layers, one of a 13B's: a group is in memory twice while it is loaded.
 DEFAULT_GROUP_PARAMETERS = 1 << 29

@@ -39,6 +39,15 @@ class Part:
 
 
 @dataclass(frozen=True)
+class VisionWork:
+    """What seeing one image takes, in all its tiles."""
+
+    rows: int  # patches and class tokens
+    at_a_time: tuple[int, int]  # rows that the encoder sees in one run, and their width
+    attention_operations: int  # beside the products with weights; a multiplication and an addition are two
+
+
+@dataclass(frozen=True)
 class Model:
     """A checkpoint as its family understands it."""
 
@@ -47,6 +56,9 @@ class Model:
     preprocessing: PreprocessingSpec
     prompt: PromptSpec
     parts: tuple[Part, ...]
+    vision: VisionWork
+    image_cache_numbers: int = 0  # keys and values of the image alone, in layers that see nothing else
+    only_planned: str = ""  # why it cannot be built
 
 
 def check_parameters(checkpoint: Checkpoint, model: Model) -> None:

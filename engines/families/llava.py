@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from edge_runtime.bundle import ModelSpec, PromptSpec
 from edge_runtime.errors import CheckpointError
 from edge_runtime.report import ACTIONS, DEFECT_CLASSES, SEVERITIES
 from engines.checkpoint import Checkpoint
-from engines.families.base import Model, Parameter, Part, Settings
+from engines.families.base import Model, Parameter, Part, Settings, VisionWork
 from engines.families.folds import Fold, decoder_folds, vit_folds, with_known_vectors
 from engines.families.image_processor import read_preprocessing
 from engines.families.parameters import (
@@ -64,6 +65,17 @@ def read_llava(checkpoint: Checkpoint, group_parameters: int) -> Model:
         CheckpointError: it is no LLaVA, or one with a part that isn't supported.
     """
     config = read_config(checkpoint.config, checkpoint.generation_config)
+    return llava_model(checkpoint, config, checkpoint.image_processor, group_parameters)
+
+
+def llava_model(
+    checkpoint: Checkpoint, config: LlavaConfig, image_processor: Mapping[str, Any], group_parameters: int
+) -> Model:
+    """The model of ``config``, whose images are cut to one tile by ``image_processor``.
+
+    Raises:
+        CheckpointError: the checkpoint lacks a part, or the images are not those that the vision encoder takes.
+    """
     layout, tied = _find_layout(checkpoint)
     llama = config.llama
     prompt = checkpoint.prompt
@@ -82,9 +94,20 @@ def read_llava(checkpoint: Checkpoint, group_parameters: int) -> Model:
             eos_token_ids=config.eos_token_ids,
             image_token_id=config.image_token_id,
         ),
-        preprocessing=read_preprocessing(checkpoint.image_processor, config.vit.image_size),
+        preprocessing=read_preprocessing(image_processor, config.vit.image_size),
         prompt=PromptSpec(prompt["before_image"], prompt["after_image"]) if prompt else DEFAULT_PROMPT,
         parts=_parts(checkpoint, config, layout, tied, group_parameters),
+        vision=vision_work(config.vit, tiles=1),
+    )
+
+
+def vision_work(vit: VitConfig, tiles: int) -> VisionWork:
+    """What it takes to see so many tiles, one after another."""
+    rows = (vit.image_size // vit.patch_size) ** 2 + 1
+    return VisionWork(
+        rows=tiles * rows,
+        at_a_time=(rows, vit.hidden_size),
+        attention_operations=tiles * 4 * rows**2 * vit.hidden_size * vit.num_layers,
     )
 
 
@@ -138,7 +161,7 @@ def read_config(values: Mapping[str, object], generation: Mapping[str, object]) 
         connector_activation=settings.choice("projector_hidden_act", "gelu", ("gelu",)),
         connector_bias=settings.flag("multimodal_projector_bias", True),
         bos_token_id=text.integer("bos_token_id", 1),
-        eos_token_ids=_token_ids(eos),
+        eos_token_ids=token_ids(eos),
         image_token_id=settings.integer("image_token_id" if "image_token_id" in values else "image_token_index", 32000),
     )
 
@@ -256,7 +279,12 @@ def _optional_biases(checkpoint: Checkpoint, parameters: Mapping[str, Parameter]
     return {name: Parameter(p.shape[:1]) for name, p in matrices.items() if name in checkpoint}
 
 
-def _token_ids(value: object) -> tuple[int, ...]:
+def token_ids(value: object) -> tuple[int, ...]:
+    """One token's number or a list of them, as generation settings have either.
+
+    Raises:
+        CheckpointError: it is neither.
+    """
     ids = value if isinstance(value, list) else [value]
     if not ids or not all(type(i) is int for i in ids):
         raise CheckpointError(f"eos_token_id is {value!r}; expected a token's number, or a list of them")

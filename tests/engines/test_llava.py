@@ -147,7 +147,7 @@ def test_preprocessing_that_the_runtime_cannot_do_is_refused(tiny, settings):
 @pytest.mark.parametrize(
     ("config", "complaint"),
     [
-        ({**TINY, "model_type": "mllama"}, "architecture 'mllama'; supported: llava"),
+        ({**TINY, "model_type": "blip-2"}, "architecture 'blip-2'; supported: llava"),
         ({**TINY, "model_type": ["llava"]}, "supported: llava"),
         ({}, "architecture None"),
         (with_vision(model_type="siglip_vision_model"), "supported: clip_vision_model"),

@@ -1,0 +1,242 @@
+"""Llama 3.2 Vision: a decoder that looks at image tiles through layers of its own; plans it, and cannot emit it yet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edge_runtime.bundle import ModelSpec, PreprocessingSpec
+from edge_runtime.errors import CheckpointError
+from engines.checkpoint import Checkpoint
+from engines.families.base import Model, Parameter, Part, Settings, VisionWork
+from engines.families.llava import DEFAULT_PROMPT, token_ids
+from engines.families.parameters import decoder_parameters, head_parameters, linear_parameters
+from engines.graphs.builder import Graph
+from engines.graphs.dialect import Dialect
+from engines.graphs.llama import LlamaConfig
+from engines.graphs.weights import TensorSource
+from engines.precision import Precision
+
+_WHY_NOT = "there are no graphs of its cross-attention yet"
+_SPECIAL_ROWS = 8  # the embedding's beyond the vocabulary: the image's and reserved ones
+_ROWS_MULTIPLE = 8  # a tile's patches and class token are padded to a multiple of this
+
+
+@dataclass(frozen=True)
+class MllamaConfig:
+    """``config.json``, read and checked."""
+
+    llama: LlamaConfig
+    cross_layers: tuple[int, ...]  # of the decoder, which see the image and not the text before
+    vision_width: int
+    vision_inner: int
+    vision_layers: int  # that see one tile
+    global_layers: int  # that see all tiles
+    output_width: int  # of the features: the last layer's beside those of a few others
+    image_size: int
+    patch_size: int
+    tiles: int
+    aspect_ratios: int
+    bos_token_id: int
+    eos_token_ids: tuple[int, ...]
+    image_token_id: int
+
+    @property
+    def tile_rows(self) -> int:
+        """Patches and the class token of one tile."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+def read_mllama(checkpoint: Checkpoint, group_parameters: int) -> Model:
+    """A Llama 3.2 Vision checkpoint, with the most tiles that an image can have.
+
+    Raises:
+        CheckpointError: it is none, or a setting is malformed.
+    """
+    config = read_mllama_config(checkpoint.config, checkpoint.generation_config)
+    llama = config.llama
+    padded = -(-config.tile_rows // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
+    cross = len(config.cross_layers)
+    return Model(
+        family="mllama",
+        spec=ModelSpec(
+            hidden_size=llama.hidden_size,
+            num_layers=llama.num_layers - cross,  # those that keep keys and values of the text
+            num_heads=llama.num_heads,
+            num_kv_heads=llama.num_kv_heads,
+            head_dim=llama.head_dim,
+            vocab_size=llama.vocab_size,
+            max_positions=llama.max_positions,
+            num_image_tokens=1,
+            bos_token_id=config.bos_token_id,
+            eos_token_ids=config.eos_token_ids,
+            image_token_id=config.image_token_id,
+        ),
+        preprocessing=PreprocessingSpec(
+            height=config.image_size,
+            width=config.image_size,
+            resize="exact",
+            shortest_edge=None,
+            resample=2,
+            rescale_factor=1 / 255,
+            mean=(0.48145466, 0.4578275, 0.40821073),
+            std=(0.26862954, 0.26130258, 0.27577711),
+        ),
+        prompt=DEFAULT_PROMPT,
+        parts=_parts(checkpoint, config, group_parameters),
+        vision=VisionWork(
+            rows=config.tiles * padded,
+            at_a_time=(config.tiles * padded, config.vision_width),
+            # Padding is masked, not left out: every row meets the rows of all tiles.
+            attention_operations=4
+            * (config.tiles * padded) ** 2
+            * config.vision_width
+            * (config.vision_layers + config.global_layers),
+        ),
+        image_cache_numbers=2 * cross * llama.num_kv_heads * llama.head_dim * config.tiles * config.tile_rows,
+        only_planned=_WHY_NOT,
+    )
+
+
+def read_mllama_config(values: Mapping[str, Any], generation: Mapping[str, Any]) -> MllamaConfig:
+    """The settings, with the defaults of ``MllamaTextConfig`` and ``MllamaVisionConfig`` in transformers.
+
+    Raises:
+        CheckpointError: a setting is malformed.
+    """
+    settings = Settings(values)
+    vision, text = settings.below("vision_config"), settings.below("text_config")
+    hidden_size, num_heads = text.size("hidden_size", 4096), text.size("num_attention_heads", 32)
+    cross_layers = text.values.get("cross_attention_layers") or list(range(3, 40, 5))
+    ratios = vision.values.get("supported_aspect_ratios") or [[1, 1]] * 8
+    if not isinstance(ratios, list) or not isinstance(cross_layers, list) or not cross_layers:
+        raise CheckpointError("config.json: cross_attention_layers or supported_aspect_ratios is no list")
+    return MllamaConfig(
+        llama=LlamaConfig(
+            hidden_size=hidden_size,
+            intermediate_size=text.size("intermediate_size", 14336),
+            num_layers=text.size("num_hidden_layers", 40),
+            num_heads=num_heads,
+            num_kv_heads=text.size("num_key_value_heads", 8),
+            head_dim=hidden_size // num_heads,
+            vocab_size=text.size("vocab_size", 128256),
+            max_positions=text.size("max_position_embeddings", 131072),
+            rms_norm_eps=text.number("rms_norm_eps", 1e-5),
+            rope_theta=text.number("rope_theta", 500000.0),
+            activation=text.choice("hidden_act", "silu", ("silu",)),
+        ),
+        cross_layers=tuple(cross_layers),
+        vision_width=vision.size("hidden_size", 1280),
+        vision_inner=vision.size("intermediate_size", 5120),
+        vision_layers=vision.size("num_hidden_layers", 32),
+        global_layers=vision.size("num_global_layers", 8),
+        output_width=vision.size("vision_output_dim", 7680),
+        image_size=vision.size("image_size", 448),
+        patch_size=vision.size("patch_size", 14),
+        tiles=vision.size("max_num_tiles", 4),
+        aspect_ratios=len(ratios),
+        bos_token_id=text.integer("bos_token_id", 128000),
+        eos_token_ids=token_ids(generation.get("eos_token_id", text.values.get("eos_token_id", 128001))),
+        image_token_id=settings.integer("image_token_index", 128256),
+    )
+
+
+def mllama_parameters(config: MllamaConfig, prefix: str = "") -> dict[str, Parameter]:
+    """Every tensor of a checkpoint, under the names of transformers before 4.52."""
+    return {
+        **_vision_parameters(config, f"{prefix}vision_model."),
+        **linear_parameters(f"{prefix}multi_modal_projector", config.llama.hidden_size, config.output_width, bias=True),
+        **_embedding_parameters(config, f"{prefix}language_model.model."),
+        **_layer_parameters(config, f"{prefix}language_model.model.", (0, config.llama.num_layers)),
+        **head_parameters(config.llama, f"{prefix}language_model.model.", f"{prefix}language_model.lm_head"),
+    }
+
+
+def _parts(checkpoint: Checkpoint, config: MllamaConfig, group_parameters: int) -> tuple[Part, ...]:
+    vision, connector = _prefix(checkpoint, "class_embedding"), _prefix(checkpoint, "multi_modal_projector.weight")
+    decoder, head = _prefix(checkpoint, "embed_tokens.weight"), _prefix(checkpoint, "lm_head.weight")
+    llama = config.llama
+    one_layer = sum(math.prod(p.shape) for p in _layer_parameters(config, "", (0, 1)).values())
+    step = max(group_parameters // one_layer, 1)
+    starts = range(0, llama.num_layers, step)
+    projector = linear_parameters(
+        f"{connector}multi_modal_projector", llama.hidden_size, config.output_width, bias=True
+    )
+
+    def part(name: str, kind: str, parameters: dict[str, Parameter], layers: tuple[int, int] | None = None) -> Part:
+        return Part(name, kind, layers, parameters, None if kind == "embedding" else _emit_nothing)
+
+    return (
+        part("vision_encoder", "vision_encoder", _vision_parameters(config, vision)),
+        part("connector", "connector", projector),
+        part("embedding", "embedding", _embedding_parameters(config, decoder)),
+        *(
+            part(f"decoder.{index:02d}", "decoder", _layer_parameters(config, decoder, layers), layers)
+            for index, layers in enumerate((first, min(first + step, llama.num_layers)) for first in starts)
+        ),
+        part("lm_head", "lm_head", head_parameters(llama, decoder, f"{head}lm_head")),
+    )
+
+
+def _vision_parameters(config: MllamaConfig, prefix: str) -> dict[str, Parameter]:
+    width, inner, patch = config.vision_width, config.vision_inner, config.patch_size
+    rows, ratios = config.tile_rows, config.aspect_ratios + 1  # and one for padding
+    parameters = {
+        "class_embedding": Parameter((width,)),
+        "patch_embedding.weight": Parameter((width, 3, patch, patch), is_matrix=True),
+        "gated_positional_embedding.gate": Parameter((1,)),
+        "gated_positional_embedding.embedding": Parameter((rows, width)),
+        "gated_positional_embedding.tile_embedding.weight": Parameter((ratios, config.tiles * rows * width)),
+    }
+    for name in ("pre_tile_positional_embedding", "post_tile_positional_embedding"):
+        parameters[f"{name}.gate"] = Parameter((1,))
+        parameters[f"{name}.embedding.weight"] = Parameter((ratios, config.tiles * width))
+    for name in ("layernorm_pre", "layernorm_post"):
+        parameters[f"{name}.weight"] = parameters[f"{name}.bias"] = Parameter((width,))
+    layers = [f"transformer.layers.{i}." for i in range(config.vision_layers)]
+    gated = [f"global_transformer.layers.{i}." for i in range(config.global_layers)]
+    for layer in (*layers, *gated):
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            parameters[f"{layer}{norm}.weight"] = parameters[f"{layer}{norm}.bias"] = Parameter((width,))
+        for name in "qkvo":
+            parameters.update(linear_parameters(f"{layer}self_attn.{name}_proj", width, width))
+        parameters.update(linear_parameters(f"{layer}mlp.fc1", inner, width, bias=True))
+        parameters.update(linear_parameters(f"{layer}mlp.fc2", width, inner, bias=True))
+    for layer in gated:
+        parameters[f"{layer}gate_attn"] = parameters[f"{layer}gate_ffn"] = Parameter((1,))
+    return {prefix + name: parameter for name, parameter in parameters.items()}
+
+
+def _embedding_parameters(config: MllamaConfig, prefix: str) -> dict[str, Parameter]:
+    llama = config.llama
+    return linear_parameters(f"{prefix}embed_tokens", llama.vocab_size + _SPECIAL_ROWS, llama.hidden_size)
+
+
+def _layer_parameters(config: MllamaConfig, prefix: str, layers: tuple[int, int]) -> dict[str, Parameter]:
+    parameters: dict[str, Parameter] = {}
+    for i in range(*layers):
+        plain = decoder_parameters(config.llama, prefix, (i, i + 1))
+        if i in config.cross_layers:
+            plain = {name.replace(".self_attn.", ".cross_attn."): shape for name, shape in plain.items()}
+            for norm in ("q_norm", "k_norm"):
+                plain[f"{prefix}layers.{i}.cross_attn.{norm}.weight"] = Parameter((config.llama.head_dim,))
+            for gate in ("cross_attn_attn_gate", "cross_attn_mlp_gate"):
+                plain[f"{prefix}layers.{i}.{gate}"] = Parameter((1,))
+        parameters.update(plain)
+    return parameters
+
+
+def _prefix(checkpoint: Checkpoint, ending: str) -> str:
+    found = [name for name in checkpoint if name.endswith(ending)]
+    if len(found) != 1:
+        raise CheckpointError(
+            f"{checkpoint.name} has {len(found)} tensors whose names end with {ending}, expected one; expected a model "
+            "saved by transformers' MllamaForConditionalGeneration"
+        )
+    return found[0].removesuffix(ending)
+
+
+def _emit_nothing(graph: Graph, dialect: Dialect, source: TensorSource, precision: Precision) -> None:
+    raise CheckpointError(f"this model can be planned, and not built: {_WHY_NOT}")

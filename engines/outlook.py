@@ -1,0 +1,100 @@
+"""A plan as people read it: what it takes, whether that fits, what else would, and how fast it ought to be."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+from edge_runtime.budget import Ledger, format_bytes
+from engines.advice import Change, changes_towards
+from engines.checkpoint import Checkpoint
+from engines.device import Device
+from engines.plan import BundlePlan
+from engines.precision import PrecisionPlan
+from engines.prediction import Prediction, predict
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A plan against what there is; without a device and a budget, the plan alone."""
+
+    plan: BundlePlan
+    ledger: Ledger  # with the budget, where there is one
+    device: Device | None
+    prediction: Prediction | None
+    changes: tuple[Change, ...]  # towards fitting; none where it fits
+
+    @property
+    def fits(self) -> bool:
+        """Whether the plan is within the budget."""
+        return self.ledger.budget_bytes is None or self.ledger.planned_bytes <= self.ledger.budget_bytes
+
+    @property
+    def verdict(self) -> str:
+        """Whether and how well it fits, in words; empty without a budget."""
+        if self.ledger.budget_bytes is None:
+            return ""
+        needed, budget = self.ledger.planned_bytes, self.ledger.budget_bytes
+        comparison = f"{format_bytes(abs(budget - needed))} {'less' if self.fits else 'more'} than the budget of"
+        return f"the plan needs {format_bytes(needed)}, {comparison} {format_bytes(budget)}"
+
+    def __str__(self) -> str:
+        plan = self.plan
+        lines = [f"{plan.manifest.name}, {plan.manifest.recipe}, {plan.manifest.target}, {plan.context_tokens} tokens"]
+        if plan.model.only_planned:
+            lines += [f"it can be planned, and not built: {plan.model.only_planned}"]
+        lines += ["", self.ledger.table(), "", f"on disk: {format_bytes(plan.disk_bytes)}"]
+        if self.device:
+            memory, reserve = format_bytes(self.device.memory_bytes), format_bytes(self.device.reserve_bytes)
+            lines += [f"{self.device.name}: {self.device.summary}; {memory}, of which the system keeps {reserve}"]
+        lines += [self.verdict] if self.verdict else []
+        if self.changes:
+            lines += ["", "what else could be asked for:", *(f"  {change}" for change in self.changes)]
+        if self.prediction:
+            lines += ["", str(self.prediction)]
+        return "\n".join(lines)
+
+    def as_json(self) -> dict[str, object]:
+        """The same for machines."""
+        plan, device, prediction = self.plan, self.device, self.prediction
+        return {
+            "name": plan.manifest.name,
+            "recipe": plan.manifest.recipe,
+            "target": plan.manifest.target,
+            "context_tokens": plan.context_tokens,
+            "only_planned": plan.model.only_planned,
+            "disk_bytes": plan.disk_bytes,
+            "memory_bytes": self.ledger.planned_bytes,
+            "budget_bytes": self.ledger.budget_bytes,
+            "fits": self.fits,
+            "ledger": {item.name: item.planned_bytes for item in self.ledger.items},
+            "device": asdict(device) if device else None,
+            "changes": [{**asdict(change), "fits": change.fits} for change in self.changes],
+            "prediction": {
+                **asdict(prediction),
+                "tokens_per_s": prediction.tokens_per_s,
+                "report_s": prediction.report_s,
+            }
+            if prediction
+            else None,
+        }
+
+
+def outlook(
+    checkpoint: Checkpoint,
+    precisions: PrecisionPlan,
+    plan: BundlePlan,
+    device: Device | None = None,
+    budget_bytes: int | None = None,
+) -> Outlook:
+    """Hold ``plan`` against ``device`` and ``budget_bytes``, whichever leaves less."""
+    limits = [limit for limit in (budget_bytes, device.budget_bytes if device else None) if limit is not None]
+    whole = Outlook(
+        plan=plan,
+        ledger=replace(plan.ledger, budget_bytes=min(limits, default=None)),
+        device=device,
+        prediction=predict(plan, device) if device else None,
+        changes=(),
+    )
+    if whole.fits or whole.ledger.budget_bytes is None:
+        return whole
+    return replace(whole, changes=changes_towards(whole.ledger.budget_bytes, checkpoint, plan, precisions))

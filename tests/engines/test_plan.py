@@ -1,0 +1,214 @@
+"""Planning: what fits a device, what would make it fit, and how fast it ought to be, before anything is written."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from edge_runtime.errors import CheckpointError, RecipeError
+from engines.build import build
+from engines.cli import main
+from engines.device import known_devices, load_device
+from engines.families import read_model
+from engines.outlook import outlook
+from engines.plan import plan_bundle
+from engines.precision import load_recipe
+from engines.prediction import predict
+from engines.synthetic import open_checkpoint
+
+PROFILE = """\
+summary: a machine
+target: onnxruntime
+memory_bytes: 8000000000
+reserve_bytes: 1000000000
+read_bytes_per_s: 1.0e+10
+read_share: 0.5
+operations_per_s: {float16: 1.0e+12, int8: 1.0e+12, int4: 1.0e+12, nf4: 1.0e+12}
+operations_share: 1.0
+"""
+
+
+def plan_of(name="llava-1.5-7b", recipe="asymmetric-int4", target="onnxruntime", context=None):
+    return plan_bundle(open_checkpoint(f"synthetic:{name}"), load_recipe(recipe), target, context)
+
+
+def outlook_of(name="llava-1.5-7b", device="cpu-2-cores-24gb", budget_bytes=None, context=None):
+    checkpoint, recipe, profile = (
+        open_checkpoint(f"synthetic:{name}"),
+        load_recipe("asymmetric-int4"),
+        load_device(device),
+    )
+    plan = plan_bundle(checkpoint, recipe, profile.target, context)
+    return outlook(checkpoint, recipe, plan, profile, budget_bytes)
+
+
+@pytest.mark.parametrize("name", known_devices())
+def test_every_device_leaves_most_of_its_memory_to_the_runtime(name):
+    device = load_device(name)
+
+    assert device.name == name
+    assert device.budget_bytes > 0.7 * device.memory_bytes
+    assert device.operations_per_s["int8"] >= device.operations_per_s["float16"]
+
+
+def test_a_device_of_ones_own_is_a_yaml_file(tmp_path):
+    (tmp_path / "drone.yaml").write_text(PROFILE)
+
+    device = load_device(str(tmp_path / "drone.yaml"))
+
+    assert (device.name, device.budget_bytes) == ("drone", 7_000_000_000)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("summary: a machine\n", ""), "expected memory_bytes, operations_per_s"),
+        (("8000000000", "none"), "memory_bytes 'none'"),
+        (("8000000000", "-1"), "memory_bytes -1"),
+        (("1000000000", "9000000000"), "reserve_bytes 9000000000; expected a number above 0 and below 8e"),
+        (("read_share: 0.5", "read_share: 1.5"), "read_share 1.5"),
+        (("int8: 1.0e+12, ", ""), "expected one for each of"),
+        (("target: onnxruntime", "target: ]"), "is not YAML"),
+    ],
+)
+def test_a_profile_that_cannot_be_is_refused_by_field(tmp_path, change, complaint):
+    path = tmp_path / "drone.yaml"
+    path.write_text(PROFILE.replace(*change, 1))
+
+    with pytest.raises(RecipeError, match=complaint):
+        load_device(str(path))
+
+
+def test_an_unknown_device_is_refused_with_the_known():
+    with pytest.raises(RecipeError, match="orin-nx-16gb"):
+        load_device("orin-xxl")
+
+
+def test_a_7b_in_4_bits_fits_an_orin_nx_16gb_and_in_float16_does_not(capsys):
+    command = ["plan", "synthetic:llava-1.5-7b", "--device", "orin-nx-16gb", "--target", "tensorrt-rtx"]
+
+    assert main([*command, "--recipe", "asymmetric-int4"]) == 0
+    assert main([*command, "--recipe", "fp16"]) == 4
+
+    assert "more than the budget of 14.27 GB" in capsys.readouterr().err
+
+
+def test_a_plan_that_needs_all_there_is_fits_and_one_byte_less_does_not(capsys):
+    needed_bytes = plan_of("tiny-llava").ledger.planned_bytes
+    command = ["plan", "synthetic:tiny-llava", "--json", "--budget"]
+
+    assert main([*command, str(needed_bytes)]) == 0
+    assert main([*command, str(needed_bytes - 1)]) == 4
+
+    exact, short = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (exact["fits"], exact["changes"]) == (True, [])
+    assert (short["fits"], short["memory_bytes"] - short["budget_bytes"]) == (False, 1)
+
+
+def test_a_budget_below_what_a_device_has_counts_and_one_above_does_not():
+    small, large = outlook_of(budget_bytes=10**9), outlook_of(budget_bytes=10**12)
+
+    assert small.ledger.budget_bytes == 10**9
+    assert large.ledger.budget_bytes == load_device("cpu-2-cores-24gb").budget_bytes
+
+
+def test_what_is_named_to_make_it_fit_does_make_it_fit():
+    needed_bytes = plan_of(context=2048).ledger.planned_bytes
+
+    found = outlook_of(budget_bytes=needed_bytes - 100_000_000)
+
+    [context] = [change for change in found.changes if change.options.startswith("--context")]
+    again = plan_of(context=int(context.options.split()[-1])).ledger.planned_bytes
+    assert context.fits
+    assert context.needed_bytes == again <= needed_bytes - 100_000_000
+    assert plan_of(context=int(context.options.split()[-1]) + 64).ledger.planned_bytes > needed_bytes - 100_000_000
+
+
+def test_what_is_not_enough_is_named_with_what_is_still_missing():
+    found = outlook_of("llava-1.5-13b", budget_bytes=6_000_000_000)
+
+    smaller = [change for change in found.changes if not change.options.startswith("--device")]
+    assert smaller
+    assert not any(change.fits for change in smaller)
+    assert "too much" in str(found)
+
+
+def test_a_recipe_that_blinds_the_eyes_is_named_with_a_caution():
+    found = outlook_of("llava-1.5-13b", budget_bytes=6_000_000_000)
+
+    cautions = {change.options.split()[1]: change.caution for change in found.changes if "--recipe" in change.options}
+    assert "eyes" in cautions["uniform-int4"]
+
+
+def test_the_prediction_for_an_orin_nx_is_near_what_was_published():
+    # TensorRT Edge-LLM 0.9 writes 18.9 tokens/s there with Qwen3-VL-8B in 4 bits, prefills 292 tokens in 462 ms.
+    prediction = predict(plan_of(target="tensorrt-rtx"), load_device("orin-nx-16gb"))
+
+    assert prediction.tokens_per_s == pytest.approx(18.9, rel=0.25)
+    assert prediction.prefill_s == pytest.approx(0.462 * (576 + 32) / 292, rel=0.35)
+
+
+def test_the_prediction_for_a_cpu_is_near_what_was_measured():
+    # One layer's matrices of a 7B: 4.1 ms for a token and 683 ms for 640; the head's 525 MB at the same rate.
+    prediction = predict(plan_of(), load_device("cpu-2-cores-24gb"))
+
+    assert prediction.token_s == pytest.approx(32 * 4.1e-3 + 0.525 / 24.8, rel=0.35)
+    assert prediction.prefill_s == pytest.approx(32 * 0.683 * (576 + 32) / 640, rel=0.15)
+
+
+def test_twice_the_bandwidth_halves_the_time_of_a_token_and_nothing_else():
+    plan, device = plan_of(), load_device("orin-nx-16gb")
+
+    one, two = predict(plan, device), predict(plan, replace(device, read_bytes_per_s=2 * device.read_bytes_per_s))
+
+    assert two.token_s == pytest.approx(one.token_s / 2)
+    assert (two.vision_s, two.prefill_s) == (one.vision_s, one.prefill_s)
+
+
+def test_a_prediction_says_that_it_is_one(capsys):
+    assert main(["plan", "synthetic:llava-1.5-7b", "--device", "cpu-2-cores-24gb"]) == 0
+
+    assert "predicted from bandwidth and arithmetic, not measured" in capsys.readouterr().out
+
+
+def test_a_tiled_model_is_planned_with_the_most_tokens_that_an_image_can_have():
+    plan = plan_of("llava-1.6-mistral-7b")
+
+    assert plan.model.spec.num_image_tokens == 576 + 48 * 49  # the whole image, and 2 x 2 tiles with their newlines
+    assert plan.context_tokens > 2928
+    assert plan.model.vision.rows == 5 * 577
+
+
+def test_a_model_that_attends_to_images_apart_keeps_their_keys_and_values_whatever_the_context():
+    short, long = (plan_of("llama-3.2-vision-11b", context=context).ledger for context in (1024, 4096))
+
+    assert short.item("image_cache") == long.item("image_cache")
+    assert short.item("image_cache").planned_bytes == 2 * 8 * 8 * 128 * 4 * 1601 * 4  # of 8 layers, 8 heads, 4 tiles
+    assert long.item("kv_cache").planned_bytes == 2 * 32 * 8 * 128 * 4096 * 4  # of the other 32 layers
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("llava-1.6-mistral-7b", 7_566_747_648), ("llama-3.2-vision-11b", 10_670_220_835)]
+)
+def test_models_that_are_only_planned_have_the_size_of_the_real_ones(name, parameters):
+    model = read_model(open_checkpoint(f"synthetic:{name}"))
+    checkpoint = open_checkpoint(f"synthetic:{name}")
+
+    assert sum(_size(checkpoint.shape(tensor)) for tensor in checkpoint) == parameters
+    assert model.only_planned
+
+
+def test_a_model_that_is_only_planned_is_not_built(tmp_path):
+    checkpoint = open_checkpoint("synthetic:llama-3.2-vision-11b")
+
+    with pytest.raises(CheckpointError, match="can be planned, and not built: there are no graphs"):
+        build(checkpoint, load_recipe("fp16"), "onnxruntime", tmp_path / "bundle")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def _size(shape):
+    size = 1
+    for length in shape:
+        size *= length
+    return size
