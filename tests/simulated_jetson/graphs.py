@@ -1,4 +1,4 @@
-"""Small engines to run: built by the double as the builder would, without the builder."""
+"""Small engines to run, on the double as on TensorRT itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def doubling_engine(path: Path, *profiles: tuple[int, int]) -> Path:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     logger = trt.Logger()
     builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    flags = trt.NetworkDefinitionCreationFlag
+    network = builder.create_network(1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0)
     assert trt.OnnxParser(network, logger).parse(model.SerializeToString())
     config = builder.create_builder_config()
     for least, most in profiles or [(1, 4)]:
