@@ -6,7 +6,7 @@ import types
 import typing
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -19,6 +19,8 @@ class MismatchError(ValueError):
 
 def dataclass_from_json(document: Any, kind: type[T]) -> T:
     """``document`` (dicts, lists, numbers, strings) as the dataclass ``kind``; unknown keys are ignored.
+
+    Fields that have a default may be missing.
 
     Understands nested dataclasses, ``tuple``, ``Mapping``, ``X | None``, ``int``, ``float``, ``str`` and ``Any``.
 
@@ -56,10 +58,11 @@ def _decode(value: Any, expected: Any, where: str) -> Any:
 
 def _decode_fields(value: Mapping[str, Any], expected: Any, where: str) -> Any:
     hints = _field_types(expected)
-    if missing := [name for name in hints if name not in value]:
+    if missing := [field.name for field in fields(expected) if field.default is MISSING and field.name not in value]:
         raise MismatchError(f"{where or 'the document'} lacks {', '.join(missing)}")
     prefix = f"{where}." if where else ""
-    return expected(**{name: _decode(value[name], hint, prefix + name) for name, hint in hints.items()})
+    present = {name: hint for name, hint in hints.items() if name in value}
+    return expected(**{name: _decode(value[name], hint, prefix + name) for name, hint in present.items()})
 
 
 @lru_cache

@@ -7,7 +7,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,14 +24,18 @@ from edge_runtime.bundle import MANIFEST_NAME, Bundle, Component, load_bundle, m
 from edge_runtime.errors import BuildError, CheckpointError, EdgeRuntimeError
 from edge_runtime.tokenization import PromptTokens, prompt_tokens
 from edge_runtime.typed_json import MismatchError, dataclass_from_json
+from engines.calibration.images import DEFAULT_IMAGES, CalibrationImages, open_images
+from engines.calibration.model import open_model_walk
+from engines.calibration.rounding import open_calibrated
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS
 from engines.families.base import Part
 from engines.graphs.builder import HashedFile
+from engines.graphs.weights import TensorSource
 from engines.plan import BundlePlan, plan_bundle
 from engines.precision import PrecisionPlan
 from engines.targets import TARGETS
-from engines.targets.base import TargetOptions
+from engines.targets.base import Calibration, TargetOptions
 
 _JOURNAL_NAME = "journal.json"
 _OPENING_TOKENS = 64  # of the answer, that are the same in every answer and so run with the prompt
@@ -48,17 +53,26 @@ def build(
     group_parameters: int = DEFAULT_GROUP_PARAMETERS,
     compute_capabilities: tuple[str, ...] | None = None,
     timing_cache: Path | None = None,
+    images: CalibrationImages | None = None,
+    calibration_cache: Path | None = None,
+    int8_route: str | None = None,
     force: bool = False,
 ) -> Bundle:
     """Write the bundle ``out``, replacing one that is there only where ``force`` says so.
 
     Everything is written to ``<out>.partial`` first. Where that already holds components of the same build, they are
     checked and kept. ``compute_capabilities`` ("8.6") are the GPUs that a compiler which can aim at others builds
-    for; ``timing_cache`` is where one that measures keeps what it measured. Progress goes to stderr.
+    for; ``timing_cache`` is where one that measures keeps what it measured. Recipes that look at activations look at
+    those of ``images``, or else of the default ones; where ``images`` are given, engines that compute in float16 are
+    also kept from overflowing on them. ``calibration_cache`` keeps INT8 ranges, to be calibrated on another machine
+    than the one that builds; ``int8_route`` is "implicit" or "explicit", where TensorRT offers both. Progress goes to
+    stderr.
 
     Raises:
         RecipeError: there is no such target.
         CheckpointError: the checkpoint cannot be read, or is not supported.
+        CalibrationError: activations are not finite, or nothing but zeros; a cache holds for something else.
+        SourceError: there is no image to calibrate on.
         MissingDependencyError: the target's compiler is not installed.
         BackendError: the target's compiler refuses a graph.
         BudgetExceededError: the plan exceeds ``budget_bytes``; nothing has been written.
@@ -68,9 +82,21 @@ def build(
     if plan.model.only_planned:
         raise CheckpointError(f"{checkpoint.name} can be planned, and not built: {plan.model.only_planned}")
     ledger = plan.ledger if budget_bytes is None else check_fits(plan.ledger, budget_bytes)
-    hashes = replace(plan.manifest.hashes, checkpoint=checkpoint.sha256())
-    step_tokens = _longest_step(plan, checkpoint)
-    compiler = TARGETS[target].open(TargetOptions(plan.context_tokens, step_tokens, compute_capabilities, timing_cache))
+    walks = precisions.has_int8 or images is not None
+    if images is None and (precisions.has_int8 or precisions.is_calibrated):
+        images = open_images(DEFAULT_IMAGES)
+    hashes = replace(
+        plan.manifest.hashes, checkpoint=checkpoint.sha256(), calibration=images.sha256 if images else None
+    )
+    options = TargetOptions(
+        plan.context_tokens,
+        _longest_step(plan, checkpoint),
+        compute_capabilities,
+        timing_cache,
+        precisions.has_int8,
+        int8_route,
+    )
+    compiler = TARGETS[target].open(options)
     versions = {**_versions(), **compiler.versions}
     out = out.absolute()
     try:
@@ -78,13 +104,23 @@ def build(
         partial = out.with_name(out.name + ".partial")
         journal = _open_journal(partial, {"target": target, **asdict(hashes), **versions})
         components = []
-        for part in tqdm(plan.parts, desc=f"building {out.name}", unit="component", disable=None):
-            component = journal.finished(part)
-            if component is None:
-                precision = precisions.components[part.kind]
-                component = compiler.write_component(partial, part, checkpoint, precision)
-                journal.add(component)
-            components.append(component)
+        with ExitStack() as stack:
+            source: TensorSource = checkpoint
+            calibration = None
+            if images and precisions.is_calibrated:
+                source = stack.enter_context(open_calibrated(checkpoint, precisions, images, partial))
+            if images and walks:
+                walk = stack.enter_context(open_model_walk(checkpoint, plan.model, images, partial))
+                calibration = Calibration(walk, calibration_cache or partial / "calibration")
+            for part in tqdm(plan.parts, desc=f"building {out.name}", unit="component", disable=None):
+                component = journal.finished(part)
+                if component is None:
+                    precision = precisions.components[part.kind]
+                    component = compiler.write_component(partial, part, source, precision, calibration)
+                    journal.add(component)
+                elif calibration and part.emit:
+                    calibration.walk.skip(compiler.graph_of(partial, part))
+                components.append(component)
         tokenizer = HashedFile(partial / "tokenizer.json")
         tokenizer.write(checkpoint.tokenizer_json)
         manifest = replace(
@@ -97,6 +133,7 @@ def build(
         )
         (partial / MANIFEST_NAME).write_text(manifest_to_json(manifest), encoding="utf-8")
         load_bundle(partial, target=target, verify_hashes=True)
+        _remove_all_but(partial, {MANIFEST_NAME, _JOURNAL_NAME, *(entry.path for entry in manifest.files)})
         _move_into_place(partial, out)
         (out / _JOURNAL_NAME).unlink()
     except EdgeRuntimeError:
@@ -182,6 +219,13 @@ def _check_replaceable(out: Path, force: bool) -> None:
         raise BuildError(f"{out} exists; choose another --out, or replace it with --force")
     if out.exists() and not (out / MANIFEST_NAME).is_file():
         raise BuildError(f"{out} exists and is no bundle, so --force won't replace it; choose another --out")
+
+
+def _remove_all_but(partial: Path, names: Collection[str]) -> None:
+    """Remove what only building needed."""
+    for path in partial.iterdir():
+        if path.name not in names:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _move_into_place(partial: Path, out: Path) -> None:

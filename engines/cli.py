@@ -70,6 +70,27 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X.Y,...",
         help="GPUs that tensorrt-rtx builds for (default: 8.6,8.9,12.0: GeForce RTX 30, 40 and 50)",
     )
+    build.add_argument(
+        "--images", metavar="DIR", help="images to calibrate on, of the kind to be inspected (default: rendered:512)"
+    )
+    build.add_argument(
+        "--calibration-cache",
+        type=Path,
+        metavar="DIR",
+        help="INT8 ranges: taken from here where they are, written here where not, perhaps on a faster machine",
+    )
+    build.add_argument(
+        "--int8-route",
+        choices=("implicit", "explicit"),
+        help="how TensorRT makes INT8: implicit, by its calibrator (the default up to version 10), or explicit, by "
+        "nodes in the graph (the only one from 11 on)",
+    )
+    build.add_argument(
+        "--timing-cache",
+        type=Path,
+        metavar="FILE",
+        help="times of kernels that TensorRT measured (default: ~/.cache/...)",
+    )
     build.add_argument("--force", action="store_true", help="replace the bundle at --out")
     build.set_defaults(after_interrupt="; finished components are kept: run the same command again to go on")
 

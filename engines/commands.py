@@ -15,6 +15,7 @@ from edge_runtime.budget import format_bytes
 from edge_runtime.errors import BudgetExceededError, SourceError, VerificationError
 from edge_runtime.frames import open_source
 from engines.build import build
+from engines.calibration.images import open_images
 from engines.device import load_device
 from engines.outlook import outlook
 from engines.plan import plan_bundle
@@ -46,6 +47,10 @@ def _build(options: argparse.Namespace) -> None:
         budget_bytes=options.budget,
         context=options.context,
         compute_capabilities=options.compute_capabilities,
+        timing_cache=options.timing_cache,
+        calibration_cache=options.calibration_cache,
+        int8_route=options.int8_route,
+        images=open_images(options.images) if options.images else None,
         force=options.force,
     )
     manifest = bundle.manifest

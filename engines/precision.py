@@ -3,36 +3,62 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from edge_runtime.bundle import COMPONENT_KINDS
 from edge_runtime.errors import RecipeError
-from engines.quantize import QUANTIZERS
+from engines.calibration.ranges import RANGE_METHODS
+from engines.quantize import CALIBRATED, QUANTIZERS
+from engines.quantize.int8 import int8_bytes
+from engines.quantize.nf4 import nf4_bytes
 from engines.quantize.rtn import SMALLEST_BLOCK, block_size_for, quantized_bytes
 
 _RECIPES = Path(__file__).with_name("recipes")
 _LARGEST_BLOCK = 1024
 _LARGEST_RECIPE_BYTES = 1 << 16
 
+# Matrices that read the same input are one in an engine, and so have one precision.
+_STACKS = {"q_proj": "qkv_proj", "k_proj": "qkv_proj", "v_proj": "qkv_proj"}
+_STACKS |= {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj"}
+_BYTES: Mapping[str, Callable[[int, int], int]] = {
+    "float16": lambda rows, columns: 2 * rows * columns,
+    "int8": int8_bytes,
+    "nf4": nf4_bytes,
+}
+_TABLE_EXPECTED = "expected float16, or int4 by rtn or fitted"
+
+_T = TypeVar("_T", str, int)
+
 
 @dataclass(frozen=True)
 class Precision:
     """How one component's matrices are stored; norms, biases and positions always stay float16."""
 
-    dtype: str  # float16 or int4
-    method: str  # cast, or the quantizer's name
+    dtype: str  # float16, int8, int4 or nf4
+    method: str  # cast; rtn; int4's quantizer; or how int8 finds the ranges of activations
     block_size: int | None  # largest block of int4; a matrix whose width it doesn't divide gets a smaller one
+    exceptions: tuple[tuple[str, Precision], ...] = ()  # by a pattern of matrices' names; the first that fits counts
+
+    def of(self, matrix: str) -> Precision:
+        """The precision of one matrix, by its name in the checkpoint or that of the stack it belongs to."""
+        stack = stack_of(matrix)
+        return next((p for pattern, p in self.exceptions if fnmatchcase(stack, pattern)), self)
 
     def matrix_bytes(self, rows: int, columns: int) -> int:
         """Bytes of a (rows, columns) matrix as it is stored."""
-        if self.block_size is None:
-            return rows * columns * 2
-        return quantized_bytes(rows, columns, block_size_for(columns, self.block_size))
+        if self.block_size is not None:
+            return quantized_bytes(rows, columns, block_size_for(columns, self.block_size))
+        return _BYTES[self.dtype](rows, columns)
+
+
+FLOAT16 = Precision("float16", "cast", None)
+NF4 = Precision("nf4", "rtn", None)
 
 
 @dataclass(frozen=True)
@@ -42,6 +68,23 @@ class PrecisionPlan:
     recipe: str
     sha256: str  # of the recipe's text
     components: Mapping[str, Precision]
+
+    @property
+    def has_int8(self) -> bool:
+        """Whether ranges of activations are to be found on calibration images."""
+        return any(precision.dtype == "int8" for precision in self.components.values())
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether weights are rounded by what calibration images do with them."""
+        precisions = (p for c in self.components.values() for p in (c, *(exception for _, exception in c.exceptions)))
+        return any(precision.method in CALIBRATED for precision in precisions)
+
+
+def stack_of(matrix: str) -> str:
+    """The matrix of an engine that holds the checkpoint's ``matrix``: with its siblings, or it alone."""
+    stem, dot, last = matrix.rpartition(".")
+    return f"{stem}{dot}{_STACKS.get(last, last)}"
 
 
 def known_recipes() -> tuple[str, ...]:
@@ -71,23 +114,49 @@ def load_recipe(recipe: str) -> PrecisionPlan:
     if not isinstance(components, dict) or set(components) != set(COMPONENT_KINDS):
         found = ", ".join(map(str, components)) if isinstance(components, dict) else "none"
         raise RecipeError(f"{path} names the components {found}; expected {', '.join(COMPONENT_KINDS)}")
-    plan = {kind: _precision_from_yaml(f"{path}: {kind}", components[kind]) for kind in COMPONENT_KINDS}
+    plan = {kind: _precision_from_yaml(f"{path}: {kind}", kind, components[kind]) for kind in COMPONENT_KINDS}
     return PrecisionPlan(path.stem, hashlib.sha256(text.encode()).hexdigest(), plan)
 
 
-def _precision_from_yaml(where: str, entry: Any) -> Precision:
-    if entry == "float16":
-        return Precision("float16", "cast", None)
-    if not isinstance(entry, dict) or entry.get("dtype") != "int4" or set(entry) != {"dtype", "block_size", "method"}:
-        raise RecipeError(f"{where} is {entry!r}; expected float16, or {{dtype: int4, block_size: 128, method: rtn}}")
-    block_size, method = entry["block_size"], entry["method"]
-    if type(block_size) is not int or block_size not in _block_sizes():
+def _precision_from_yaml(where: str, kind: str, entry: Any) -> Precision:
+    if entry in ("float16", "nf4"):
+        entry = {"dtype": entry}
+    fields = dict(entry) if isinstance(entry, dict) else {}
+    exceptions = fields.pop("except", {})
+    dtype, is_table = fields.get("dtype"), kind == "embedding"
+    if is_table and (dtype in ("int8", "nf4") or exceptions):
+        raise RecipeError(f"{where} is {entry!r}; an embedding is one table that no product reads: {_TABLE_EXPECTED}")
+    if not isinstance(exceptions, dict) or (exceptions and dtype == "int8"):
+        raise RecipeError(f"{where} has except: {exceptions!r}; expected precisions by pattern, of other than int8")
+    if dtype in ("float16", "nf4") and set(fields) == {"dtype"}:
+        precision = NF4 if dtype == "nf4" else FLOAT16
+    elif dtype == "int8" and set(fields) == {"dtype", "method"}:
+        precision = Precision("int8", _one_of(where, "method", fields["method"], tuple(RANGE_METHODS)), None)
+    elif dtype == "int4" and set(fields) == {"dtype", "block_size", "method"}:
+        block_size = _one_of(where, "block_size", fields["block_size"], _block_sizes())
+        methods = tuple(QUANTIZERS) if is_table else (*QUANTIZERS, *CALIBRATED)
+        precision = Precision("int4", _one_of(where, "method", fields["method"], methods), block_size)
+    else:
         raise RecipeError(
-            f"{where} has block_size {block_size!r}; expected one of {', '.join(map(str, _block_sizes()))}"
+            f"{where} is {entry!r}; expected float16, nf4, {{dtype: int8, method: entropy}}, or "
+            "{dtype: int4, block_size: 128, method: rtn}"
         )
-    if method not in QUANTIZERS:
-        raise RecipeError(f"{where} has method {method!r}; expected one of {', '.join(QUANTIZERS)}")
-    return Precision("int4", method, block_size)
+    return replace(precision, exceptions=tuple(_exceptions(where, kind, exceptions)))
+
+
+def _exceptions(where: str, kind: str, entries: Mapping[Any, Any]) -> Iterator[tuple[str, Precision]]:
+    for pattern, entry in entries.items():
+        precision = _precision_from_yaml(f"{where}: {pattern}", kind, entry)
+        if precision.dtype == "int8" or precision.exceptions:
+            raise RecipeError(f"{where}: {pattern} is {entry!r}; an exception is float16, nf4 or int4, and has none")
+        yield str(pattern), precision
+
+
+def _one_of(where: str, field: str, value: Any, choices: tuple[_T, ...]) -> _T:
+    for choice in choices:
+        if type(value) is type(choice) and value == choice:
+            return choice
+    raise RecipeError(f"{where} has {field} {value!r}; expected one of {', '.join(map(str, choices))}")
 
 
 def _block_sizes() -> tuple[int, ...]:

@@ -11,15 +11,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.bundle import MANIFEST_NAME, load_bundle, manifest_to_json
+from edge_runtime.bundle import MANIFEST_NAME, Manifest, load_bundle, manifest_to_json
 from edge_runtime.errors import BuildError, CheckpointError, VerificationError
 from edge_runtime.preprocessing import pixels_from_frame
 from edge_runtime.tokenization import load_tokenizer, prompt_tokens
+from engines.calibration.images import CalibrationImages
+from engines.calibration.model import find_model_overflow
+from engines.calibration.overflow import LARGEST_FLOAT16
 from engines.checkpoint import Checkpoint, DirectoryCheckpoint
 from engines.execution import open_bundle_tracer
+from engines.families import read_model
 from engines.fidelity import Fidelity, Trace, compare_traces, outside_tolerance
 from engines.parity import open_transformers
 from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
+from engines.targets import TARGETS
 
 _SCENES = 4
 _TOKENS = 32  # decoded an image
@@ -40,6 +45,8 @@ def verify(
     path: Path, checkpoint: Checkpoint | None, frames: Sequence[NDArray[np.uint8]] | None = None
 ) -> Verification:
     """Check every file's hash, run every engine, and compare with ``transformers`` where that can be done.
+
+    Of engines that compute in float16, activations that it cannot hold are looked for too, where there is a checkpoint.
 
     ``frames`` are uint8 (H, W, 3) BGR; without any, scenes are rendered.
 
@@ -70,6 +77,8 @@ def verify(
             led = [trace_bundle(image, trace.tokens) for image, trace in zip(pixels, expected, strict=True)]
             fidelity = compare_traces(led, expected)
     complaints = outside_tolerance(fidelity, manifest) if fidelity else []
+    if checkpoint is not None and TARGETS[manifest.target].computes_float16:
+        complaints += _overflows(manifest, checkpoint, frames)
     return Verification(len(manifest.files), len(frames), fidelity, not_compared, tuple(complaints))
 
 
@@ -96,6 +105,28 @@ def _why_not_compared(checkpoint: Checkpoint | None) -> str | None:
     if missing := [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]:
         return f"{' and '.join(missing)} not installed: pip install 'edge-runtime[parity]'"
     return None
+
+
+def _overflows(manifest: Manifest, checkpoint: Checkpoint, frames: Sequence[NDArray[np.uint8]]) -> list[str]:
+    """Layers whose activations exceed float16 on ``frames``, and which were not kept in float32."""
+    images = CalibrationImages("the images of this verification", "", len(frames), lambda: iter(frames))
+    model = read_model(checkpoint)
+    found = find_model_overflow(checkpoint, model, images)
+    kinds = {part.name: part.kind for part in model.parts}
+    kept = {(c.kind, _layer_of(node)) for c in manifest.components for node in c.float32_nodes}
+    return [
+        f"{layer or 'a tensor outside of the layers'} of the {kinds[name].replace('_', ' ')} reaches "
+        f"{max(overflow.tensors.values()):.3g}, and was built to compute in float16, which ends at "
+        f"{LARGEST_FLOAT16:.0f}: build again with --images of such scenes, and it stays in float32"
+        for name, overflow in found.items()
+        for layer in dict.fromkeys(map(_layer_of, overflow.nodes))
+        if (kinds[name], layer) not in kept
+    ]
+
+
+def _layer_of(node: str) -> str:
+    """The layer in a node's name, ``layers.3`` of ``layers.3/MatMul_7``; empty for one that is of none."""
+    return node.rpartition("/")[0]
 
 
 def _check_finite(trace: Trace) -> None:

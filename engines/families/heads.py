@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from engines.families.base import Part
 from engines.graphs.builder import Graph
 from engines.graphs.dialect import Dialect
-from engines.graphs.weights import TensorSource
+from engines.graphs.weights import CalibratedSource, TensorSource
 from engines.precision import Precision
+from engines.quantize.int4 import Int4Matrix
 
 
 def split_head(part: Part, largest: int | None) -> tuple[Part, ...]:
@@ -53,3 +54,7 @@ class _RowsOfOne:
 
     def __contains__(self, name: object) -> bool:
         return name in self.source
+
+    def rounded(self, name: str, weight: NDArray[Any], precision: Precision) -> Int4Matrix:
+        assert isinstance(self.source, CalibratedSource)
+        return self.source.rounded(name, weight, precision)  # rows are rounded by themselves

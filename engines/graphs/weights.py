@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import CheckpointError
 from engines.precision import Precision
-from engines.quantize import QUANTIZERS
-from engines.quantize.rtn import Int4Matrix, block_size_for
+from engines.quantize import CALIBRATED, QUANTIZERS
+from engines.quantize.int4 import Int4Matrix, block_size_for
+from engines.quantize.int8 import Int8Matrix, quantize_int8
+from engines.quantize.nf4 import Nf4Matrix, quantize_nf4
+
+Matrix = NDArray[np.float16] | Int4Matrix | Int8Matrix | Nf4Matrix
 
 
 class TensorSource(Protocol):
@@ -24,12 +29,20 @@ class TensorSource(Protocol):
         """Whether there is such a tensor."""
 
 
+@runtime_checkable
+class CalibratedSource(TensorSource, Protocol):
+    """A source that knows what its matrices receive."""
+
+    def rounded(self, name: str, weight: NDArray[np.float16], precision: Precision) -> Int4Matrix:
+        """A matrix by a method that asks for that."""
+
+
 @dataclass(frozen=True)
 class Linear:
     """``y = x @ weight.T + bias``; the weight is (N, K), float16 or quantized."""
 
     name: str
-    weight: NDArray[np.float16] | Int4Matrix
+    weight: Matrix
     bias: NDArray[np.float16] | None
 
     @property
@@ -72,16 +85,20 @@ class Weights:
         biases = [self._float16(f"{path}.bias") for path in paths if f"{path}.bias" in self.source]
         if biases and len(biases) < len(paths):
             raise CheckpointError(f"only some of {', '.join(paths)} have a bias; expected all or none")
-        return Linear(self.prefix + name, self._quantize(name, weight), np.concatenate(biases) if biases else None)
+        path = self.prefix + name
+        return Linear(path, self._quantized(path, weight), np.concatenate(biases) if biases else None)
 
     def rows(self, name: str) -> NDArray[np.float16] | Int4Matrix:
         """The matrix of an embedding, one row a token."""
-        return self._quantize(name, self._float16(f"{self.prefix}{name}.weight"))
+        weight = self._float16(f"{self.prefix}{name}.weight")
+        return weight if self.precision.block_size is None else _rounded(weight, self.precision)
 
-    def _quantize(self, name: str, weight: NDArray[np.float16]) -> NDArray[np.float16] | Int4Matrix:
-        if self.precision.block_size is None:
-            return weight
-        return QUANTIZERS[self.precision.method](weight, block_size_for(weight.shape[1], self.precision.block_size))
+    def _quantized(self, path: str, weight: NDArray[np.float16]) -> Matrix:
+        precision = self.precision.of(path)
+        if precision.method in CALIBRATED:
+            assert isinstance(self.source, CalibratedSource), "the builder opens one for a plan that is calibrated"
+            return self.source.rounded(path, weight, precision)
+        return _FORMATS[precision.dtype](weight, precision)
 
     def _float16(self, name: str) -> NDArray[np.float16]:
         tensor = self.source.tensor(name)
@@ -93,3 +110,16 @@ class Weights:
                 "check that the checkpoint was saved and copied whole"
             )
         return values
+
+
+def _rounded(weight: NDArray[np.float16], precision: Precision) -> Int4Matrix:
+    assert precision.block_size is not None
+    return QUANTIZERS[precision.method](weight, block_size_for(weight.shape[1], precision.block_size))
+
+
+_FORMATS: Mapping[str, Callable[[NDArray[np.float16], Precision], Matrix]] = {
+    "float16": lambda weight, _: weight,
+    "int8": lambda weight, _: quantize_int8(weight),
+    "int4": _rounded,
+    "nf4": lambda weight, _: quantize_nf4(weight),
+}

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from edge_runtime.bundle import Component, FileEntry, TensorSpec
+from engines.calibration.walk import Walk
 from engines.families.base import Part
 from engines.graphs.builder import HashedFile
 from engines.graphs.weights import TensorSource, Weights
@@ -26,6 +27,20 @@ class TargetOptions:
     step_tokens: int  # that one step may run at most: the image and the text behind it
     compute_capabilities: tuple[str, ...] | None = None  # of the GPUs to build for, as "8.7"; None: the target's own
     timing_cache: Path | None = None  # None: the user's cache directory
+    has_int8: bool = False  # whether the recipe asks for INT8 anywhere
+    int8_route: str | None = None  # "implicit" or "explicit"; None: what TensorRT's version suggests
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calibration images, as far as they have come, and where what they told is kept."""
+
+    walk: Walk
+    caches: Path  # a directory, of a few files for every component
+
+    def cache(self, name: str) -> Path:
+        """Where something is kept that was found out about a component."""
+        return self.caches / name
 
 
 class Target(Protocol):
@@ -35,21 +50,34 @@ class Target(Protocol):
     def versions(self) -> Mapping[str, str]:
         """What its engines are bound to, for the manifest; a build that began with others begins anew."""
 
-    def write_component(self, directory: Path, part: Part, source: TensorSource, precision: Precision) -> Component:
-        """Write one component's files.
+    def write_component(
+        self,
+        directory: Path,
+        part: Part,
+        source: TensorSource,
+        precision: Precision,
+        calibration: Calibration | None = None,
+    ) -> Component:
+        """Write one component's files; INT8 needs ``calibration``, whose images are behind the component afterwards.
 
         Raises:
             CheckpointError: a tensor cannot be read, or not be stored at the precision.
+            CalibrationError: ranges cannot be found, or those in the cache are of something else.
             BackendError: the compiler refuses the graph.
             OSError: the files cannot be written.
         """
+
+    def graph_of(self, directory: Path, part: Part) -> Path:
+        """Where the graph of a component that was written with calibration lies, for images to pass through."""
 
 
 def stored_bytes(part: Part, precision: Precision) -> int:
     """Bytes of a component's tensors at a precision, without any code around them."""
     return sum(
-        precision.matrix_bytes(p.shape[0], math.prod(p.shape[1:])) if p.is_matrix else 2 * math.prod(p.shape)
-        for p in part.parameters.values()
+        precision.of(name.removesuffix(".weight")).matrix_bytes(p.shape[0], math.prod(p.shape[1:]))
+        if p.is_matrix
+        else 2 * math.prod(p.shape)
+        for name, p in part.parameters.items()
     )
 
 
@@ -59,6 +87,7 @@ class TargetKind:
 
     summary: str  # for people who choose among targets
     open: Callable[[TargetOptions], Target]
+    computes_float16: bool = False  # so that activations may overflow
     head_parameters: int | None = None  # an LM head with more is split over the vocabulary; None: never
     planned_bytes: Callable[[Part, Precision], int] = field(default=stored_bytes)  # of a component's files
 
@@ -85,6 +114,7 @@ def component_of(
     outputs: tuple[TensorSpec, ...] = (),
     *,
     block_size: int | None = None,
+    float32_nodes: tuple[str, ...] = (),
 ) -> Component:
     """The manifest's entry of a component that was written."""
     return Component(
@@ -97,6 +127,7 @@ def component_of(
         files=files,
         inputs=inputs,
         outputs=outputs,
+        float32_nodes=float32_nodes,
     )
 
 

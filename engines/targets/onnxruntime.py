@@ -7,18 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edge_runtime.bundle import Component
+from engines.calibration.calibrate import calibrate_on_cpu
+from engines.calibration.tensors import load_graph
 from engines.families.base import Part
 from engines.graphs.builder import Graph
 from engines.graphs.dialect import CausalAttention
 from engines.graphs.weights import Linear, TensorSource
 from engines.precision import Precision
 from engines.quantize.int4 import Int4Matrix
-from engines.targets.base import TargetOptions, component_of, write_rows
+from engines.quantize.int8 import Int8Matrix
+from engines.quantize.nf4 import NF4_BLOCK, SCALES_A_RANGE, Nf4Matrix, dynamic_8bit
+from engines.targets.base import Calibration, TargetOptions, component_of, write_rows
+from engines.targets.calibrated import as_emitted, keep_emitted, save_graph
 
+_CACHE_VERSION = "10.3.0"  # of TensorRT, in whose format ranges are kept
+_NF4 = 1  # of MatMulBnb4's types
 _INT8_ARITHMETIC = 4  # MatMulNBits' accuracy_level: activations rounded to int8 by block; 4x faster than float32
 
 
@@ -41,7 +49,7 @@ class OnnxRuntimeDialect:
         return x
 
     def linear(self, graph: Graph, x: str, linear: Linear) -> str:
-        """MatMul and Add, or MatMulNBits."""
+        """MatMul and Add, MatMulNBits or MatMulBnb4."""
         bias = None if linear.bias is None else self.constant(graph, f"{linear.name}.bias", linear.bias)
         if isinstance(linear.weight, Int4Matrix):
             packed = graph.weight(f"{linear.name}.packed", linear.weight.packed)
@@ -55,8 +63,34 @@ class OnnxRuntimeDialect:
                 block_size=linear.weight.block_size,
                 accuracy_level=_INT8_ARITHMETIC,
             )
-        product = graph.node("MatMul", [x, self.constant(graph, f"{linear.name}.weight", linear.weight.T)])
+        if isinstance(linear.weight, Nf4Matrix):
+            product = self._nf4_product(graph, x, linear.name, linear.weight)
+        else:
+            product = graph.node("MatMul", [x, self._weight(graph, linear.name, linear.weight)])
         return graph.node("Add", [product, bias]) if bias else product
+
+    def _weight(self, graph: Graph, name: str, weight: NDArray[np.float16] | Int8Matrix) -> str:
+        """The weight as (K, N)."""
+        if not isinstance(weight, Int8Matrix):
+            return self.constant(graph, f"{name}.weight", weight.T)
+        codes = graph.weight(f"{name}.weight", weight.codes.T)
+        scales = graph.weight(f"{name}.scales", weight.scales.astype(np.float32))
+        return graph.node("DequantizeLinear", [codes, scales], axis=1)
+
+    @staticmethod
+    def _nf4_product(graph: Graph, x: str, name: str, weight: Nf4Matrix) -> str:
+        """MatMulBnb4, whose float32 scales are made of the stored 8-bit ones when the session folds them."""
+        blocks, ranges = len(weight.scale_codes), len(weight.scale_ranges)
+        codes = np.resize(weight.scale_codes, (ranges, SCALES_A_RANGE))
+        wide = graph.node("Cast", [graph.weight(f"{name}.scale_codes", codes)], to=TensorProto.INT32)
+        scales = graph.node("Gather", [graph.weight("nf4.dynamic_8bit", dynamic_8bit()), wide])
+        scales = graph.node("Mul", [scales, graph.weight(f"{name}.scale_ranges", weight.scale_ranges[:, None])])
+        scales = graph.node("Add", [scales, graph.weight(f"{name}.scale_mean", np.array([weight.scale_mean]))])
+        scales = graph.node("Reshape", [scales, graph.ints(-1)])
+        scales = graph.node("Slice", [scales, graph.ints(0), graph.ints(blocks)])
+        packed = graph.weight(f"{name}.packed", weight.packed)
+        sizes = {"K": weight.shape[1], "N": weight.shape[0], "block_size": NF4_BLOCK}
+        return graph.node("com.microsoft.MatMulBnb4", [x, packed, scales], quant_type=_NF4, **sizes)
 
     def rms_norm(self, graph: Graph, x: str, scale: str, epsilon: float) -> str:
         """SimplifiedLayerNormalization, which ONNX Runtime keeps in ONNX's own domain."""
@@ -128,11 +162,60 @@ class OnnxRuntimeTarget:
     def __init__(self, options: TargetOptions) -> None:
         pass  # sizes are free in its graphs
 
-    def write_component(self, directory: Path, part: Part, source: TensorSource, precision: Precision) -> Component:
+    def write_component(
+        self,
+        directory: Path,
+        part: Part,
+        source: TensorSource,
+        precision: Precision,
+        calibration: Calibration | None = None,
+    ) -> Component:
         """See :class:`engines.targets.base.Target`."""
         if part.emit is None:
             return write_rows(directory, part, source, precision)
-        with Graph(directory / f"{part.name}.onnx") as graph:
+        path = directory / f"{part.name}.onnx"
+        with Graph(path) as graph:
             part.emit(graph, OnnxRuntimeDialect(), source, precision)
             files = graph.save()
+        if precision.dtype == "int8" and calibration:
+            emitted, ranges = keep_emitted(path), calibration.cache(f"{part.name}.cache")
+            scales = calibrate_on_cpu(calibration.walk, emitted, ranges, _CACHE_VERSION, precision.method)
+            files = (save_graph(_in_int8(load_graph(emitted), scales), path), files[1])
+        elif calibration:
+            calibration.walk.skip(path)
         return component_of(part, precision, files, tuple(graph.inputs), tuple(graph.outputs))
+
+    def graph_of(self, directory: Path, part: Part) -> Path:
+        """See :class:`engines.targets.base.Target`."""
+        return as_emitted(directory / f"{part.name}.onnx")
+
+
+def _in_int8(model: onnx.ModelProto, scales: Mapping[str, float]) -> onnx.ModelProto:
+    """The graph with MatMulIntegerToFloat wherever an activation meets a weight of 8 bits.
+
+    The library makes the same of Q/DQ nodes, except where it fuses a bias first, and then computes in float32.
+    Activations are unsigned, with 128 for zero, as processors multiply those with signed weights.
+    """
+    weights = {node.output[0]: node.input for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    nodes: list[NodeProto] = []
+    rounded = set[str]()
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and node.input[1] in weights:
+            x, (codes, steps) = node.input[0], weights[node.input[1]]
+            scale, zero, quantized = f"{x}.scale", "int8.zero", f"{x}.quantized"
+            if x not in rounded:
+                model.graph.initializer.append(numpy_helper.from_array(np.array(scales[x], np.float32), scale))
+                nodes.append(helper.make_node("QuantizeLinear", [x, scale, zero], [quantized], f"{x}/QuantizeLinear"))
+                rounded.add(x)
+            inputs = [quantized, codes, scale, steps, zero]
+            domain = "com.microsoft"
+            nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, node.output, node.name, domain=domain))
+        elif node.output[0] not in weights:
+            nodes.append(node)
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(128, np.uint8), "int8.zero"))
+    if all(opset.domain != "com.microsoft" for opset in model.opset_import):
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model

@@ -2,39 +2,54 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.bundle import Component, TensorSpec
+from edge_runtime.bundle import Component, FileEntry, TensorSpec
+from edge_runtime.errors import BackendError
+from engines.calibration.calibrate import calibrate_on_cpu
+from engines.calibration.float32 import keep_float32
+from engines.calibration.overflow import find_overflow
+from engines.calibration.qdq import insert_qdq
+from engines.calibration.tensors import load_graph
 from engines.families.base import Part
 from engines.graphs.builder import Graph
 from engines.graphs.weights import TensorSource
-from engines.precision import Precision
-from engines.targets.base import TargetOptions, component_of, stored_bytes, write_rows
+from engines.precision import FLOAT16, Precision
+from engines.targets.base import Calibration, TargetOptions, component_of, stored_bytes, write_rows
+from engines.targets.calibrated import as_emitted, keep_emitted, save_graph
 from engines.targets.tensorrt_compiler import Compiler, Profile, Shape
 from engines.targets.tensorrt_dialect import TensorRTDialect
-from engines.targets.tensorrt_library import load_tensorrt_rtx
+from engines.targets.tensorrt_implicit import allow_int8
+from engines.targets.tensorrt_library import compute_capability_here, load_tensorrt, load_tensorrt_rtx
 
 # Tegra may refuse one large contiguous request: an LM head of 128,000 words would ask for 1 GB.
 LARGEST_HEAD_PARAMETERS = 1 << 28
 
 CACHE_BUCKET_TOKENS = 256  # the cache is read in such steps
+_log = logging.getLogger(__name__)
+
 _RTX_CAPABILITIES = ("8.6", "8.9", "12.0")  # GeForce RTX 30, 40 and 50; one engine serves all, at no more bytes
 
 
 class TensorRTTarget:
-    """Writes one engine a component, in a strongly typed network."""
+    """Writes one engine a component, in a strongly typed network unless INT8 goes the implicit route."""
 
     def __init__(self, trt: Any, options: TargetOptions, compute_capabilities: tuple[str, ...], *, aim: bool) -> None:
+        self._trt = trt
         self._options = options
+        self._route = int8_route(trt, options.int8_route)
         self._versions = {
             "tensorrt": str(trt.__version__),
             "compute_capability": ",".join(compute_capabilities),
             "context_tokens": str(_in_buckets(options.context_tokens)),
             "step_tokens": str(options.step_tokens),
+            **({"int8_route": self._route} if options.has_int8 else {}),
         }
         self._compiler = Compiler(trt, compute_capabilities if aim else (), options.timing_cache)
 
@@ -43,23 +58,118 @@ class TensorRTTarget:
         """See :class:`engines.targets.base.Target`."""
         return self._versions
 
-    def write_component(self, directory: Path, part: Part, source: TensorSource, precision: Precision) -> Component:
+    def write_component(
+        self,
+        directory: Path,
+        part: Part,
+        source: TensorSource,
+        precision: Precision,
+        calibration: Calibration | None = None,
+    ) -> Component:
         """See :class:`engines.targets.base.Target`."""
         if part.emit is None:
             return write_rows(directory, part, source, precision)
-        graphs = directory / f"{part.name}.graph"  # gone again once there is an engine
-        shutil.rmtree(graphs, ignore_errors=True)
-        graphs.mkdir()
+        emitted = precision_to_emit(precision, self._route)
+        path = self._graph_path(directory, part)
+        shutil.rmtree(path.parent, ignore_errors=True)
+        path.parent.mkdir()
+        engine, float32_nodes = directory / f"{part.name}.engine", tuple[str, ...]()
         try:
-            path = graphs / f"{part.name}.onnx"
             with Graph(path) as graph:
-                part.emit(graph, TensorRTDialect(), source, precision)
+                part.emit(graph, TensorRTDialect(), source, emitted)
                 graph.save()
             profiles = profiles_of(part.kind, precision, graph.inputs, self._options)
-            entry = self._compiler.compile(path, directory / f"{part.name}.engine", profiles)
+            if calibration is None:
+                entry = self._compiler.compile(path, engine, profiles)
+            else:
+                implicit = emitted != precision
+                entry, float32_nodes = self._compile_calibrated(
+                    path, engine, profiles, precision, calibration, implicit=implicit
+                )
         finally:
-            shutil.rmtree(graphs, ignore_errors=True)
-        return component_of(part, precision, (entry,), tuple(graph.inputs), tuple(graph.outputs))
+            if calibration is None:  # else images may still have to pass
+                shutil.rmtree(path.parent, ignore_errors=True)
+        specs = tuple(graph.inputs), tuple(graph.outputs)
+        return component_of(part, precision, (entry,), *specs, float32_nodes=float32_nodes)
+
+    def graph_of(self, directory: Path, part: Part) -> Path:
+        """See :class:`engines.targets.base.Target`."""
+        return as_emitted(self._graph_path(directory, part))
+
+    @staticmethod
+    def _graph_path(directory: Path, part: Part) -> Path:
+        return directory / f"{part.name}.graph" / f"{part.name}.onnx"
+
+    def _compile_calibrated(
+        self,
+        path: Path,
+        engine: Path,
+        profiles: Sequence[Profile],
+        precision: Precision,
+        calibration: Calibration,
+        *,
+        implicit: bool,
+    ) -> tuple[FileEntry, tuple[str, ...]]:
+        """Let the images pass, and do as they say: INT8 in their ranges, and float32 at the nodes that are returned."""
+        walk, emitted, has_int8 = calibration.walk, keep_emitted(path), precision.dtype == "int8"
+        ranges = calibration.cache(f"{path.stem}.cache")
+        nodes = find_overflow(walk, emitted, calibration.cache(f"{path.stem}.overflow"), stay=has_int8).nodes
+        if nodes:
+            _log.warning("%s overflows float16, and stays float32 at %s", path.stem, ", ".join(nodes))
+        model = load_graph(emitted)
+        if has_int8 and not implicit:
+            scales = calibrate_on_cpu(walk, emitted, ranges, self._trt.__version__, precision.method)
+            model = insert_qdq(model, scales, nodes)
+        save_graph(keep_float32(model, nodes), path)
+        if not implicit:
+            return self._compiler.compile(path, engine, profiles), nodes
+        from engines.calibration.entropy_calibrator import EntropyCalibrator  # here, as it needs TensorRT
+
+        with EntropyCalibrator(walk, emitted, ranges) as calibrator:
+            configure = allow_int8(self._trt, load_graph(path), walk.shapes(emitted), calibrator)
+            return self._compiler.compile(path, engine, profiles, configure), nodes
+
+
+def open_tensorrt(options: TargetOptions) -> TensorRTTarget:
+    """The TensorRT that is installed, for the GPU that is there.
+
+    Raises:
+        MissingDependencyError: TensorRT or pycuda is not installed.
+        BackendError: there is no GPU, or it is not one that was asked for.
+    """
+    trt = load_tensorrt()
+    here = compute_capability_here()
+    if options.compute_capabilities not in (None, (here,)):
+        raise BackendError(
+            f"TensorRT builds for the GPU that is there, of compute capability {here}, and not for "
+            f"{', '.join(options.compute_capabilities or ())}; build on that machine"
+        )
+    timing_cache = options.timing_cache or default_timing_cache(trt, here)
+    return TensorRTTarget(trt, replace(options, timing_cache=timing_cache), (here,), aim=False)
+
+
+def precision_to_emit(precision: Precision, route: str) -> Precision:
+    """At what a component's graph is emitted: float16 where TensorRT's calibrator will make it INT8.
+
+    Entropy is the one method of that calibrator; others go the explicit route.
+    """
+    by_calibrator = (route, precision.dtype, precision.method) == ("implicit", "int8", "entropy")
+    return FLOAT16 if by_calibrator else precision
+
+
+def int8_route(trt: Any, asked: str | None) -> str:
+    """Implicit where TensorRT has calibrators, explicit elsewhere, unless the other is asked for.
+
+    Raises:
+        BackendError: this TensorRT cannot go the way that is asked for.
+    """
+    has_calibrators = hasattr(trt, "IInt8EntropyCalibrator2")
+    if asked == "implicit" and not has_calibrators:
+        raise BackendError(
+            f"TensorRT {trt.__version__} has no calibrators, as they ended with TensorRT 10; "
+            "build with --int8-route explicit, which finds the ranges on the CPU"
+        )
+    return asked or ("implicit" if has_calibrators else "explicit")
 
 
 def open_tensorrt_rtx(options: TargetOptions) -> TensorRTTarget:

@@ -16,7 +16,8 @@ from engines.graphs.builder import HashedFile
 
 Shape = tuple[int, ...]
 Profile = Mapping[str, tuple[Shape, Shape, Shape]]  # the smallest, likeliest and largest shape of every free input
-Configure = Callable[[Any, Any], None]  # what a route does to a network and its builder's configuration
+# What the implicit route does with a builder, a network, and its configuration.
+Configure = Callable[[Any, Any, Any], None]
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Compiler:
         for profile in profiles:
             config.add_optimization_profile(make_profile(builder, profile))
         if configure:
-            configure(network, config)
+            configure(builder, network, config)
         monitor = open_monitor(trt, graph.stem)
         config.progress_monitor = monitor
         timing = self._attach_timing_cache(config)

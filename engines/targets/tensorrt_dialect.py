@@ -13,10 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from edge_runtime.errors import RecipeError
 from engines.graphs.builder import Graph
 from engines.graphs.dialect import CausalAttention
 from engines.graphs.weights import Linear
 from engines.quantize.int4 import Int4Matrix, dequantize
+from engines.quantize.int8 import Int8Matrix
+from engines.quantize.nf4 import Nf4Matrix
 
 _MASKED = -1e9  # beyond any float16 score; finite, as infinities make NaN of a row that sees nothing
 
@@ -42,7 +45,7 @@ class TensorRTDialect:
         return graph.node("Cast", [x], to=TensorProto.FLOAT)
 
     def linear(self, graph: Graph, x: str, linear: Linear) -> str:
-        """MatMul and Add; a 4-bit weight is dequantized by blocks, with nothing between that and the MatMul."""
+        """MatMul and Add; a quantized weight is dequantized with nothing between that and the MatMul."""
         product = graph.node("MatMul", [x, self._weight(graph, linear)])
         if linear.bias is None:
             return product
@@ -128,6 +131,12 @@ class TensorRTDialect:
     def _weight(self, graph: Graph, linear: Linear) -> str:
         """The weight as (K, N)."""
         weight = linear.weight
+        if isinstance(weight, Int8Matrix):
+            codes = graph.weight(f"{linear.name}.weight", weight.codes.T)
+            scales = self.constant(graph, f"{linear.name}.scales", weight.scales)
+            return graph.node("DequantizeLinear", [codes, scales], axis=1)
+        if isinstance(weight, Nf4Matrix):
+            raise RecipeError("TensorRT has no NF4; choose int4 in the recipe, or build for the target onnxruntime")
         if not isinstance(weight, Int4Matrix):
             return self.constant(graph, f"{linear.name}.weight", weight.T)
         if not keeps_int4(weight.columns, weight.block_size):

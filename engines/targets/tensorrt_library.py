@@ -47,6 +47,22 @@ def load_tensorrt_rtx() -> Any:
     return trt
 
 
+def compute_capability_here() -> str:
+    """Of the first GPU, as "8.7".
+
+    Raises:
+        MissingDependencyError: pycuda is not installed.
+        BackendError: there is no GPU, or it does not answer.
+    """
+    from edge_runtime.backends.cuda import Device
+
+    device = Device()
+    try:
+        return device.compute_capability
+    finally:
+        device.close()
+
+
 def version_of(trt: Any) -> tuple[int, ...]:
     """``(10, 3, 0)``."""
     return tuple(int(number) for number in re.findall(r"\d+", trt.__version__))

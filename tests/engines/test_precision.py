@@ -4,7 +4,7 @@ import pytest
 
 from edge_runtime.bundle import COMPONENT_KINDS
 from edge_runtime.errors import RecipeError
-from engines.precision import Precision, known_recipes, load_recipe
+from engines.precision import NF4, Precision, known_recipes, load_recipe
 
 INT4 = Precision("int4", "rtn", 128)
 FLOAT16 = Precision("float16", "cast", None)
@@ -14,10 +14,38 @@ SOUND = "components: {vision_encoder: float16, connector: float16, embedding: fl
 def test_the_shipped_recipes_differ_in_what_they_quantize():
     plans = {name: load_recipe(name).components for name in known_recipes()}
 
-    assert set(plans) == {"fp16", "asymmetric-int4", "uniform-int4"}
+    assert {"fp16", "asymmetric-int4", "uniform-int4", "nf4"} <= set(plans)
     assert set(plans["fp16"].values()) == {FLOAT16}
     assert set(plans["uniform-int4"].values()) == {INT4}
     assert [kind for kind in COMPONENT_KINDS if plans["asymmetric-int4"][kind] == INT4] == ["decoder"]
+    for method in ("gptq", "awq", "awq-gptq"):
+        assert plans[f"asymmetric-int4-{method}"] == {
+            **plans["asymmetric-int4"],
+            "decoder": Precision("int4", method, 128),
+        }
+
+
+def test_only_plans_that_look_at_activations_are_calibrated():
+    calibrated = [name for name in known_recipes() if load_recipe(name).is_calibrated]
+
+    assert calibrated == ["asymmetric-int4-awq", "asymmetric-int4-awq-gptq", "asymmetric-int4-gptq"]
+
+
+def test_exceptions_are_by_the_matrices_that_an_engine_has(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        SOUND % "{dtype: int4, block_size: 128, method: rtn, except: "
+        '{"*.0.*.qkv_proj": float16, "*.down_proj": nf4, "*.0.*": {dtype: int4, block_size: 32, method: gptq}}}'
+    )
+
+    decoder = load_recipe(str(path)).components["decoder"]
+
+    assert decoder.of("model.layers.0.self_attn.v_proj") == FLOAT16
+    assert decoder.of("model.layers.0.self_attn.qkv_proj") == FLOAT16
+    assert decoder.of("model.layers.0.mlp.down_proj").dtype == "nf4"
+    assert decoder.of("model.layers.0.mlp.gate_proj") == Precision("int4", "gptq", 32)
+    assert decoder.of("model.layers.1.mlp.gate_proj") == decoder
+    assert load_recipe(str(path)).is_calibrated
 
 
 def test_a_recipe_may_be_a_file(tmp_path):
@@ -39,7 +67,7 @@ def test_another_text_has_another_hash(tmp_path):
 
 @pytest.mark.parametrize("name", ["int5", "", "../recipes", "a\0b"])
 def test_an_unknown_recipe_is_refused_with_the_known_ones(name):
-    with pytest.raises(RecipeError, match="asymmetric-int4, fp16, uniform-int4"):
+    with pytest.raises(RecipeError, match=r"asymmetric-int4, .*fp16, nf4, uniform-int4"):
         load_recipe(name)
 
 
@@ -50,10 +78,18 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones(name):
         ("[1, 2]", "names the components none"),
         ("components: {decoder: float16}", "names the components decoder"),
         ("components: {a: [}", "is not YAML"),
-        (SOUND % "int4", "expected float16, or"),
+        (SOUND % "int4", "expected float16, nf4, "),
         (SOUND % "{dtype: int4, block_size: 100, method: rtn}", "block_size 100"),
         (SOUND % "{dtype: int4, block_size: true, method: rtn}", "block_size True"),
         (SOUND % "{dtype: int4, block_size: 32, method: magic}", "method 'magic'"),
+        (SOUND % "{dtype: nf4, block_size: 64}", "expected float16, nf4"),
+        (SOUND % "{dtype: float16, except: [a]}", r"has except: \['a'\]"),
+        (SOUND % "{dtype: float16, except: {a: {dtype: float16, except: {b: nf4}}}}", "decoder: a is"),
+        (SOUND.replace("embedding: float16", "embedding: nf4") % "float16", "an embedding is one table"),
+        (
+            SOUND.replace("embedding: float16", "embedding: {dtype: int4, block_size: 32, method: gptq}") % "float16",
+            "method 'gptq'",
+        ),
         (SOUND % "!!python/object/apply:os.getcwd []", "is not YAML"),
         ("#" * 100_000, "larger than"),
     ],
@@ -67,6 +103,7 @@ def test_a_recipe_that_says_too_little_or_the_impossible_is_refused(text, compla
 
 
 def test_bytes_of_a_matrix_follow_its_precision():
+    assert NF4.matrix_bytes(64, 256) == 64 * 256 // 2 + 256 + 4 + 4  # 4-bit codes, 8-bit scales, their range and mean
     assert FLOAT16.matrix_bytes(3, 256) == 3 * 256 * 2
     assert INT4.matrix_bytes(3, 256) == 3 * (128 + 2 * 2)
     assert INT4.matrix_bytes(3, 192) == 3 * (96 + 3 * 2)  # 128 does not divide 192, 64 does

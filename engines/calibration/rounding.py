@@ -1,0 +1,213 @@
+"""A checkpoint whose matrices are rounded by what calibration images make of them; knows no target and no bundle.
+
+One part of the model at a time (a decoder layer, the whole vision encoder) is emitted at float16, and run on what the
+parts before it made of the images. What is kept of a part's inputs are their products; they go when the next part is
+asked for, so that memory follows the largest part, whatever the size of the model. Inputs are those of the model as it
+was trained: what becomes of one matrix doesn't hang on how others are rounded.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from engines.calibration.images import CalibrationImages
+from engines.calibration.model import open_model_walk
+from engines.calibration.tensors import linear_inputs, load_graph
+from engines.calibration.walk import Walk
+from engines.checkpoint import Checkpoint
+from engines.families import read_model
+from engines.families.base import Part
+from engines.families.folds import Fold
+from engines.graphs.builder import Graph
+from engines.precision import FLOAT16, Precision, PrecisionPlan
+from engines.quantize import CALIBRATED
+from engines.quantize.activations import Activations
+from engines.quantize.awq import quantize_awq
+from engines.quantize.fold import divided, fold_into_rows
+from engines.quantize.int4 import Int4Matrix, block_size_for
+from engines.targets.onnxruntime import OnnxRuntimeDialect
+
+_ONE_LAYER = 1  # parameters of a group: no layer is smaller, so that each is a part of its own
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def open_calibrated(
+    checkpoint: Checkpoint, precisions: PrecisionPlan, images: CalibrationImages, directory: Path | None = None
+) -> Iterator[CalibratedCheckpoint]:
+    """The tensors of ``checkpoint`` for a plan with calibrated methods; scratch files lie below ``directory``.
+
+    They are to be asked for part by part, in the model's order.
+
+    Raises:
+        CheckpointError: it is not supported.
+    """
+    model = read_model(checkpoint, _ONE_LAYER)
+    with (
+        open_model_walk(checkpoint, model, images, directory) as walk,
+        tempfile.TemporaryDirectory(prefix="rounding-", dir=directory) as folder,
+    ):
+        yield CalibratedCheckpoint(checkpoint, precisions, model.parts, walk, Path(folder))
+
+
+class CalibratedCheckpoint:
+    """Tensors in the order in which parts of the model are built, those that folded scales change as changed."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, precisions: PrecisionPlan, parts: Sequence[Part], walk: Walk, folder: Path
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._precisions = precisions
+        self._parts = [part for part in parts if part.emit is not None]
+        self._walk = walk
+        self._folder = folder
+        self._walked = 0  # how many parts the images have passed
+        self._part_of = {name: index for index, part in enumerate(self._parts) for name in part.parameters}
+        # Of the part that was walked last:
+        self._activations: dict[str, Activations] = {}  # by matrix
+        self._input_scales: dict[str, NDArray[np.float32]] = {}  # by matrix
+        self._folded: dict[str, NDArray[np.float16]] = {}  # by tensor
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._checkpoint
+
+    def tensor(self, name: str) -> NDArray[Any]:
+        """A tensor of the checkpoint, or what scales folded into it made of it."""
+        index = self._part_of.get(name, -1)
+        if index >= self._walked and self._is_calibrated(self._parts[index]):
+            self._walk_to(index)
+        folded = self._folded.get(name)
+        return self._checkpoint.tensor(name) if folded is None else folded
+
+    def rounded(self, name: str, weight: NDArray[np.float16], precision: Precision) -> Int4Matrix:
+        """The matrix ``weight`` (N, K), as emitters call it and stack it, by the precision's method.
+
+        Raises:
+            CheckpointError: a weight has no float16 scale.
+        """
+        assert precision.block_size is not None
+        method, activations, scales = (
+            CALIBRATED[precision.method],
+            self._activations[name],
+            self._input_scales.get(name),
+        )
+        block_size = block_size_for(weight.shape[1], precision.block_size)
+        if scales is None:
+            result = method.round(weight, block_size, activations)
+        else:
+            result = method.round(weight * scales, block_size, divided(activations, scales))
+        _log.info(
+            "%s: outputs %.2e off by %s, %.2e by rounding to nearest (of their power)",
+            name,
+            result.output_error,
+            precision.method,
+            result.rtn_output_error,
+        )
+        return result.matrix
+
+    def _is_calibrated(self, part: Part) -> bool:
+        precision = self._precisions.components[part.kind]
+        matrices = (name.removesuffix(".weight") for name, p in part.parameters.items() if p.is_matrix)
+        return any(precision.of(name).method in CALIBRATED for name in matrices)
+
+    def _walk_to(self, index: int) -> None:
+        self._activations, self._input_scales, self._folded = {}, {}, {}
+        while self._walked < index:
+            with _emitted(self._parts[self._walked], self._checkpoint, self._folder) as graph:
+                self._walk.through(graph)
+            self._walked += 1
+        part = self._parts[index]
+        precision = self._precisions.components[part.kind]
+        with _emitted(part, self._checkpoint, self._folder) as graph:
+            self._activations = observe(self._walk, graph, lambda name: precision.of(name).method in CALIBRATED)
+            for fold in part.folds:
+                if fold.matrix in self._activations and CALIBRATED[precision.of(fold.matrix).method].scales_inputs:
+                    self._scale_inputs(fold, _stored_weight(graph, fold.matrix), precision.of(fold.matrix))
+        self._walked += 1
+
+    def _scale_inputs(self, fold: Fold, weight: NDArray[np.float16], precision: Precision) -> None:
+        """Choose the scales of a matrix' inputs, and fold them into what makes the inputs."""
+        assert precision.block_size is not None
+        block_size = block_size_for(weight.shape[1], precision.block_size)
+        scales = quantize_awq(weight, block_size, self._activations[fold.matrix], fold.producers).input_scales
+        if (scales == 1).all():
+            return
+        self._input_scales[fold.matrix] = scales
+        for name in (*fold.vectors, *([fold.rows] if fold.rows else [])):
+            tensor = self._folded.get(name, self._checkpoint.tensor(name))
+            self._folded[name] = fold_into_rows(tensor, scales, fold.producers)
+
+
+def activations_by_part(
+    checkpoint: Checkpoint, images: CalibrationImages
+) -> Iterator[tuple[Part, Mapping[str, Activations]]]:
+    """Every part of the model that has a graph, and what its matrices receive, by the name emitters give them.
+
+    Raises:
+        CalibrationError: an activation is not finite, or nothing but zeros.
+        SourceError: there is no image.
+    """
+    model = read_model(checkpoint, _ONE_LAYER)
+    with (
+        open_model_walk(checkpoint, model, images) as walk,
+        tempfile.TemporaryDirectory(prefix="rounding-") as folder,
+    ):
+        for part in model.parts:
+            if part.emit is not None:
+                with _emitted(part, checkpoint, Path(folder)) as graph:
+                    yield part, observe(walk, graph, lambda _: True)
+
+
+def observe(walk: Walk, graph: Path, is_wanted: Callable[[str], bool]) -> dict[str, Activations]:
+    """What the matrices of a graph receive, by their names; the walk goes behind the graph."""
+    model = load_graph(graph)
+    columns = {tensor.name.removesuffix(".weight"): tensor.dims[0] for tensor in model.graph.initializer if tensor.dims}
+    inputs = {name.removesuffix(".weight"): tensor for name, tensor in linear_inputs(model).items()}
+    wanted = {name: tensor for name, tensor in inputs.items() if is_wanted(name)}
+    meters = walk.through(graph, products_of={tensor: columns[name] for name, tensor in wanted.items()}).meters
+    measured = {tensor: meters.pop(tensor).finish() for tensor in list(meters)}
+    return {name: measured[tensor] for name, tensor in wanted.items()}
+
+
+@contextmanager
+def _emitted(part: Part, checkpoint: Checkpoint, folder: Path) -> Iterator[Path]:
+    """The part as a float16 graph that puts out all rows, for as long as it is needed."""
+    path = folder / f"{part.name}.onnx"
+    assert part.emit is not None
+    try:
+        with Graph(path) as graph:
+            part.emit(graph, OnnxRuntimeDialect(), checkpoint, FLOAT16)
+            graph.save()
+        path.write_bytes(_all_rows(load_graph(path)).SerializeToString())
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+        path.with_name(f"{path.name}.data").unlink(missing_ok=True)
+
+
+def _stored_weight(graph: Path, matrix: str) -> NDArray[np.float16]:
+    """The matrix (N, K), as it was emitted."""
+    [tensor] = (tensor for tensor in load_graph(graph).graph.initializer if tensor.name == f"{matrix}.weight")
+    return np.asarray(onnx.numpy_helper.to_array(tensor, str(graph.parent)).T, np.float16)
+
+
+def _all_rows(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A decoder's last layer computes the last row alone, as no other is read; here all of them count."""
+    for node in model.graph.node:
+        if node.op_type == "Slice" and node.input[1] == "ints.-1":
+            node.op_type = "Identity"
+            del node.input[1:]
+    for value in model.graph.output:
+        if value.name == "hidden_states_out":
+            value.type.tensor_type.shape.dim[1].dim_param = "T"
+    return model

@@ -1,0 +1,62 @@
+"""The implicit route to INT8, which ended with TensorRT 10: a calibrator gives ranges, and TensorRT chooses the types.
+
+It chooses among what it is allowed: INT8 where an activation meets a weight, and everywhere else what the graph says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import onnx
+
+from engines.calibration.tensors import constants, tensors_at_weights
+from engines.targets.tensorrt_compiler import Configure, Shape, make_profile
+
+
+def allow_int8(trt: Any, model: onnx.ModelProto, shapes: Mapping[str, Shape], calibrator: Any) -> Configure:
+    """What makes a network of ``model`` INT8 where it meets weights.
+
+    ``shapes`` are those of its inputs in calibration, ``calibrator`` an ``IInt8EntropyCalibrator2``.
+    """
+
+    def configure(builder: Any, network: Any, config: Any) -> None:
+        for flag in (
+            trt.BuilderFlag.FP16,
+            trt.BuilderFlag.INT8,
+            trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS,
+        ):
+            config.set_flag(flag)
+        config.int8_calibrator = calibrator
+        free = {value.name for value in model.graph.input if any(d.dim_param for d in value.type.tensor_type.shape.dim)}
+        if free:
+            config.set_calibration_profile(make_profile(builder, {name: (shapes[name],) * 3 for name in sorted(free)}))
+        _keep_types(trt, network, nodes_at_weights(model))
+
+    return configure
+
+
+def nodes_at_weights(model: onnx.ModelProto) -> set[str]:
+    """Names of the nodes that may be INT8: products with weights, and the sums with their biases."""
+    fixed, at_weights = constants(model), set(tensors_at_weights(model))
+    return {
+        node.name
+        for node in model.graph.node
+        if node.op_type in ("MatMul", "Add")
+        and node.output[0] in at_weights
+        and not fixed.keys().isdisjoint(node.input)
+    }
+
+
+def _keep_types(trt: Any, network: Any, but: Collection[str]) -> None:
+    """Have every layer of floating point compute in the type that its outputs have, ``but`` those of these names."""
+    kept = (trt.DataType.HALF, trt.DataType.FLOAT)
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.name in but or layer.type == trt.LayerType.CAST:  # a cast's types are its own
+            continue
+        types = [layer.get_output(output).dtype for output in range(layer.num_outputs)]
+        if types and all(dtype in kept for dtype in types):
+            layer.precision = types[0]
+            for output, dtype in enumerate(types):
+                layer.set_output_type(output, dtype)

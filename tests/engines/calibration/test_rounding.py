@@ -1,0 +1,116 @@
+"""Methods that look at activations, in whole bundles: nearer than rounding to nearest at the same bytes."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+
+from edge_runtime.preprocessing import pixels_from_frame
+from engines.build import build
+from engines.calibration.images import open_images
+from engines.calibration.rounding import open_calibrated
+from engines.calibration.tensors import load_graph
+from engines.execution import open_bundle_tracer
+from engines.families import read_model
+from engines.families.heads import split_head
+from engines.graphs.builder import Graph
+from engines.precision import FLOAT16, Precision, PrecisionPlan, load_recipe
+from engines.synthetic import open_checkpoint
+from engines.targets.onnxruntime import OnnxRuntimeDialect
+from tests.engines.calibration.graphs import PROMPT
+from tests.engines.test_build import WatchedCheckpoint
+
+TINY = open_checkpoint("synthetic:tiny-llava")
+MODEL = read_model(TINY)
+IMAGES = open_images("rendered:4")
+UNSEEN = open_images("rendered:6")
+
+
+def everything(method, **kinds):
+    """A plan with the method in every matrix but the embedding's."""
+    precision = Precision("int4", method, 32)
+    components = dict.fromkeys(("vision_encoder", "connector", "decoder", "lm_head"), precision)
+    return PrecisionPlan(method, method, {**components, "embedding": FLOAT16, **kinds})
+
+
+def distance(directory, plan, reference):
+    """Of features and logits to those of ``reference``, over their size, on images that were not calibrated on."""
+    bundle = build(TINY, plan, "onnxruntime", directory / plan.recipe, images=IMAGES)
+    traces = traced(bundle)
+    pairs = [(ours.features, theirs.features) for ours, theirs in zip(traces, reference, strict=True)]
+    pairs += [(ours.logits, theirs.logits) for ours, theirs in zip(traces, reference, strict=True)]
+    return bundle, np.mean([np.linalg.norm(ours - theirs) / np.linalg.norm(theirs) for ours, theirs in pairs])
+
+
+def traced(bundle):
+    frames = list(UNSEEN)[4:]
+    with open_bundle_tracer(bundle, PROMPT) as trace:
+        return [trace(pixels_from_frame(frame, MODEL.preprocessing), [1, 40, 41, 42]) for frame in frames]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    return traced(build(TINY, load_recipe("fp16"), "onnxruntime", tmp_path_factory.mktemp("fp16") / "bundle"))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, reference):
+    return distance(tmp_path_factory.mktemp("rtn"), everything("rtn"), reference)
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "awq-gptq"])
+def test_a_bundle_is_nearer_to_the_model_than_by_rounding_to_nearest_at_the_same_bytes(
+    method, reference, plain, tmp_path
+):
+    bundle, error = distance(tmp_path, everything(method), reference)
+
+    plain_bundle, plain_error = plain
+    assert error < plain_error
+    assert bundle.manifest.hashes.calibration == IMAGES.sha256
+    sizes = [{c.name: c.size_bytes for c in b.manifest.components} for b in (bundle, plain_bundle)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
+
+
+def test_matrices_that_share_an_input_may_differ_in_precision_from_others(reference, plain, tmp_path):
+    kept = replace(everything("gptq").components["decoder"], exceptions=(("*.down_proj", FLOAT16),))
+
+    bundle, error = distance(tmp_path, everything("gptq", decoder=kept), reference)
+
+    assert error < plain[1]
+    plain_sizes = {c.name: c.size_bytes for c in plain[0].manifest.components}
+    grown = bundle.manifest.component("decoder").size_bytes - plain_sizes["decoder.00"]
+    weights = [p for name, p in MODEL.parts[3].parameters.items() if name.endswith("down_proj.weight")]
+    assert grown == pytest.approx(sum(math.prod(p.shape) for p in weights) * (2 - 0.5 - 2 / 32), rel=0.02)
+
+
+def test_an_interrupted_build_ends_in_the_same_bytes(tmp_path):
+    plan, options = everything("awq"), {"images": IMAGES, "group_parameters": 300_000}
+    whole = build(TINY, plan, "onnxruntime", tmp_path / "whole", **options)
+
+    interrupted = WatchedCheckpoint(interrupt_at="language_model.model.layers.3.mlp.up_proj.weight")
+    with pytest.raises(KeyboardInterrupt):
+        build(interrupted, plan, "onnxruntime", tmp_path / "resumed", **options)
+    resumed = build(TINY, plan, "onnxruntime", tmp_path / "resumed", **options)
+
+    assert resumed.manifest.components == whole.manifest.components
+
+
+def test_a_head_cut_over_the_vocabulary_is_rounded_as_the_whole_one(tmp_path):
+    head, precision = MODEL.parts[-1], everything("gptq").components["lm_head"]
+
+    def packed(part, source):
+        with Graph(tmp_path / f"{part.name}.onnx") as graph:
+            part.emit(graph, OnnxRuntimeDialect(), source, precision)
+            graph.save()
+        tensors = load_graph(tmp_path / f"{part.name}.onnx").graph.initializer
+        [tensor] = (tensor for tensor in tensors if tensor.name.endswith(".packed"))
+        return numpy_helper.to_array(tensor, str(tmp_path))
+
+    with open_calibrated(TINY, everything("gptq"), IMAGES) as source:
+        pieces = [packed(part, source) for part in split_head(head, 20_000)]
+        whole = packed(head, source)
+
+    assert len(pieces) > 2
+    np.testing.assert_array_equal(np.concatenate(pieces), whole)

@@ -1,0 +1,152 @@
+"""INT8: ranges found on images, integers in the graph, and a model that is still the same."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+from edge_runtime.bundle import load_bundle
+from edge_runtime.errors import CalibrationError, RecipeError
+from edge_runtime.tokenization import PromptTokens
+from engines.build import build
+from engines.calibration.images import open_images
+from engines.execution import open_bundle_tracer
+from engines.plan import plan_bundle
+from engines.precision import load_recipe
+from engines.synthetic import open_checkpoint
+from tests.engines.test_build import WatchedCheckpoint, contents
+
+PROMPT = PromptTokens((1, 60, 61), (40, 41, 42, 43))
+TINY = "synthetic:tiny-llava"
+TWO_GROUPS = {"group_parameters": 300_000}
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*settle with 500.*")
+
+
+@pytest.fixture(scope="module")
+def images():
+    return open_images("rendered:2")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory, images):
+    return build_int8(tmp_path_factory.mktemp("int8") / "bundle", images)
+
+
+def build_int8(out, images, checkpoint=None, recipe="asymmetric-int8", **options):
+    checkpoint = checkpoint or open_checkpoint(TINY)
+    precisions = load_recipe(recipe)
+    return build(checkpoint, precisions, "onnxruntime", out, images=images, **TWO_GROUPS, **options)
+
+
+def nodes_of(bundle, name):
+    [component] = [component for component in bundle.manifest.components if component.name == name]
+    return onnx.load(bundle.file(component.files[0]), load_external_data=False).graph.node
+
+
+def everything_int8(path):
+    """A recipe with the eyes in 8 bits too, whose matrices have biases."""
+    kinds = ("vision_encoder", "connector", "decoder", "lm_head")
+    lines = [f"  {kind}: {{dtype: int8, method: max}}" for kind in kinds]
+    path.write_text("\n".join(["components:", "  embedding: float16", *lines]))
+    return str(path)
+
+
+def tracing(bundle):
+    """The features and logits that a bundle makes of one image."""
+    pixels = np.random.default_rng(5).normal(size=(1, 3, 56, 56)).astype(np.float32)
+    with open_bundle_tracer(bundle, PROMPT) as trace:
+        return trace(pixels, range(20))
+
+
+def test_a_bundle_says_what_is_int8_and_what_it_was_calibrated_on(bundle, images):
+    manifest = load_bundle(bundle.path, verify_hashes=True).manifest
+
+    assert {(c.kind, c.precision, c.method) for c in manifest.components if c.precision != "float16"} == {
+        ("decoder", "int8", "entropy")
+    }
+    assert manifest.hashes.calibration == images.sha256
+
+
+def test_nothing_that_only_building_needed_is_left(bundle):
+    names = {entry.path for entry in bundle.manifest.files} | {"bundle.json"}
+
+    assert {path.name for path in bundle.path.iterdir()} == names
+
+
+def test_every_product_of_a_layer_is_one_of_integers(bundle):
+    found = Counter(node.op_type for node in nodes_of(bundle, "decoder.00"))
+
+    assert found["MatMulIntegerToFloat"] == found["QuantizeLinear"] == 4 * 2  # qkv, o, gate and up, down
+    assert found["MatMul"] == found["DequantizeLinear"] == 0
+
+
+def test_an_int8_decoder_is_planned_at_half_of_a_float16_one():
+    int8, wide = (
+        plan_bundle(open_checkpoint(TINY), load_recipe(recipe), "onnxruntime").manifest.decoder_groups[0].size_bytes
+        for recipe in ("asymmetric-int8", "fp16")
+    )
+
+    assert int8 == pytest.approx(wide / 2, rel=0.02)
+
+
+@pytest.mark.parametrize("recipe", ["asymmetric-int8", "everything"])
+def test_an_int8_model_is_still_the_same_model(tmp_path, images, recipe):
+    recipe = everything_int8(tmp_path / "everything.yaml") if recipe == "everything" else recipe
+    rounded = build_int8(tmp_path / "int8", images, recipe=recipe)
+    plain = build_int8(tmp_path / "float16", None, recipe="fp16")
+
+    ours, theirs = tracing(rounded), tracing(plain)
+
+    for found, expected in ((ours.logits, theirs.logits), (ours.features, theirs.features)):
+        assert np.linalg.norm(found - expected) < 0.2 * np.linalg.norm(expected)
+    assert not np.array_equal(ours.logits, theirs.logits)
+
+
+def test_an_interrupted_build_goes_on_with_the_ranges_that_it_would_have_had(tmp_path, images, bundle):
+    late = WatchedCheckpoint(interrupt_at="language_model.model.layers.3.mlp.up_proj.weight")
+    with pytest.raises(KeyboardInterrupt):
+        build_int8(tmp_path / "bundle", images, late)
+
+    resumed = WatchedCheckpoint()
+    build_int8(tmp_path / "bundle", images, resumed)
+
+    assert not any("vision_tower" in name or "layers.0." in name for name in resumed.read)
+    assert contents(tmp_path / "bundle") == contents(bundle.path)
+
+
+def test_ranges_from_another_machine_spare_the_images(tmp_path, images, bundle):
+    cache = tmp_path / "ranges"
+    build_int8(tmp_path / "first", images, calibration_cache=cache)
+    unread = replace(images, _read=lambda: pytest.fail("an image was read"))
+
+    build_int8(tmp_path / "second", unread, calibration_cache=cache)
+
+    assert contents(tmp_path / "second") == contents(bundle.path)
+
+
+def test_ranges_of_other_images_are_refused(tmp_path, images):
+    cache = tmp_path / "ranges"
+    build_int8(tmp_path / "first", images, calibration_cache=cache)
+
+    with pytest.raises(CalibrationError, match="another set of images"):
+        build_int8(tmp_path / "second", open_images("rendered:1"), calibration_cache=cache)
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry", "found"),
+    [
+        ("embedding", "{dtype: int8, method: entropy}", "embedding is one table"),
+        ("decoder", "{dtype: int8, method: rtn}", "expected one of entropy, percentile, mse, max"),
+        ("decoder", "{dtype: int8, method: entropy, block_size: 128}", "expected float16"),
+    ],
+)
+def test_int8_that_cannot_be_is_refused(tmp_path, kind, entry, found):
+    kinds = dict.fromkeys(("vision_encoder", "connector", "embedding", "decoder", "lm_head"), "float16")
+    path = tmp_path / "odd.yaml"
+    path.write_text("components:\n" + "".join(f"  {k}: {v}\n" for k, v in {**kinds, kind: entry}.items()))
+
+    with pytest.raises(RecipeError, match=found):
+        load_recipe(str(path))
