@@ -81,7 +81,7 @@ def quantize_nf4(weight: NDArray[np.floating]) -> Nf4Matrix:
     boundaries = (NF4_VALUES[1:] + NF4_VALUES[:-1]) / 2
     for part in row_slabs(*blocks.shape):
         scales = np.where(largest[part] > 0, largest[part], 1)[:, None]
-        codes[part] = np.searchsorted(boundaries, blocks[part] * (1 / scales))
+        codes[part] = np.searchsorted(boundaries, blocks[part] / scales)
     packed = codes[:, 0::2] << np.uint8(4) | codes[:, 1::2]
     mean = largest.mean(dtype=np.float32)
     scale_codes, ranges = _quantize_scales(largest - mean)

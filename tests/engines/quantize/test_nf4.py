@@ -6,8 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.errors import CheckpointError
+from engines.graphs.builder import Graph
+from engines.graphs.weights import Linear
 from engines.quantize.nf4 import NF4_VALUES, dequantize_nf4, dynamic_8bit, quantize_nf4
+from engines.targets.onnxruntime import OnnxRuntimeDialect
 
 finite = st.floats(-60000, 60000, width=32)
 matrices = hnp.arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 200)), elements=finite)
@@ -72,3 +76,21 @@ def test_the_same_values_give_the_same_bytes():
 def test_values_that_are_not_finite_are_refused(value):
     with pytest.raises(CheckpointError, match="finite"):
         quantize_nf4(np.full((2, 64), value, np.float32))
+
+
+@pytest.mark.parametrize("shape", [(96, 192), (33, 80), (300, 256)])
+def test_engines_compute_with_the_values_that_it_stands_for(shape, tmp_path):
+    rng = np.random.default_rng(0)
+    matrix, bias = quantize_nf4(rng.normal(size=shape).astype(np.float32)), rng.normal(size=shape[0]).astype(np.float16)
+    with Graph(tmp_path / "linear.onnx") as graph:
+        x = graph.input("x", "float32", (1, "T", shape[1]))
+        y = OnnxRuntimeDialect().linear(graph, x, Linear("linear", matrix, bias))
+        graph.output("y", "float32", (1, "T", shape[0]), y)
+        graph.save()
+    rows = rng.normal(size=(1, 5, shape[1])).astype(np.float32)
+
+    engine = OnnxRuntimeBackend().load(tmp_path / "linear.onnx")
+    found = engine.evaluate({"x": rows})["y"]
+    engine.close()
+
+    np.testing.assert_allclose(found, rows @ dequantize_nf4(matrix).T + bias, atol=1e-4)
