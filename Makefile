@@ -14,6 +14,7 @@ KEY := $(shell { cat setup.py ros2_ws/build-requirements.txt; $(PYTHON) -VV; ech
 VENV := .venv/.made-$(KEY)
 PARITY_VENV := .venv-parity/.made-$(KEY)
 RTX_VENV := .venv-rtx/.made-$(KEY)
+JETSON_VENV := .venv-jetson/.made-$(KEY)
 ROS := .venv/.ros-$(KEY)
 JETSON := .venv/.jetson-$(KEY)
 
@@ -25,10 +26,10 @@ RENDER = import cv2; from engines.reference.flight import render_flight; \
 	[cv2.imwrite(f"out/frames/{index:04}.jpg", frame) for index, frame in enumerate(render_flight(1, $(FRAMES)))]
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench parity engines clean
+.PHONY: help demo test lint bench parity engines prove-on-jetson clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(ROS) $(BUNDLE)/bundle.json ## fly the reference inspector past a rendered bridge; writes out/flight.html
 	@rm -f $(FLIGHT).jsonl
@@ -59,6 +60,10 @@ parity: $(PARITY_VENV) ## compare with transformers on torch, and make the golde
 
 engines: $(RTX_VENV) ## compile every graph with TensorRT for RTX, which needs no GPU
 	.venv-rtx/bin/python -m pytest -m "slow or not slow" --timeout=1800 tests/engines/targets/test_tensorrt_rtx.py
+
+prove-on-jetson: $(JETSON_VENV) ## on a Jetson: show what only hardware can; BUNDLE=... measures your own bundle too
+	BUNDLE="$(if $(filter command line environment,$(origin BUNDLE)),$(BUNDLE))" \
+		.venv-jetson/bin/python -m pytest -m jetson --timeout=3600 tests/simulated_jetson tests/jetson
 
 clean: ## remove what was built; the virtual environments stay
 	rm -rf build out .venv/.ros-* .venv/.jetson-* *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis ros2_ws/build ros2_ws/install ros2_ws/log
@@ -91,6 +96,13 @@ $(RTX_VENV): | check-python
 	rm -rf .venv-rtx
 	$(PYTHON) -m venv .venv-rtx
 	.venv-rtx/bin/pip install -qq --editable '.[build,dev,tensorrt-rtx]'
+	@touch $@
+
+# TensorRT comes with JetPack, outside of any virtual environment; pycuda is compiled against JetPack's CUDA.
+$(JETSON_VENV): | check-python
+	rm -rf .venv-jetson
+	$(PYTHON) -m venv --system-site-packages .venv-jetson
+	PATH=/usr/local/cuda/bin:$$PATH .venv-jetson/bin/pip install -qq --editable '.[build,dev,jetson]'
 	@touch $@
 
 $(BUNDLE)/bundle.json: $(VENV) $(shell find engines -type f -not -name '*.pyc')

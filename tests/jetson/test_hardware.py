@@ -1,0 +1,164 @@
+"""TensorRT's own kernels say what ONNX Runtime says, inside the planned bytes, at a speed that is written down."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pytest
+
+from edge_runtime import Inspector
+from edge_runtime.doctor import examine
+from edge_runtime.report import InspectionReport
+from edge_runtime.telemetry import read_memory
+from engines.calibration.cache import scales_from_text
+from engines.reference.scenes import render_scene
+from tests.jetson.machine import MemoryWatch, build, is_simulated
+
+everywhere = [pytest.mark.jetson, pytest.mark.simulated_jetson]
+IMPLICIT, EXPLICIT = ("--int8-route", "implicit"), ("--int8-route", "explicit")
+SIZES = [  # of the routes that a recipe can go, and the share of scenes in which the same defects must be found
+    pytest.param("fp16", (), 0.98, marks=everywhere, id="fp16"),
+    pytest.param("asymmetric-int4", (), 0.95, marks=everywhere, id="int4"),
+    pytest.param("asymmetric-int8", IMPLICIT, 0.95, marks=pytest.mark.jetson, id="int8-implicit"),
+    pytest.param("asymmetric-int8", EXPLICIT, 0.95, marks=pytest.mark.jetson, id="int8-explicit"),
+]
+Built = Callable[..., Path]
+Figures = dict[str, object]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    folder = tmp_path_factory.mktemp("bundles")
+    return lambda recipe, target, *options: build(folder, recipe, target, *options)
+
+
+def reports(bundle: Path, scenes: int) -> list[InspectionReport]:
+    with Inspector.open(bundle) as inspector:
+        return [inspector.inspect(render_scene(10_000 + seed).image) for seed in range(scenes)]
+
+
+def defects(report: InspectionReport) -> list[tuple[str, str]]:
+    return [(finding.defect_class, finding.severity) for finding in report.findings]
+
+
+def words(report: InspectionReport) -> list[tuple[object, ...]]:
+    return [(f.defect_class, f.severity, f.region, f.description, f.action) for f in report.findings]
+
+
+@pytest.mark.parametrize(("recipe", "route", "least"), SIZES)
+def test_engines_find_what_onnxruntime_finds(
+    built: Built, figures: Figures, recipe: str, route: tuple[str, ...], least: float
+) -> None:
+    scenes = 2 if is_simulated() else 50
+    ours = reports(built(recipe, "tensorrt", *route), scenes)
+    theirs = reports(built(recipe, "onnxruntime"), scenes)
+    pairs = list(zip(ours, theirs, strict=True))
+    name = " ".join((recipe, *route[1:]))
+    figures[f"{name}: reports word for word those of onnxruntime"] = np.mean([words(a) == words(b) for a, b in pairs])
+    found = figures[f"{name}: reports with the same defects"] = np.mean([defects(a) == defects(b) for a, b in pairs])
+    assert found >= least
+
+
+@pytest.mark.jetson
+def test_tensorrt_finds_the_ranges_that_the_cpu_finds(built: Built, figures: Figures) -> None:
+    scales = []
+    for route in (IMPLICIT, EXPLICIT):
+        kept = built("asymmetric-int8", "tensorrt", *route)
+        caches = sorted((kept.parent / f"ranges-{kept.name}").glob("*.cache"))
+        assert caches
+        scales.append(
+            {(cache.name, name): s for cache in caches for name, s in scales_from_text(cache.read_text()).items()}
+        )
+    tensorrts, ours = scales
+    shared = tensorrts.keys() & ours.keys()
+    assert len(shared) > 50
+    apart = [abs(tensorrts[name] / ours[name] - 1) for name in shared]
+    figures["int8 ranges: median distance between TensorRT's and ours"] = f"{median(apart):.4f}"
+    figures["int8 ranges: share within 5 %"] = np.mean(np.array(apart) < 0.05)
+    assert median(apart) < 0.05
+
+
+@pytest.mark.jetson
+@pytest.mark.simulated_jetson
+def test_decoding_becomes_a_cuda_graph(built: Built, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "edge_runtime"):
+        reports(built("asymmetric-int4", "tensorrt"), 1)
+    assert "no CUDA graph" not in caplog.text
+
+
+@pytest.mark.jetson
+def test_a_timing_cache_shortens_the_next_build(figures: Figures, tmp_path: Path) -> None:
+    seconds = []
+    for _ in range(2):
+        started_s = time.monotonic()
+        shutil.rmtree(build(tmp_path, "fp16", "tensorrt"))
+        seconds.append(round(time.monotonic() - started_s, 1))
+    figures["seconds to build fp16, and again with a timing cache"] = seconds
+    assert seconds[1] < seconds[0]
+
+
+@pytest.mark.jetson
+def test_the_machine_loses_what_the_ledger_says(built: Built, figures: Figures) -> None:
+    with MemoryWatch() as watch, Inspector.open(built("asymmetric-int4", "tensorrt")) as inspector:
+        inspector.inspect(render_scene(1).image)
+        ledger = inspector.ledger
+    figures["bytes: planned, measured by the ledger, taken from the machine at the worst moment"] = [
+        ledger.planned_bytes,
+        ledger.measured_bytes,
+        watch.taken_bytes,
+    ]
+    assert watch.taken_bytes < ledger.planned_bytes
+
+
+@pytest.mark.jetson
+def test_closing_gives_the_memory_back(built: Built, figures: Figures) -> None:
+    bundle = built("asymmetric-int4", "tensorrt")
+    reports(bundle, 1)  # libraries stay loaded
+    before_bytes = read_memory().available_bytes
+    for _ in range(10):
+        reports(bundle, 1)
+    gc.collect()
+    lost_bytes = before_bytes - read_memory().available_bytes
+    figures["bytes lost by opening and closing 10 times"] = lost_bytes
+    assert lost_bytes < 100_000_000
+
+
+@pytest.mark.jetson
+@pytest.mark.simulated_jetson
+def test_the_doctor_finds_a_bundle_on_the_device_whole(built: Built, figures: Figures) -> None:
+    checks = examine(built("asymmetric-int4", "tensorrt"))
+    figures["doctor"] = {check.name: check.found for check in checks}
+    assert not [check for check in checks if check.is_problem]
+
+
+@pytest.mark.jetson
+@pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
+def test_the_speed_is_written_down(built: Built, figures: Figures, target: str) -> None:
+    """Of the reference inspector, and of the bundle in the environment variable ``BUNDLE``."""
+    bundles = {"reference": built("asymmetric-int4", target)}
+    if target == "tensorrt" and (own := os.environ.get("BUNDLE")):
+        bundles[own] = Path(own)
+    for name, bundle in bundles.items():
+        with MemoryWatch() as watch, Inspector.open(bundle) as inspector:
+            frames = [render_scene(seed).image for seed in range(10)]
+            inspector.inspect(frames[0])
+            seen = [inspector.inspect(frame) for frame in frames]
+        steps = {
+            step: round(median(getattr(report.timings, step) for report in seen), 2)
+            for step in ("preprocess_ms", "vision_ms", "prefill_ms", "decode_ms", "total_ms")
+        }
+        tokens_a_second = sum(report.tokens for report in seen) / sum(r.timings.decode_ms / 1e3 for r in seen)
+        figures[f"{name} on {target}"] = {
+            **steps,
+            "tokens_per_s": round(tokens_a_second, 1),
+            "taken_bytes": watch.taken_bytes,
+        }
+        assert all(milliseconds > 0 for milliseconds in steps.values())

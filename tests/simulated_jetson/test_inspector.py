@@ -1,0 +1,198 @@
+"""A bundle for TensorRT, built and flown on the simulated Jetson, says what the bundle for any CPU says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_runtime import BudgetExceededError, BundleTargetError, Finding, Inspector
+from edge_runtime.bundle import load_bundle, sha256_of_file
+from edge_runtime.errors import BackendError
+from engines.cli import main as build_command
+from tests.simulated_jetson import driver
+
+pytestmark = pytest.mark.simulated_jetson
+
+TINY = "synthetic:tiny-llava"
+Build = Callable[[str, str, str], Path]
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Bundles by checkpoint, recipe and target, each built once; read-only."""
+    folder, built = tmp_path_factory.mktemp("bundles"), {}
+
+    def build(checkpoint: str, recipe: str, target: str) -> Path:
+        key = (checkpoint, recipe, target)
+        if key not in built:
+            out = folder / str(len(built))
+            where = ["--timing-cache", str(folder / "timing")] if target == "tensorrt" else []
+            command = ["build", checkpoint, "--recipe", recipe, "--target", target, "--out", str(out), *where]
+            assert build_command(command) == 0
+            built[key] = out
+        return built[key]
+
+    return build
+
+
+@pytest.fixture
+def bundle(build: Build) -> Path:
+    return build(TINY, "asymmetric-int4", "tensorrt")
+
+
+@pytest.fixture
+def bundle_copy(bundle: Path, tmp_path: Path) -> Path:
+    """A bundle that a test may damage."""
+    return shutil.copytree(bundle, tmp_path / "bundle")
+
+
+def frame(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+
+
+def said(finding: Finding) -> tuple[object, ...]:
+    """A finding but for its confidence, which float16 rounds."""
+    return (finding.defect_class, finding.severity, finding.region, finding.description, finding.action)
+
+
+def edit(bundle: Path, **changes: object) -> None:
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    (bundle / "bundle.json").write_text(json.dumps({**manifest, **changes}))
+
+
+@pytest.mark.parametrize("recipe", ["fp16", "asymmetric-int4", "uniform-int4"])
+def test_reports_are_those_of_the_bundle_for_any_cpu(build: Build, recipe: str) -> None:
+    reports = []
+    for target in ("tensorrt", "onnxruntime"):
+        with Inspector.open(build(TINY, recipe, target), threads=1, max_report_tokens=110) as inspector:
+            reports.append([inspector.inspect(frame(seed)) for seed in range(3)])
+    for ours, theirs in zip(*reports, strict=True):
+        assert [said(finding) for finding in ours.findings] == [said(finding) for finding in theirs.findings]
+        assert (ours.tokens, ours.truncated) == (theirs.tokens, theirs.truncated)
+
+
+def test_a_frame_is_judged_alike_whatever_came_before_it(bundle: Path) -> None:
+    with Inspector.open(bundle) as inspector:
+        first = inspector.inspect(frame(0)).findings
+        inspector.inspect(frame(1))
+        assert inspector.inspect(frame(0)).findings == first
+
+
+def test_a_prompt_longer_than_a_step_runs_in_several(bundle_copy: Path, bundle: Path) -> None:
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    edit(bundle_copy, build={**manifest["build"], "step_tokens": "7"})
+    reports = []
+    for path in (bundle, bundle_copy):
+        with Inspector.open(path, max_report_tokens=30) as inspector:
+            reports.append(inspector.inspect(frame(), question="cracks? bolts?"))
+    assert list(map(said, reports[0].findings)) == list(map(said, reports[1].findings))
+    assert reports[0].tokens == reports[1].tokens
+
+
+def test_decoding_is_one_graph_launch_a_token(build: Build) -> None:
+    with Inspector.open(build(TINY, "fp16", "tensorrt"), max_report_tokens=110) as inspector:
+        inspector.inspect(frame(0))
+        before = driver.count("graph_launches")
+        inspector.inspect(frame(1))
+        launched = driver.count("graph_launches") - before
+    assert 20 < launched <= 110
+
+
+def test_what_is_closed_leaves_nothing_and_opens_again(bundle: Path) -> None:
+    nothing = driver.alive()
+    for _ in range(3):
+        with Inspector.open(bundle, max_report_tokens=20) as inspector:
+            assert driver.alive() != nothing
+            inspector.inspect(frame())
+        assert driver.alive() == nothing
+
+
+def test_what_cannot_be_opened_leaves_nothing(bundle_copy: Path) -> None:
+    nothing = driver.alive()
+    head = next(bundle_copy.glob("lm_head*.engine"))
+    head.write_bytes(b"\0" * head.stat().st_size)
+    manifest = json.loads((bundle_copy / "bundle.json").read_text())
+    for component in manifest["components"]:
+        for entry in component["files"]:
+            if entry["path"] == head.name:
+                entry["sha256"] = sha256_of_file(head)
+    edit(bundle_copy, **manifest)
+    with pytest.raises(BackendError, match="cannot load lm_head"):
+        Inspector.open(bundle_copy)
+    assert driver.alive() == nothing
+
+
+def test_every_byte_of_the_device_is_in_the_ledger(bundle: Path) -> None:
+    with Inspector.open(bundle, max_report_tokens=20) as inspector:
+        inspector.inspect(frame())
+        ledger = inspector.ledger
+        on_device = ledger.measured_bytes - (ledger.item("process").measured_bytes or 0)
+        assert on_device == driver.count("device_bytes") + driver.count("host_bytes")
+    assert ledger.measured_bytes < ledger.planned_bytes
+
+
+def test_weights_weigh_on_the_device_what_was_planned(build: Build) -> None:
+    with Inspector.open(build(TINY, "fp16", "tensorrt"), max_report_tokens=20) as inspector:
+        items = {item.name: item for item in inspector.ledger.items}
+    for kind in ("vision_encoder", "connector", "decoder", "lm_head"):
+        assert items[kind].measured_bytes == pytest.approx(items[kind].planned_bytes, rel=0.1)
+
+
+def test_a_budget_that_the_engines_outgrow_is_refused_with_the_ledger(bundle: Path) -> None:
+    nothing = driver.alive()
+    with Inspector.open(bundle) as inspector:
+        planned_bytes = inspector.ledger.planned_bytes
+    with pytest.raises(BudgetExceededError, match=r"vision_encoder +\d"):
+        Inspector.open(bundle, budget=planned_bytes - 1)
+    assert driver.alive() == nothing
+
+
+def test_a_device_that_is_full_is_told_with_the_ledger(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = driver.alive()
+    monkeypatch.setenv("SIMULATED_JETSON_BYTES", "400000")
+    with pytest.raises(BudgetExceededError, match=r"(?s)the device has no .* bytes left.*kv_cache"):
+        Inspector.open(bundle)
+    assert driver.alive() == nothing
+
+
+def test_the_command_ends_with_code_4_and_the_ledger_where_a_budget_is_too_small(bundle: Path) -> None:
+    command = [sys.executable, "-m", "edge_runtime.cli", "inspect", str(bundle), "none.jpg", "--budget", "0.5GB"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 4
+    assert "kv_cache" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"tensorrt": "9.0.0"}, r"built by TensorRT 9\.0\.0, and here is 10\."),
+        ({"compute_capability": "8.6,8.9"}, r"compute capability 8\.6,8\.9, and this Orin \(simulated\) has 8\.7"),
+        ({"tensorrt": None}, "built by TensorRT None"),
+    ],
+)
+def test_engines_for_something_else_are_refused_by_name_with_what_mends_it(
+    bundle_copy: Path, other: dict[str, object], says: str
+) -> None:
+    manifest = json.loads((bundle_copy / "bundle.json").read_text())
+    edit(bundle_copy, build={**manifest["build"], **other})
+    with pytest.raises(BundleTargetError, match=rf"{says}.*edge-engines build CHECKPOINT --recipe asymmetric-int4"):
+        Inspector.open(bundle_copy)
+
+
+def test_numbers_that_overflow_are_told_and_the_next_frame_is_inspected(bundle: Path) -> None:
+    with Inspector.open(bundle, max_report_tokens=20) as inspector:
+        before = inspector.inspect(frame())
+        preprocessing = inspector.bundle.manifest.preprocessing
+        object.__setattr__(preprocessing, "std", (1e-9, 1e-9, 1e-9))  # pixels beyond float16
+        with pytest.raises(BackendError, match="NaN"):
+            inspector.inspect(frame())
+        object.__setattr__(preprocessing, "std", load_bundle(bundle).manifest.preprocessing.std)
+        assert inspector.inspect(frame()).findings == before.findings
