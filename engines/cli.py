@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from edge_runtime.ending import exit_code
 from edge_runtime.interrupts import holding_interrupts
@@ -99,7 +100,38 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--checkpoint", metavar="CHECKPOINT", help="what it was built from; needs transformers")
     verify.add_argument("--images", type=Path, metavar="DIR", help="images to compare on (default: rendered scenes)")
     verify.add_argument("--record", action="store_true", help="write what was measured into the bundle's manifest")
+
+    _add_sensitivity(commands, shared)
     return parser
+
+
+def _add_sensitivity(commands: Any, shared: argparse.ArgumentParser) -> None:
+    sensitivity = commands.add_parser(
+        "sensitivity", parents=[shared], help="measure what each part of a model loses at fewer bits, by every method"
+    )
+    sensitivity.add_argument("checkpoint", metavar="CHECKPOINT", help="a model's directory, or synthetic:NAME")
+    sensitivity.add_argument(
+        "--out",
+        type=Path,
+        default=Path("sensitivity.jsonl"),
+        metavar="FILE",
+        help="results, one a line; those that are there are not measured again (default: %(default)s)",
+    )
+    sensitivity.add_argument(
+        "--images", default="rendered:128", metavar="DIR", help="images to calibrate on (default: %(default)s)"
+    )
+    sensitivity.add_argument(
+        "--treatments", metavar="NAME,...", help="methods and bits, as rtn4,gptq3,awq4/32,nf4 (default: a grid of them)"
+    )
+    for name, default, what in (
+        ("scenes", 48, "rendered scenes that are inspected in every experiment"),
+        ("traced", 24, "scenes of these that are also compared token by token"),
+        ("block-groups", 3, "groups that the layers of a component are tried in"),
+        ("combinations", 60, "random plans to try beside every group alone"),
+        ("processes", 2, "experiments at a time, each on one thread"),
+    ):
+        sensitivity.add_argument(f"--{name}", type=_positive, default=default, help=f"{what} (default: {default})")
+    sensitivity.set_defaults(after_interrupt="; finished experiments are kept: run the same command again to go on")
 
 
 def _budget(text: str) -> int:
@@ -135,6 +167,7 @@ examples:
   edge-engines build llava-1.5-7b-hf --out out/bundle             eyes in float16, decoder in 4 bits
   edge-engines build llava-1.5-7b-hf --recipe fp16 --out out/fp16
   edge-engines verify out/bundle --checkpoint llava-1.5-7b-hf     is it still the same model?
+  edge-engines sensitivity engines/reference/checkpoint           which of its parts need their bits?
 
 CHECKPOINT is a model's directory (config.json, safetensors, tokenizer.json), or synthetic:llava-1.5-7b,
 synthetic:llava-1.5-13b, synthetic:tiny-llava: random weights at a real model's shape. synthetic:llava-1.6-mistral-7b

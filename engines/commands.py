@@ -20,6 +20,11 @@ from engines.device import load_device
 from engines.outlook import outlook
 from engines.plan import plan_bundle
 from engines.precision import load_recipe
+from engines.sensitivity.grid import combinations, one_at_a_time
+from engines.sensitivity.run import Study, run_experiments
+from engines.sensitivity.scoring import Exam
+from engines.sensitivity.table import as_json, sensitivity_table
+from engines.sensitivity.treatments import DEFAULT_TREATMENTS, treatment_from_text
 from engines.synthetic import open_checkpoint
 from engines.verify import record_fidelity, verify
 
@@ -80,6 +85,19 @@ def _verify(options: argparse.Namespace) -> None:
         )
 
 
+def _sensitivity(options: argparse.Namespace) -> None:
+    named = options.treatments.split(",") if options.treatments else ()
+    treatments = tuple(treatment_from_text(text) for text in named) or DEFAULT_TREATMENTS
+    study = Study(options.checkpoint, Exam(options.scenes, min(options.traced, options.scenes)), options.block_groups)
+    images, groups = open_images(options.images), study.groups()
+    plans = combinations(groups, [t for t in treatments if t.bits in (3, 4)] or treatments, options.combinations)
+    experiments = [*one_at_a_time(groups, treatments), *plans]
+    journal = study.journal(options.out, images)
+    run_experiments(study, experiments, images, journal, options.processes)
+    text = f"nats a thousand tokens of a true answer that are lost:\n\n{sensitivity_table(journal, groups, treatments)}"
+    _print_result(options, text, as_json(journal, groups, treatments))
+
+
 def _load_images(path: Path) -> list[NDArray[np.uint8]]:
     with open_source(str(path)) as source:
         images = [frame.image for frame in itertools.islice(source, _MOST_IMAGES)]
@@ -92,4 +110,9 @@ def _print_result(options: argparse.Namespace, text: str, document: Mapping[str,
     print(json.dumps(document) if options.json else text)
 
 
-COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {"plan": _plan, "build": _build, "verify": _verify}
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
+    "plan": _plan,
+    "build": _build,
+    "verify": _verify,
+    "sensitivity": _sensitivity,
+}

@@ -1,0 +1,45 @@
+"""Which experiments to make: every group treated alone, then random plans that show how harms add up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from engines.sensitivity.groups import WeightGroup
+from engines.sensitivity.treatments import Treatment
+
+KEPT = "float16"  # the treatment that is none
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is done to which groups; others stay float16."""
+
+    treatments: Mapping[str, Treatment]  # by the group's name
+
+    @property
+    def key(self) -> str:
+        """The experiment as text, the same for the same experiment."""
+        return json.dumps({name: str(treatment) for name, treatment in self.treatments.items()}, sort_keys=True)
+
+
+def one_at_a_time(groups: Sequence[WeightGroup], treatments: Sequence[Treatment]) -> Iterator[Experiment]:
+    """The model as it is, then every treatment of every group alone."""
+    yield Experiment({})
+    for treatment in treatments:
+        for group in groups:
+            yield Experiment({group.name: treatment})
+
+
+def combinations(
+    groups: Sequence[WeightGroup], treatments: Sequence[Treatment], count: int, seed: int = 0
+) -> Iterator[Experiment]:
+    """``count`` plans: each has its own share of groups that are treated, and these any treatment."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        share = rng.uniform(0.2, 1)
+        treated = [group for group in groups if rng.random() < share]
+        yield Experiment({group.name: treatments[int(rng.integers(len(treatments)))] for group in treated})

@@ -1,0 +1,74 @@
+"""Results of experiments as tables: what each part of a model loses by each treatment; measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from engines.sensitivity.grid import Experiment
+from engines.sensitivity.groups import WeightGroup
+from engines.sensitivity.journal import Journal
+from engines.sensitivity.scoring import Result
+from engines.sensitivity.treatments import Treatment
+
+# What a treatment costs, each as a difference from the untouched model that grows as things get worse.
+MEASURES: Mapping[str, Callable[[Result, Result], float]] = {
+    "answer_loss": lambda found, untouched: found.answer_loss - untouched.answer_loss,
+    "logits_divergence": lambda found, _: found.logits_divergence,
+    "features_error": lambda found, _: found.features_error,
+    "macro_f1": lambda found, untouched: untouched.macro_f1 - found.macro_f1,
+    "caption_overlap": lambda found, untouched: untouched.caption_overlap - found.caption_overlap,
+    "severity_exact": lambda found, untouched: untouched.severity_exact - found.severity_exact,
+    "hallucinated": lambda found, untouched: found.hallucinated - untouched.hallucinated,
+}
+
+
+def alone(
+    journal: Journal, groups: Sequence[WeightGroup], treatments: Sequence[Treatment], measure: str
+) -> dict[str, dict[str, float]]:
+    """What each group lost by each treatment when only it was treated; what was not measured is left out."""
+    untouched = journal.results[Experiment({}).key]
+    found: dict[str, dict[str, float]] = {}
+    for group in groups:
+        results = {str(t): journal.results.get(Experiment({group.name: t}).key) for t in treatments}
+        found[group.name] = {
+            name: MEASURES[measure](result, untouched) for name, result in results.items() if result is not None
+        }
+    return found
+
+
+def sensitivity_table(journal: Journal, groups: Sequence[WeightGroup], treatments: Sequence[Treatment]) -> str:
+    """Nats a thousand tokens of a true answer that every treatment of every group costs, as Markdown."""
+    losses = alone(journal, groups, treatments, "answer_loss")
+    columns = [str(treatment) for treatment in treatments]
+    lines = ["| group | parameters | " + " | ".join(columns) + " |", "|---|---:|" + "---:|" * len(columns)]
+    for group in groups:
+        cells = (f"{1000 * losses[group.name][c]:.1f}" if c in losses[group.name] else "" for c in columns)
+        lines.append(f"| {group.name} | {group.parameters / 1000:.0f} k | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def component_table(journal: Journal, groups: Sequence[WeightGroup], treatments: Sequence[Treatment]) -> str:
+    """The same added up by component, one row for each measure, a million parameters at a time, as Markdown.
+
+    Components differ in size; what a parameter of each is worth shows where bits are spent best.
+    """
+    components = list(dict.fromkeys(group.component for group in groups))
+    sizes = {c: sum(group.parameters for group in groups if group.component == c) / 1e6 for c in components}
+    lines = ["| treatment | measure | " + " | ".join(f"{c} ({sizes[c]:.2f} M)" for c in components) + " |"]
+    lines.append("|---|---|" + "---:|" * len(components))
+    for treatment in treatments:
+        for measure in MEASURES:
+            lost = alone(journal, groups, [treatment], measure)
+            totals = {c: sum(sum(lost[group.name].values()) for group in groups if group.component == c) for c in sizes}
+            cells = " | ".join(f"{totals[c] / sizes[c]:.4f}" for c in components)
+            lines.append(f"| {treatment} | {measure} | {cells} |")
+    return "\n".join(lines)
+
+
+def as_json(journal: Journal, groups: Sequence[WeightGroup], treatments: Sequence[Treatment]) -> dict[str, Any]:
+    """Every measure of every group by treatment."""
+    return {
+        "groups": {group.name: group.parameters for group in groups},
+        **{measure: alone(journal, groups, treatments, measure) for measure in MEASURES},
+    }

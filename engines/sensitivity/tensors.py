@@ -1,0 +1,144 @@
+"""Treated tensors on disk, one file each, and a checkpoint in which some take the place of the trained ones."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from engines.calibration.images import CalibrationImages
+from engines.calibration.rounding import activations_by_part
+from engines.checkpoint import Checkpoint
+from engines.families import read_model
+from engines.families.base import Part
+from engines.precision import stack_of
+from engines.sensitivity.treatments import Problem, Treatment, treated
+
+
+@dataclass(frozen=True)
+class TreatedCheckpoint:
+    """A checkpoint with some of its tensors read from other files."""
+
+    original: Checkpoint
+    files: Mapping[str, Path]  # by tensor
+
+    @property
+    def name(self) -> str:
+        """The original's."""
+        return self.original.name
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The original's."""
+        return self.original.config
+
+    @property
+    def generation_config(self) -> Mapping[str, Any]:
+        """The original's."""
+        return self.original.generation_config
+
+    @property
+    def image_processor(self) -> Mapping[str, Any]:
+        """The original's."""
+        return self.original.image_processor
+
+    @property
+    def tokenizer_json(self) -> bytes:
+        """The original's."""
+        return self.original.tokenizer_json
+
+    @property
+    def prompt(self) -> Mapping[str, str] | None:
+        """The original's."""
+        return self.original.prompt
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.original
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.original)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The original's."""
+        return self.original.shape(name)
+
+    def tensor(self, name: str) -> NDArray[Any]:
+        """A tensor, treated or not."""
+        file = self.files.get(name)
+        return self.original.tensor(name) if file is None else np.load(file)
+
+    def sha256(self) -> str:
+        """A hash of the original and of where the other tensors lie."""
+        text = "\n".join(f"{name} {file}" for name, file in sorted(self.files.items()))
+        return hashlib.sha256(f"{self.original.sha256()}\n{text}".encode()).hexdigest()
+
+
+def treated_file(folder: Path, tensor: str, treatment: Treatment) -> Path:
+    """Where a treated tensor lies."""
+    return folder / f"{tensor}.{str(treatment).replace('/', '-')}.npy"
+
+
+def write_treated(
+    checkpoint: Checkpoint, images: CalibrationImages, treatments: Collection[Treatment], folder: Path
+) -> None:
+    """Treat every matrix in every way, and write the results as float16; what is there already is kept.
+
+    Matrices that engines stack, as they read the same input, are treated as one. An embedding, which meets no input,
+    is rounded by ``fitted`` where a treatment asks for activations.
+
+    Raises:
+        CalibrationError: an activation is not finite, or nothing but zeros.
+        SourceError: there is no image.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = read_model(checkpoint).parts
+    matrices = [name for part in parts for name, p in part.parameters.items() if p.is_matrix]
+    if all(treated_file(folder, name, treatment).exists() for name in matrices for treatment in treatments):
+        return
+    [table] = [name for part in parts if part.kind == "embedding" for name in part.parameters]
+    _write(checkpoint, [table], Problem(_matrix(checkpoint, table)), treatments, folder)
+    with tqdm(total=len(matrices) - 1, desc="rounding", unit="matrix", disable=None) as progress:
+        for part, activations in activations_by_part(checkpoint, images):
+            folds = {fold.matrix: fold for fold in part.folds}
+            for stack, names in _stacks(part).items():
+                weight = np.concatenate([_matrix(checkpoint, name) for name in names])
+                fold = folds.get(stack)
+                problem = Problem(weight, activations[stack], fold.producers if fold else None, fold is not None)
+                _write(checkpoint, names, problem, treatments, folder)
+                progress.update(len(names))
+
+
+def _stacks(part: Part) -> dict[str, list[str]]:
+    """The matrices of a part by the stack that an engine makes of them, in its order."""
+    found: dict[str, list[str]] = {}
+    for name, parameter in part.parameters.items():
+        if parameter.is_matrix:
+            found.setdefault(stack_of(name.removesuffix(".weight")), []).append(name)
+    return found
+
+
+def _matrix(checkpoint: Checkpoint, name: str) -> NDArray[np.float32]:
+    return np.asarray(checkpoint.tensor(name), np.float32).reshape(checkpoint.shape(name)[0], -1)
+
+
+def _write(
+    checkpoint: Checkpoint, names: Sequence[str], problem: Problem, treatments: Collection[Treatment], folder: Path
+) -> None:
+    """Treat the stack of the tensors ``names``, and write each of them in its own shape."""
+    ends = np.cumsum([checkpoint.shape(name)[0] for name in names])[:-1]
+    for treatment in treatments:
+        files = [treated_file(folder, name, treatment) for name in names]
+        if all(file.exists() for file in files):
+            continue
+        for name, file, values in zip(names, files, np.split(treated(problem, treatment), ends), strict=True):
+            temporary = file.with_suffix(".new")
+            with temporary.open("wb") as stream:
+                np.save(stream, values.reshape(checkpoint.shape(name)).astype(np.float16))
+            os.replace(temporary, file)
