@@ -1,0 +1,93 @@
+"""What calibration images say of a model, for a build by TensorRT on another machine; writes no engine.
+
+A workstation has the time to carry 500 images through a model, and a Jetson has TensorRT. The directory that this one
+fills is what the other's ``--calibration-cache`` reads; whatever differs between the two is refused there by name.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from tqdm import tqdm
+
+from edge_runtime.errors import CalibrationError, EdgeRuntimeError
+from engines.calibration.cache import version_number
+from engines.calibration.calibrate import calibrate_on_cpu
+from engines.calibration.images import CalibrationImages
+from engines.calibration.model import open_model_walk
+from engines.calibration.overflow import find_overflow
+from engines.calibration.rounding import open_calibrated
+from engines.checkpoint import Checkpoint
+from engines.families import DEFAULT_GROUP_PARAMETERS
+from engines.graphs.builder import Graph
+from engines.graphs.weights import TensorSource
+from engines.plan import plan_bundle
+from engines.precision import PrecisionPlan
+from engines.targets.tensorrt import precision_to_emit
+from engines.targets.tensorrt_dialect import TensorRTDialect
+
+_LAST_WITH_CALIBRATORS = version_number("10.99.99")
+
+
+def calibrate(
+    checkpoint: Checkpoint,
+    precisions: PrecisionPlan,
+    images: CalibrationImages,
+    caches: Path,
+    tensorrt_version: str,
+    *,
+    int8_route: str | None = None,
+    group_parameters: int = DEFAULT_GROUP_PARAMETERS,
+) -> tuple[Path, ...]:
+    """Fill the directory ``caches`` for a build of the target ``tensorrt`` by that version; returns what is there.
+
+    Caches that are there and fresh are kept, so that an interrupted run goes on. The graphs and what passes between
+    them lie in the directory meanwhile: as much as the model takes in float16, and twice the hidden states.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or is not supported.
+        CalibrationError: an activation is not finite, a cache there is of something else, or the directory cannot be
+            written.
+        SourceError: there is no image.
+    """
+    plan = plan_bundle(checkpoint, precisions, "tensorrt", group_parameters=group_parameters)
+    route = int8_route or default_route(tensorrt_version)
+    written: list[Path] = []
+    try:
+        caches.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graphs-", dir=caches)))
+            walk = stack.enter_context(open_model_walk(checkpoint, plan.model, images, caches))
+            source: TensorSource = checkpoint
+            if precisions.is_calibrated:
+                source = stack.enter_context(open_calibrated(checkpoint, precisions, images, caches))
+            for part in tqdm(plan.parts, desc="calibrating", unit="component", disable=None):
+                if part.emit is None:
+                    continue
+                precision = precisions.components[part.kind]
+                path = folder / f"{part.name}.onnx"
+                with Graph(path) as graph:
+                    part.emit(graph, TensorRTDialect(), source, precision_to_emit(precision, route))
+                    graph.save()
+                is_int8 = precision.dtype == "int8"
+                written.append(caches / f"{part.name}.overflow")
+                find_overflow(walk, path, written[-1], stay=is_int8)
+                if is_int8:
+                    written.append(caches / f"{part.name}.cache")
+                    calibrate_on_cpu(walk, path, written[-1], tensorrt_version, precision.method)
+    except EdgeRuntimeError:
+        raise
+    except OSError as error:
+        raise CalibrationError(f"cannot write to {caches}: {error}; make room there, or name another place") from error
+    return tuple(written)
+
+
+def default_route(tensorrt_version: str) -> str:
+    """How that TensorRT makes INT8 unless told otherwise: by a calibrator up to 10, by nodes in the graph from then on.
+
+    Raises:
+        CalibrationError: there is no such version.
+    """
+    return "implicit" if version_number(tensorrt_version) <= _LAST_WITH_CALIBRATORS else "explicit"
