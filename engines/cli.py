@@ -71,9 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X.Y,...",
         help="GPUs that tensorrt-rtx builds for (default: 8.6,8.9,12.0: GeForce RTX 30, 40 and 50)",
     )
-    build.add_argument(
-        "--images", metavar="DIR", help="images to calibrate on, of the kind to be inspected (default: rendered:512)"
-    )
+    build.add_argument("--images", metavar="DIR", help=_CALIBRATION_HELP)
     build.add_argument(
         "--calibration-cache",
         type=Path,
@@ -94,6 +92,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     build.add_argument("--force", action="store_true", help="replace the bundle at --out")
     build.set_defaults(after_interrupt="; finished components are kept: run the same command again to go on")
+
+    calibrate = commands.add_parser(
+        "calibrate", parents=[shared], help="find INT8 ranges here, for a build by TensorRT on another machine"
+    )
+    calibrate.add_argument("checkpoint", metavar="CHECKPOINT", help="a model's directory, or synthetic:NAME")
+    calibrate.add_argument(
+        "--recipe", default="asymmetric-int8", help="its name, or a YAML file (default: %(default)s)"
+    )
+    calibrate.add_argument("--out", type=Path, required=True, metavar="DIR", help="what --calibration-cache will be")
+    calibrate.add_argument("--images", default="rendered:512", metavar="DIR", help=_CALIBRATION_HELP)
+    calibrate.add_argument(
+        "--tensorrt",
+        default="10.3.0",
+        metavar="VERSION",
+        help="the other machine's (default: %(default)s, JetPack 6.2's)",
+    )
+    calibrate.add_argument(
+        "--int8-route", choices=("implicit", "explicit"), help="the one of the build, if it says one"
+    )
+    calibrate.set_defaults(after_interrupt="; what was found is kept: run the same command again to go on")
 
     verify = commands.add_parser("verify", parents=[shared], help="check a bundle, and compare it with its checkpoint")
     verify.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle's directory")
@@ -156,6 +174,7 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+_CALIBRATION_HELP = "images to calibrate on, of the kind to be inspected (default: rendered:512)"
 _TARGET_HELP = """what will execute the bundle: onnxruntime (any machine's CPU), tensorrt (a Jetson or another machine
 with TensorRT; build it there), tensorrt-rtx (GeForce RTX; needs no GPU to build) (default: the device's, or else
 onnxruntime)"""
@@ -166,6 +185,7 @@ examples:
   edge-engines plan llava-1.5-7b-hf --device orin-nano-8gb        and there? how fast?
   edge-engines build llava-1.5-7b-hf --out out/bundle             eyes in float16, decoder in 4 bits
   edge-engines build llava-1.5-7b-hf --recipe fp16 --out out/fp16
+  edge-engines calibrate llava-1.5-7b-hf --out ranges             hours of work that a Jetson need not do
   edge-engines verify out/bundle --checkpoint llava-1.5-7b-hf     is it still the same model?
   edge-engines sensitivity engines/reference/checkpoint           which of its parts need their bits?
 

@@ -15,6 +15,7 @@ from edge_runtime.budget import format_bytes
 from edge_runtime.errors import BudgetExceededError, SourceError, VerificationError
 from edge_runtime.frames import open_source
 from engines.build import build
+from engines.calibrate import calibrate
 from engines.calibration.images import open_images
 from engines.device import load_device
 from engines.outlook import outlook
@@ -61,6 +62,17 @@ def _build(options: argparse.Namespace) -> None:
     manifest = bundle.manifest
     text = f"{bundle.path}: {manifest.name}, {manifest.recipe}, {format_bytes(manifest.size_bytes)}"
     _print_result(options, text, {"bundle": str(bundle.path), "size_bytes": manifest.size_bytes})
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    checkpoint, recipe, images = (
+        open_checkpoint(options.checkpoint),
+        load_recipe(options.recipe),
+        open_images(options.images),
+    )
+    written = calibrate(checkpoint, recipe, images, options.out, options.tensorrt, int8_route=options.int8_route)
+    text = f"{options.out}: {len(written)} files; build with --target tensorrt --calibration-cache {options.out.name}"
+    _print_result(options, text, {"caches": [str(path) for path in written]})
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -113,6 +125,7 @@ def _print_result(options: argparse.Namespace, text: str, document: Mapping[str,
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "plan": _plan,
     "build": _build,
+    "calibrate": _calibrate,
     "verify": _verify,
     "sensitivity": _sensitivity,
 }

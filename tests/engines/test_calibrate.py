@@ -1,11 +1,14 @@
 """Calibration on one machine for a build on another: what is written, and that the other takes it."""
 
+import json
+
 import pytest
 
 from edge_runtime.errors import CalibrationError
 from engines.build import build
 from engines.calibrate import calibrate, default_route
 from engines.calibration.images import open_images
+from engines.cli import main
 from engines.precision import load_recipe
 from engines.synthetic import open_checkpoint
 
@@ -70,6 +73,21 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
     with pytest.raises(CalibrationError, match=f"cannot write to {tmp_path / 'file'}"):
         calibrated(tmp_path / "file")
+
+
+def test_the_command_says_what_to_do_with_it(tmp_path, capsys):
+    arguments = ["calibrate", "synthetic:tiny-llava", "--images", "rendered:1", "--out", str(tmp_path / "ranges")]
+
+    assert main(arguments) == 0
+    assert "build with --target tensorrt --calibration-cache ranges" in capsys.readouterr().out
+    assert main([*arguments, "--json"]) == 0
+    kept = json.loads(capsys.readouterr().out)["caches"]
+    assert str(tmp_path / "ranges" / "decoder.00.cache") in kept
+
+
+def test_a_version_that_is_none_is_refused_in_a_line(tmp_path, capsys):
+    assert main(["calibrate", "synthetic:tiny-llava", "--out", str(tmp_path), "--tensorrt", "newest"]) == 1
+    assert "'newest' is no TensorRT version; expected one such as 10.3.0" in capsys.readouterr().err
 
 
 @pytest.mark.simulated_jetson
