@@ -73,3 +73,27 @@ def test_where_calibrators_ended_it_is_refused_with_the_way_on(version: str) -> 
     """
     assert run(version, code).startswith(f"TensorRT {version} has no calibrators, as they ended with TensorRT 10;")
     assert "explicit route" in run(version, code)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_build_goes_by_the_calibrator_where_there_is_one(version: str) -> None:
+    code = """
+        import json, tensorrt
+        from edge_runtime.errors import BackendError
+        from engines.targets.tensorrt import int8_route
+
+        def route(asked):
+            try:
+                return int8_route(tensorrt, asked)
+            except BackendError as error:
+                return str(error)
+
+        print(json.dumps([route(None), route("explicit"), route("implicit")]))
+    """
+    chosen, explicit, implicit = run(version, code)
+    assert explicit == "explicit"
+    if version in WITH_CALIBRATORS:
+        assert (chosen, implicit) == ("implicit", "implicit")
+    else:
+        assert chosen == "explicit"
+        assert implicit.startswith(f"TensorRT {version} has no calibrators, as they ended with TensorRT 10;")
