@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -66,8 +67,9 @@ class Rig:
             assert not self._thread.is_alive(), "the node's thread did not end"
             self._node.release()
             self._node.destroy_node()
-            self._node = None
+            node, self._node = weakref.ref(self._node), None
             gc.collect()  # until then rclpy keeps the node's lifecycle services, and they would be asked
+            assert node() is None, "something holds on to the node"
         self._client.destroy_node()
 
     def start_node(self, open_inspector, **parameters):
@@ -98,7 +100,12 @@ class Rig:
         deadline_s = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline_s, f"waited {timeout_s} s in vain"
-            self._executor.spin_once(timeout_sec=0.05)
+            self._executor.spin_once(timeout_sec=0.01)
+
+    def listen(self, duration_s):
+        """Serve the client's topics for a while."""
+        until_s = time.monotonic() + duration_s
+        self.wait_until(lambda: time.monotonic() > until_s)
 
     def change(self, transition_id, timeout_s=WAIT_S):
         """Ask for a transition; whether it succeeded."""
@@ -161,6 +168,12 @@ class Rig:
         if topic not in self._cameras:
             self._cameras[topic] = self._client.create_publisher(message_type, topic, 5)
         return self._cameras[topic]
+
+    def restart_camera(self, topic):
+        """Take a camera's publisher down and put another in its place, once the node hears it."""
+        self._client.destroy_publisher(self._cameras.pop(topic))
+        self.camera(topic)
+        self.connect(topic)
 
     def connect(self, *topics):
         """Wait until the node hears these topics."""

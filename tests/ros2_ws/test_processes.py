@@ -11,6 +11,8 @@ import pytest
 pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_ros.py, then tests by ros2_ws/run")
 
 from inspection_ros.demo import fly, ros_command
+from inspection_ros.node import STUCK_EXIT_CODE
+from lifecycle_msgs.msg import Transition
 
 from edge_runtime.errors import BackendError, SourceError
 from edge_runtime.flight_log import FlightHeader, load_flight
@@ -20,12 +22,14 @@ pytestmark = pytest.mark.usefixtures("ros")
 
 SCRIPTED_NODE = """
 from tests.fakes import ScriptedInspector
-from inspection_ros.node import InspectionNode
-from inspection_ros.running import run_node
-run_node(
-    lambda: InspectionNode(lambda bundle, **keywords: ScriptedInspector(delay_s={delay_s})),
-    release=InspectionNode.release,
-)
+from inspection_ros.node import main
+main(open_inspector=lambda bundle, **keywords: ScriptedInspector(delay_s={delay_s}))
+"""
+HANGING_NODE = """
+from tests.fakes import ScriptedInspector
+from inspection_ros.node import main
+inspectors = iter([ScriptedInspector(delay_s=3600)])
+main(open_inspector=lambda bundle, **keywords: next(inspectors))
 """
 HEADER = FlightHeader("scripted", "three pictures", 0.0)
 
@@ -116,3 +120,19 @@ def test_a_signal_ends_node_and_player_quietly(rig, pictures):
     finally:
         for _, process in asked:
             process.kill()
+
+
+def test_a_node_whose_engine_hangs_and_cannot_be_opened_again_ends_for_its_supervisor(rig):
+    command = [sys.executable, "-c", HANGING_NODE, "--ros-args", "-p", "stuck_after_s:=0.2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert rig.configure()
+        assert rig.change(Transition.TRANSITION_ACTIVATE)
+        rig.connect("image")
+        rig.publish_frame()
+        _, errors = process.communicate(timeout=WAIT_S)
+    finally:
+        process.kill()
+    assert process.returncode == STUCK_EXIT_CODE
+    assert "an inspection hangs" in errors
+    assert "Traceback" not in errors

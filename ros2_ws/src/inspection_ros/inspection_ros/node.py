@@ -287,11 +287,11 @@ def _answer_impossible_transitions(node: LifecycleNode) -> None:
     service.callback = answer
 
 
-def main(args: list[str] | None = None) -> None:
+def main(args: list[str] | None = None, open_inspector: Callable[..., OpenInspector] = Inspector.open) -> None:
     """Run the node until Ctrl-C; exit code 70 where a hanging engine is to be ended with its process."""
     try:
         node = run_node(
-            lambda: InspectionNode(Inspector.open),
+            lambda: InspectionNode(open_inspector),
             args,
             done=lambda node: bool(node.given_up),
             release=lambda node: None if node.given_up else node.release(),
