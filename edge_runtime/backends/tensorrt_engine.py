@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +18,7 @@ from edge_runtime.backends.base import Memory, Run
 from edge_runtime.backends.cuda import Device
 from edge_runtime.backends.cuda_graph import CudaGraph
 from edge_runtime.backends.tensorrt_library import Library
-from edge_runtime.errors import BackendError
+from edge_runtime.errors import BackendError, BudgetExceededError
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -38,6 +40,7 @@ class TensorRTEngine:
         self._outputs = [name for name in names if not is_input[name]]
         self._dtypes = {name: np.dtype(trt.nptype(engine.get_tensor_dtype(name))) for name in names}
         self._executors: list[_Executor] = []
+        self._executor: _Executor | None = None
         library.need_scratch(engine.device_memory_size_v2)
 
     def bind(self, inputs: Mapping[str, Memory], outputs: Mapping[str, Memory]) -> Run:
@@ -69,14 +72,21 @@ class TensorRTEngine:
     @property
     def executor(self) -> _Executor:
         """The one for bindings that are called on their own."""
-        return self._executors[0] if self._executors else self.open_executor()
+        self._executor = self._executor or self.open_executor()
+        return self._executor
+
+    def close_executor(self, executor: _Executor) -> None:
+        """Give one back before the engine is."""
+        with self._library.device.current():
+            self._executors.remove(executor)
+            executor.close()
 
     def close(self) -> None:
         """Give the engine's memory back."""
         with self._library.device.current():
             while self._executors:
                 self._executors.pop().close()
-            self._engine = None
+            self._engine = self._executor = None
 
     def _open_engine(self) -> trt.ICudaEngine:
         if self._engine is None:
@@ -154,14 +164,21 @@ class _Executor:
 
 
 class Recording:
-    """Bindings that run one after another; recorded at the second call, as contexts must have run before."""
+    """Bindings that run one after another; recorded at the second call, as contexts must have run before.
+
+    Where there is no memory for contexts of its own, or no graph can be made, each binding is run as it is.
+    """
 
     def __init__(self, device: Device, bindings: Sequence[Binding]) -> None:
         self._device = device
-        self._calls = [(binding.owner.open_executor(), binding) for binding in bindings]
         self._graph: CudaGraph | None = None
         self._has_run = False
         self._is_recordable = True
+        self._runs: list[Run] = list(bindings)
+        try:
+            self._runs = _own_runs(bindings)
+        except BudgetExceededError as error:
+            self._give_up(error)
 
     def __call__(self) -> None:
         """Put all of it on the stream."""
@@ -178,11 +195,11 @@ class Recording:
         """Forget the graph."""
         if self._graph is not None:
             self._graph.close()
-        self._calls.clear()
+        self._runs.clear()
 
     def _enqueue(self) -> None:
-        for executor, binding in self._calls:
-            executor.run(binding)
+        for run in self._runs:
+            run()
 
     def _record(self) -> None:
         self._device.synchronize()
@@ -190,5 +207,20 @@ class Recording:
             with self._device.current():
                 self._graph = CudaGraph(self._device.stream, self._enqueue)
         except BackendError as error:
-            _log.info("engines are started one by one, as no CUDA graph can be made of them: %s", error)
-            self._is_recordable = False
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        _log.info("engines are started one by one, as no CUDA graph can be made of them: %s", error)
+        self._is_recordable = False
+
+
+def _own_runs(bindings: Sequence[Binding]) -> list[Run]:
+    """Calls of the bindings, each in an executor that nothing else uses."""
+    with ExitStack() as stack:  # gives back what was opened if the rest fails
+        runs: list[Run] = []
+        for binding in bindings:
+            executor = binding.owner.open_executor()
+            stack.callback(binding.owner.close_executor, executor)
+            runs.append(partial(executor.run, binding))
+        stack.pop_all()
+        return runs

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from edge_runtime.errors import MissingDependencyError
+from edge_runtime.interrupts import holding_interrupts
 
 _MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}  # by target
 
@@ -17,7 +18,8 @@ def load_library(target: str) -> Any:
         MissingDependencyError: it is not installed, or does not load.
     """
     try:
-        return import_module(_MODULES[target])
+        with holding_interrupts():
+            return import_module(_MODULES[target])
     except (ImportError, OSError) as error:  # OSError: the library behind it is not there
         remedy = {
             "tensorrt": "on a Jetson it comes with JetPack: sudo apt install nvidia-jetpack, and a virtual environment "

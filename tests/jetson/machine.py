@@ -22,20 +22,14 @@ def is_simulated() -> bool:
 
 
 def build(folder: Path, recipe: str, target: str, *options: str) -> Path:
-    """The reference inspector at that recipe; what calibration finds is kept in ``folder`` too."""
+    """The reference inspector at that recipe, built once a folder."""
     out = folder / "-".join((recipe, target, *(option.strip("-") for option in options)))
     if not out.exists():
-        kept = ["--calibration-cache", str(folder / f"ranges-{out.name}"), "--images", f"rendered:{images()}"]
-        calibrated = kept if "int8" in recipe else []
+        calibrated = ["--images", f"rendered:{4 if is_simulated() else 512}"] if "int8" in recipe else []
         timing = ["--timing-cache", str(folder / "timing")] if target == "tensorrt" else []
         command = ["build", str(CHECKPOINT), "--recipe", recipe, "--target", target, "--out", str(out)]
         assert build_command([*command, *options, *calibrated, *timing]) == 0
     return out
-
-
-def images() -> int:
-    """How many images to calibrate on."""
-    return 4 if is_simulated() else 512
 
 
 class MemoryWatch:

@@ -225,6 +225,25 @@ def test_where_no_graph_can_be_recorded_engines_are_started_one_by_one(
     assert driver.count("graph_launches") == launches
 
 
+def test_where_a_recording_finds_no_memory_engines_are_started_one_by_one(
+    backend: TensorRTBackend, engine_file: Path
+) -> None:
+    x, y = backend.shared((1, 1, WIDTH), np.float16), backend.shared((1, 1, WIDTH), np.float16)
+    bound = backend.load(engine_file).bind({"x": x}, {"y": y})
+    bound()
+    launches, held_bytes = driver.count("graph_launches"), backend.held_bytes
+    driver.fail_after(1)
+    run = backend.record([bound, bound])
+    assert backend.held_bytes == held_bytes
+    for value in range(3):
+        x[...] = value
+        run()
+        backend.synchronize()
+        assert (y == 2 * value).all()
+    driver.fail_after(-1)
+    assert driver.count("graph_launches") == launches
+
+
 @pytest.mark.jetson
 def test_an_engine_that_is_closed_does_not_run(backend: TensorRTBackend, engine_file: Path) -> None:
     engine = backend.load(engine_file)
