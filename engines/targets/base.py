@@ -71,10 +71,12 @@ class Target(Protocol):
         """Where the graph of a component that was written with calibration lies, for images to pass through."""
 
 
-def stored_bytes(part: Part, precision: Precision) -> int:
+def stored_bytes(
+    part: Part, precision: Precision, matrix_bytes: Callable[[Precision, int, int], int] = Precision.matrix_bytes
+) -> int:
     """Bytes of a component's tensors at a precision, without any code around them."""
     return sum(
-        precision.of(name.removesuffix(".weight")).matrix_bytes(p.shape[0], math.prod(p.shape[1:]))
+        matrix_bytes(precision.of(name.removesuffix(".weight")), p.shape[0], math.prod(p.shape[1:]))
         if p.is_matrix
         else 2 * math.prod(p.shape)
         for name, p in part.parameters.items()
@@ -117,17 +119,23 @@ def component_of(
     float32_nodes: tuple[str, ...] = (),
 ) -> Component:
     """The manifest's entry of a component that was written."""
+    shapes = {name: p.shape for name, p in part.parameters.items() if p.is_matrix}
+    found = {name: precision.of(name.removesuffix(".weight")) for name in shapes}
+    coarsest = min(found.values(), key=lambda p: p.matrix_bytes(1024, 1024), default=precision)
+    wide = [math.prod(shapes[name]) for name, p in found.items() if p.dtype == "float16" != coarsest.dtype]
+    methods = {p.method for p in found.values()}
     return Component(
         name=part.name,
         kind=part.kind,
         layers=part.layers,
-        precision=precision.dtype,
-        block_size=block_size or precision.block_size,
-        method=precision.method,
+        precision=coarsest.dtype,
+        block_size=block_size or coarsest.block_size,
+        method="mixed" if len(methods) > 1 else coarsest.method,
         files=files,
         inputs=inputs,
         outputs=outputs,
         float32_nodes=float32_nodes,
+        float16_bytes=2 * sum(wide),
     )
 
 

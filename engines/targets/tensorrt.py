@@ -21,10 +21,11 @@ from engines.families.base import Part
 from engines.graphs.builder import Graph
 from engines.graphs.weights import TensorSource
 from engines.precision import FLOAT16, Precision
+from engines.quantize.int4 import block_size_for
 from engines.targets.base import Calibration, TargetOptions, component_of, stored_bytes, write_rows
 from engines.targets.calibrated import as_emitted, keep_emitted, save_graph
 from engines.targets.tensorrt_compiler import Compiler, Profile, Shape
-from engines.targets.tensorrt_dialect import TensorRTDialect
+from engines.targets.tensorrt_dialect import TensorRTDialect, keeps_int4
 from engines.targets.tensorrt_implicit import allow_int8
 from engines.targets.tensorrt_library import compute_capability_here, load_tensorrt, load_tensorrt_rtx
 
@@ -221,7 +222,14 @@ def planned_bytes(part: Part, precision: Precision) -> int:
     base_bytes, bytes_per_matrix = _CODE_BYTES[part.kind]
     matrices = sum(parameter.is_matrix for parameter in part.parameters.values())
     profiles = 2 if part.kind == "decoder" and precision.dtype == "int4" else 1
-    return stored_bytes(part, precision) + profiles * (base_bytes + bytes_per_matrix * matrices)
+    return stored_bytes(part, precision, _matrix_bytes) + profiles * (base_bytes + bytes_per_matrix * matrices)
+
+
+def _matrix_bytes(precision: Precision, rows: int, columns: int) -> int:
+    """Those of a matrix that TensorRT takes as it is, or of what is written out for it."""
+    block_size = precision.block_size and block_size_for(columns, precision.block_size)
+    written = precision if block_size is None or keeps_int4(columns, block_size) else FLOAT16
+    return written.matrix_bytes(rows, columns)
 
 
 # Measured with TensorRT for RTX 1.7.1, on models of 9 million to 13 billion parameters; of any size beyond a few

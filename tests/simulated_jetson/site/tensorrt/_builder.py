@@ -223,7 +223,7 @@ def _is_strongly_typed(network: INetworkDefinition) -> bool:
 
 def _type_problems(network: INetworkDefinition, config: IBuilderConfig) -> Iterator[str]:
     set_flags = _names(config)
-    constrained = [layer.name for layer in network._layers if layer.precision_is_set]
+    constrained = [layer.name for layer in network._layers if layer._precision is not None]
     assert network._model is not None
     if _is_strongly_typed(network):
         for flag in [*_PRECISION_FLAGS, *_CONSTRAINING_FLAGS]:

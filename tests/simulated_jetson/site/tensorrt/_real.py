@@ -24,7 +24,9 @@ C = TypeVar("C", bound=type)
 def real(double: C) -> C:
     """Decorates a class of the double: what this version lacks is taken away, what is left checks how it is called."""
     owner = double.__name__
-    bases = NAMES.entries[owner]["bases"] if NAMES.is_class(owner) else []
+    if not NAMES.is_class(owner):
+        return double  # not of this version, which does not show it
+    bases = NAMES.entries[owner]["bases"]
     for name, value in list(vars(double).items()):
         if name.startswith("_") and name != "__init__":
             continue

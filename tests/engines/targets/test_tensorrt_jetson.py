@@ -1,0 +1,237 @@
+"""The builder's TensorRT half on the simulated Jetson: both routes to INT8, what they keep, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edge_runtime.errors import BackendError, CalibrationError
+from engines.build import build
+from engines.calibration.images import open_images
+from engines.precision import load_recipe
+from engines.synthetic import open_checkpoint
+from engines.verify import verify
+from tests.engines.test_build import contents
+
+pytestmark = pytest.mark.simulated_jetson
+
+TINY = "synthetic:tiny-llava"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return open_images("rendered:2")
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory, images):
+    """The INT8 recipe by both routes; beside them, the ranges that they found."""
+    folder = tmp_path_factory.mktemp("routes")
+    timing = {"timing_cache": folder / "timing"}
+    return {
+        route: build_tiny(
+            folder / route, images=images, int8_route=route, calibration_cache=folder / f"{route}-ranges", **timing
+        )
+        for route in ("implicit", "explicit")
+    }
+
+
+def build_tiny(out, recipe="asymmetric-int8", checkpoint=None, **options):
+    checkpoint = checkpoint or open_checkpoint(TINY)
+    return build(checkpoint, load_recipe(recipe), "tensorrt", out, group_parameters=300_000, **options)
+
+
+def engine_of(bundle, name):
+    """What the double decided for a component, and the graph that it will execute."""
+    from tensorrt._plan import plan_of
+
+    [component] = [component for component in bundle.manifest.components if component.name == name]
+    return plan_of(bundle.file(component.files[0]).read_bytes())
+
+
+def products(model):
+    """Names of the products with weights."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return {node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in weights}
+
+
+@pytest.mark.parametrize("route", ["implicit", "explicit"])
+def test_a_bundle_says_by_what_and_for_what_it_was_built(bundles, route):
+    build_notes = bundles[route].manifest.build
+
+    assert build_notes["int8_route"] == route
+    assert (build_notes["tensorrt"], build_notes["compute_capability"]) == ("10.3.0", "8.7")
+
+
+def test_the_implicit_route_lets_tensorrt_round_what_meets_weights_and_nothing_else(bundles):
+    plan, model = engine_of(bundles["implicit"], "decoder.00")
+
+    assert set(plan.int8_layers) == products(model)
+    assert len(plan.int8_layers) == 4 * 2  # qkv, o, gate and up, down of two layers
+
+
+def test_the_explicit_route_rounds_in_the_graph(bundles):
+    plan, model = engine_of(bundles["explicit"], "decoder.00")
+
+    assert plan.int8_layers == ()
+    assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) == 4 * 2
+
+
+def test_components_in_float16_go_the_explicit_route_always(bundles):
+    plan, model = engine_of(bundles["implicit"], "vision_encoder")
+
+    assert plan.int8_layers == ()
+    assert not any("Quantize" in node.op_type for node in model.graph.node)
+
+
+def test_ranges_that_are_known_spare_the_images(bundles, images, tmp_path):
+    unread = replace(images, _read=lambda: pytest.fail("an image was read"))
+    ranges = bundles["implicit"].path.parent / "implicit-ranges"
+
+    again = build_tiny(tmp_path / "again", images=unread, int8_route="implicit", calibration_cache=ranges)
+
+    assert contents(again.path) == contents(bundles["implicit"].path)
+
+
+def test_ranges_of_other_images_are_refused(bundles, tmp_path):
+    ranges = bundles["implicit"].path.parent / "implicit-ranges"
+
+    with pytest.raises(CalibrationError, match="another set of images"):
+        build_tiny(tmp_path / "b", images=open_images("rendered:1"), int8_route="implicit", calibration_cache=ranges)
+
+
+def test_measured_times_are_kept_for_the_next_engine(bundles):
+    timings = (bundles["implicit"].path.parent / "timing").read_text()
+
+    assert timings.endswith("\n10")  # engines, of two bundles
+
+
+def test_a_damaged_timing_cache_is_begun_anew(tmp_path):
+    (tmp_path / "timing").write_bytes(b"of another GPU")
+
+    build_tiny(tmp_path / "bundle", "asymmetric-int4", timing_cache=tmp_path / "timing")
+
+    assert (tmp_path / "timing").read_text().endswith("\n5")
+
+
+def test_times_are_kept_in_the_users_cache_by_version_and_gpu(tmp_path):
+    build_tiny(tmp_path / "bundle", "fp16")
+
+    assert (tmp_path / "cache" / "edge-engines" / "tensorrt-10.3.0-sm8.7.timing").is_file()
+
+
+def test_a_four_bit_decoder_has_profiles_for_prefill_and_decode(tmp_path):
+    plan, _ = engine_of(build_tiny(tmp_path / "bundle", "asymmetric-int4"), "decoder.00")
+
+    tokens = [[shape[1] for shape in profile["hidden_states"]] for profile in plan.profiles]
+    assert [steps[0] for steps in tokens] == [1, 1]
+    assert tokens[0][2] > 1
+    assert tokens[1] == [1, 1, 1]
+
+
+def test_another_gpu_than_the_one_that_is_there_is_refused(tmp_path):
+    with pytest.raises(BackendError, match=r"of compute capability 8\.7, and not for 8\.9"):
+        build_tiny(tmp_path / "bundle", "fp16", compute_capabilities=("8.9",))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--int8-route", "implicit"], 1, "has no calibrators, as they ended with TensorRT 10"),
+        ([], 0, '"explicit"'),
+    ],
+)
+def test_tensorrt_11_goes_the_explicit_route_only(tmp_path, arguments, code, said):
+    out = tmp_path / "bundle"
+    command = [sys.executable, "-m", "engines.cli", "build", TINY, "--target", "tensorrt", "--out", str(out)]
+    command += ["--recipe", "asymmetric-int8", "--images", "rendered:1", *arguments]
+
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, env={**os.environ, "SIMULATED_TENSORRT": newest()}
+    )
+
+    notes = json.loads((out / "bundle.json").read_text())["build"] if out.exists() else {}
+    assert ended.returncode == code, ended.stderr
+    assert said in ended.stderr + json.dumps(notes.get("int8_route"))
+
+
+def newest():
+    from tests.conformance.bindings import VERSIONS
+
+    return VERSIONS[-1]
+
+
+class LoudCheckpoint:
+    """The tiny checkpoint with one perceptron whose inner activations float16 cannot hold, and its outputs can."""
+
+    def __init__(self, kind):
+        self._tiny = open_checkpoint(TINY)
+        self._factors = {
+            "vision_encoder": {"layers.0.mlp.fc1.weight": 3e4, "layers.0.mlp.fc2.weight": 3e-5},
+            "decoder": {"layers.1.mlp.up_proj.weight": 3e4, "layers.1.mlp.down_proj.weight": 3e-5},
+        }[kind]
+
+    def __getattr__(self, name):
+        return getattr(self._tiny, name)
+
+    def __contains__(self, name):
+        return name in self._tiny
+
+    def __iter__(self):
+        return iter(self._tiny)
+
+    def tensor(self, name):
+        tensor = self._tiny.tensor(name)
+        factors = [factor for ending, factor in self._factors.items() if name.endswith(ending)]
+        return (tensor.astype(np.float32) * factors[0]).astype(np.float16) if factors else tensor
+
+
+@pytest.mark.parametrize(("kind", "layer"), [("vision_encoder", "layers.0"), ("decoder", "layers.1")])
+def test_a_layer_that_overflows_float16_stays_float32_where_images_show_it(tmp_path, images, kind, layer):
+    loud = LoudCheckpoint(kind)
+
+    kept = build_tiny(tmp_path / "kept", "fp16", loud, images=images)
+
+    nodes = {c.kind: c.float32_nodes for c in kept.manifest.components if c.float32_nodes}
+    assert nodes.keys() == {kind}
+    assert {node.split("/")[0] for node in nodes[kind]} == {layer}
+    assert verify(kept.path, loud, list(images)).complaints == ()
+
+
+def test_a_layer_that_overflows_float16_is_told_by_verifying(tmp_path, images):
+    loud = LoudCheckpoint("decoder")
+    unseen = build_tiny(tmp_path / "unseen", "asymmetric-int4", loud)
+
+    [complaint] = verify(unseen.path, loud, list(images)).complaints
+
+    assert complaint.startswith("layers.1 of the decoder reaches ")
+    assert "ends at 65504: build again with --images" in complaint
+
+
+@pytest.mark.parametrize("route", ["implicit", "explicit"])
+def test_int8_leaves_out_what_overflows(tmp_path, images, route):
+    bundle = build_tiny(
+        tmp_path / "bundle", "asymmetric-int8", LoudCheckpoint("decoder"), images=images, int8_route=route
+    )
+    plan, model = engine_of(bundle, "decoder.00")
+
+    [group] = [component for component in bundle.manifest.components if component.name == "decoder.00"]
+    kept = set(group.float32_nodes)
+    rounding = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    rounded = set(plan.int8_layers) | {
+        n.name for n in model.graph.node if n.op_type == "MatMul" and n.input[0] in rounding
+    }
+    assert kept
+    assert not kept & rounded
+    assert len(rounded) >= 4
