@@ -92,13 +92,14 @@ class Component:
     name: str
     kind: str  # one of COMPONENT_KINDS
     layers: tuple[int, int] | None  # [first, end) of a decoder group
-    precision: str  # one of PRECISIONS
+    precision: str  # one of PRECISIONS, the coarsest of its matrices'
     block_size: int | None
-    method: str  # "cast", "rtn", ...
+    method: str  # "cast", "rtn", ..., or "mixed"
     files: tuple[FileEntry, ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     float32_nodes: tuple[str, ...] = ()  # of a float16 engine: where float16 would overflow
+    float16_bytes: int = 0  # of the matrices that are float16 where others are coarser
 
     @property
     def size_bytes(self) -> int:
