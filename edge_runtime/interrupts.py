@@ -31,3 +31,13 @@ def holding_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
         if came:
             signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """What is started in a ``with`` never hears Ctrl-C, which a terminal sends to all; the parent ends them."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

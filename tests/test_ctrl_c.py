@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ COMMANDS = {
     "plan": [ENGINES, "plan", "synthetic:llava-1.5-13b"],
     "build": [ENGINES, "build", "synthetic:llava-1.5-13b", "--out", "OUT"],
     "verify": [ENGINES, "verify", "BUNDLE"],
+    "calibrate": [ENGINES, "calibrate", "synthetic:tiny-llava", "--out", "OUT"],
+    "sensitivity": [ENGINES, "sensitivity", "synthetic:tiny-llava", "--out", "OUT"],
     "evaluate": ["engines.reference.evaluate", "BUNDLE"],
 }
 
@@ -38,7 +41,8 @@ def places(tiny_bundle: Path, tmp_path: Path) -> dict[str, str]:
 def start(command: list[str], places: dict[str, str]) -> subprocess.Popen[str]:
     words = [places.get(word, word) for word in command]
     root = Path(__file__).parents[1]
-    return subprocess.Popen([sys.executable, "-m", *words], stdout=-1, stderr=-1, text=True, cwd=root)
+    to_us = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-m", *words], cwd=root, start_new_session=True, **to_us)
 
 
 def wait_for_library(process: subprocess.Popen[str], library: str) -> None:
@@ -52,11 +56,11 @@ def wait_for_library(process: subprocess.Popen[str], library: str) -> None:
 
 
 def last_line_after_ctrl_c(process: subprocess.Popen[str]) -> str:
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the children too
     _, complaints = process.communicate(timeout=60)
     assert process.returncode == 130, complaints
     (line,) = complaints.splitlines()
-    return line
+    return line  # and no child goes on: it would hold stderr open
 
 
 @pytest.mark.parametrize("name", COMMANDS)

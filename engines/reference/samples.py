@@ -7,7 +7,6 @@ costs about as much as a training step.
 from __future__ import annotations
 
 import multiprocessing
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edge_runtime.interrupts import deaf_children
 from edge_runtime.report import DEFECT_CLASSES, SEVERITIES, Finding, Region
 from engines.reference.scenes import FIRST_HELD_OUT_SEED, patch_coverage, render_scene
 from engines.reference.surfaces import SURFACES
@@ -116,10 +116,8 @@ def _rendered(first_seed: int, workers: int) -> Iterator[Sample]:
     queues = [context.Queue(_CHUNKS_AHEAD) for _ in range(workers)]
     for index, queue in enumerate(queues):
         seeds = range(first_seed + index * _CHUNK, FIRST_HELD_OUT_SEED, workers * _CHUNK)
-        # They inherit this mask: Ctrl-C is for the trainer, and they end with it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        context.Process(target=_render_chunks, args=(seeds, queue), daemon=True).start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        with deaf_children():
+            context.Process(target=_render_chunks, args=(seeds, queue), daemon=True).start()
     for queue in cycle(queues):
         yield from queue.get()
 

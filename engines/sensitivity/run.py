@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from edge_runtime.interrupts import deaf_children
 from engines.build import build
 from engines.calibration.images import CalibrationImages
 from engines.checkpoint import Checkpoint
@@ -75,7 +76,9 @@ def run_experiments(
     write_treated(checkpoint, images, wanted, folder)
     with _prepared(study, checkpoint) as prepared:
         context = multiprocessing.get_context("spawn")  # ONNX Runtime's threads don't survive a fork
-        with context.Pool(min(processes, len(missing)), _start, (study, folder, prepared)) as pool:
+        with deaf_children():
+            pool = context.Pool(min(processes, len(missing)), _start, (study, folder, prepared))
+        with pool:
             found = pool.imap_unordered(_measure, missing)
             for key, result in tqdm(found, desc="measuring", total=len(missing), unit="experiment", disable=None):
                 journal.add(key, result)
