@@ -14,9 +14,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeEngine
 from edge_runtime.errors import CalibrationError
@@ -28,6 +29,7 @@ from engines.quantize.activations import ActivationMeter
 Array = NDArray[Any]
 
 _PEAK = ".largest_magnitude"
+_INFINITY = "infinity"
 
 
 @dataclass
@@ -35,7 +37,7 @@ class Observation:
     """What was seen of a graph's tensors, by name, over all samples so far."""
 
     histograms: dict[str, Histogram] = field(default_factory=dict)
-    peaks: dict[str, float] = field(default_factory=dict)  # largest magnitudes; infinite or NaN where a tensor is
+    peaks: dict[str, float] = field(default_factory=dict)  # largest magnitudes; infinite where a number is none
     meters: dict[str, ActivationMeter] = field(default_factory=dict)  # products of the tensors' last axes
 
     def add(self, outputs: Mapping[str, Array]) -> None:
@@ -47,8 +49,7 @@ class Observation:
         for name, histogram in self.histograms.items():
             histogram.add(outputs[name], name)
         for name, peak in self.peaks.items():
-            found = float(outputs[name + _PEAK])
-            self.peaks[name] = found if not found <= peak else peak  # NaN stays
+            self.peaks[name] = max(peak, float(outputs[name + _PEAK]))
         for name, meter in self.meters.items():
             meter.add(outputs[name], name)
 
@@ -73,9 +74,9 @@ def open_observed(
     own = {value.name for value in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted({*histograms_of, *products_of} - own))
     for name in peaks_of:
-        model.graph.node.append(helper.make_node("Abs", [name], [f"{name}.magnitude"]))
-        model.graph.node.append(helper.make_node("ReduceMax", [f"{name}.magnitude"], [name + _PEAK], keepdims=0))
+        model.graph.node.extend(_peak_nodes(name))
         model.graph.output.append(onnx.ValueInfoProto(name=name + _PEAK))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(np.inf, np.float32), _INFINITY))
     observed = graph.with_name(f"{graph.stem}.observed.onnx")  # beside the weights, as ONNX demands
     try:
         observed.write_bytes(model.SerializeToString())
@@ -89,6 +90,17 @@ def open_observed(
         yield engine, Observation({name: Histogram() for name in histograms_of}, dict.fromkeys(peaks_of, 0.0), meters)
     finally:
         engine.close()
+
+
+def _peak_nodes(name: str) -> list[onnx.NodeProto]:
+    """The largest magnitude of a tensor; ONNX Runtime's ReduceMax passes over NaN, which is made infinite first."""
+    magnitude, is_none, known = (f"{name}.{part}" for part in ("magnitude", "is_none", "known_magnitude"))
+    return [
+        helper.make_node("Abs", [name], [magnitude]),
+        helper.make_node("IsNaN", [magnitude], [is_none]),
+        helper.make_node("Where", [is_none, _INFINITY, magnitude], [known]),
+        helper.make_node("ReduceMax", [known], [name + _PEAK], keepdims=0),
+    ]
 
 
 def _check_tensors(model: onnx.ModelProto, names: set[str], graph: Path) -> None:

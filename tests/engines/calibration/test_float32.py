@@ -71,6 +71,17 @@ def test_what_overflows_float16_is_seen_as_the_number_it_would_be(tmp_path):
         assert peaks[name] == pytest.approx(peak, rel=0.01)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_once_is_told_whatever_follows(tmp_path, value):
+    broken, graph = X.copy(), save(two_layers(), tmp_path / "a.onnx")
+    broken[0, 2, 3] = value
+    with open_observed(graph, peaks_of=["x"]) as (engine, observation):
+        for x in (X, broken, X):
+            observation.add(engine.evaluate({"x": x}))
+
+    assert observation.peaks["x"] == np.inf
+
+
 def test_nodes_at_an_overflow_are_named(tmp_path):
     model = loud()
     peaks = peaks_of(model, tmp_path / "a.onnx", LOUD_X)
