@@ -2,7 +2,8 @@
 # Needs: git, make, a C++ compiler, Python 3.10 to 3.13 with its venv module and headers.
 
 PYTHON ?= python3
-BUNDLE := out/reference-asymmetric-int4
+REFERENCE := out/reference-asymmetric-int4
+BUNDLE ?= $(REFERENCE)
 FLIGHT := out/flight
 FRAMES ?= 60
 
@@ -31,7 +32,7 @@ RENDER = import cv2; from engines.reference.flight import render_flight; \
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(ROS) $(BUNDLE)/bundle.json ## fly the reference inspector past a rendered bridge; writes out/flight.html
+demo: $(ROS) $(BUNDLE)/bundle.json ## fly the reference inspector past a rendered bridge; BUNDLE=... another; writes out/flight.html
 	@rm -f $(FLIGHT).jsonl
 	@if grep -qx ready $(ROS); then \
 		ros2_ws/run .venv/bin/python -m inspection_ros.demo $(BUNDLE) --frames $(FRAMES) --out $(FLIGHT); \
@@ -62,7 +63,7 @@ engines: $(RTX_VENV) ## compile every graph with TensorRT for RTX, which needs n
 	.venv-rtx/bin/python -m pytest -m "slow or not slow" --timeout=1800 tests/engines/targets/test_tensorrt_rtx.py
 
 prove-on-jetson: $(JETSON_VENV) ## on a Jetson: show what only hardware can; BUNDLE=... measures your own bundle too
-	BUNDLE="$(if $(filter command line environment,$(origin BUNDLE)),$(BUNDLE))" \
+	BUNDLE="$(filter-out $(REFERENCE),$(BUNDLE))" \
 		.venv-jetson/bin/python -m pytest -m jetson --timeout=3600 tests/simulated_jetson tests/jetson
 
 clean: ## remove what was built; the virtual environments stay
@@ -105,8 +106,8 @@ $(JETSON_VENV): | check-python
 	PATH=/usr/local/cuda/bin:$$PATH .venv-jetson/bin/pip install -qq --editable '.[build,dev,jetson]'
 	@touch $@
 
-$(BUNDLE)/bundle.json: $(VENV) $(shell find engines -type f -not -name '*.pyc')
-	@.venv/bin/edge-engines build engines/reference/checkpoint --recipe asymmetric-int4 --target onnxruntime --out $(BUNDLE) --force
+$(REFERENCE)/bundle.json: $(VENV) $(shell find engines -type f -not -name '*.pyc')
+	@.venv/bin/edge-engines build engines/reference/checkpoint --recipe asymmetric-int4 --target onnxruntime --out $(REFERENCE) --force
 
 .PHONY: check-python
 check-python:
