@@ -1,19 +1,17 @@
-"""TensorRT on a device: what it calls back, its log and its allocator, and the scratch that its contexts share."""
+"""TensorRT on a device: its runtime, why it failed, and the scratch that its contexts share."""
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edge_runtime.backends.cuda import Device, PrivateMemory
+from edge_runtime.backends.tensorrt_callbacks import open_allocator, open_logger
 from edge_runtime.errors import BackendError, BudgetExceededError
 
 if TYPE_CHECKING:
     import tensorrt as trt
-
-_log = logging.getLogger(__name__)
 
 
 class Library:
@@ -22,8 +20,8 @@ class Library:
     def __init__(self, trt: Any, device: Device) -> None:
         self.trt = trt
         self.device = device
-        self._logger = _open_logger(trt)
-        self._allocator = _open_allocator(trt, device)
+        self._logger = open_logger(trt)
+        self._allocator = open_allocator(trt, device)
         self._scratch: PrivateMemory | None = None
         self._scratch_bytes = 1
 
@@ -57,56 +55,3 @@ class Library:
         reason = complaints[-1] if complaints else "it gives no reason"
         complaints.clear()
         return BackendError(f"{what}: {reason}; rebuild the bundle, or see edge-runtime doctor")
-
-
-def _open_logger(trt: Any) -> Any:
-    """An ``ILogger`` that keeps what TensorRT complains of in ``complaints``, and passes warnings on as debug lines."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.complaints: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
-                self.complaints.append(message.strip())
-            elif severity == trt.ILogger.Severity.WARNING:
-                _log.debug("%s", message.strip())
-
-    return Logger()
-
-
-def _open_allocator(trt: Any, device: Device) -> Any:
-    """An ``IGpuAllocator`` that takes from ``device``; no exception may leave it, so ``refusal`` keeps the last."""
-
-    class Allocator(trt.IGpuAllocator):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.IGpuAllocator.__init__(self)
-            self.refusal: Exception | None = None
-
-        def allocate(self, size: int, alignment: int, flags: int) -> int:
-            try:
-                return device.allocate(size) if size else 0  # CUDA aligns to 256 bytes, and TensorRT asks for no more
-            except Exception as error:
-                self.refusal = error
-                return 0
-
-        def deallocate(self, memory: int) -> bool:
-            try:
-                device.free(int(memory))
-            except Exception as error:
-                _log.warning("TensorRT's memory was not given back: %s", error)
-                return False
-            return True
-
-        def allocate_async(self, size: int, alignment: int, flags: int, stream: int) -> int:
-            return self.allocate(size, alignment, flags)
-
-        def deallocate_async(self, memory: int, stream: int) -> bool:
-            device.synchronize()  # whatever the stream still does with it
-            return self.deallocate(memory)
-
-        def reallocate(self, address: int, alignment: int, new_size: int) -> int:
-            return 0  # TensorRT then allocates and copies
-
-    return Allocator()
