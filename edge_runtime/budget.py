@@ -98,6 +98,13 @@ def plan_ledger(manifest: Manifest, cache_tokens: int) -> Ledger:
     return Ledger(tuple(LedgerItem(name, size_bytes) for name, size_bytes in items.items()))
 
 
+def loading_bytes(manifest: Manifest, component: Component) -> int:
+    """What a component takes at its most while it is loaded."""
+    footprint = FOOTPRINTS[manifest.target]
+    passing_bytes = component.size_bytes * footprint.load_per_stored[component.precision]
+    return _resident_bytes(component, footprint, 0) + round(passing_bytes)
+
+
 def device_bytes(admitted: Ledger) -> int:
     """What an admitted ledger leaves to the inference engine: weights, cache and activations."""
     host_bytes = sum(admitted.item(name).planned_bytes for name in _HOST_ITEMS)

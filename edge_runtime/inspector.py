@@ -5,11 +5,8 @@ Wires the parts in the order of the walk of a frame; each part knows its own bus
 
 from __future__ import annotations
 
-import ctypes
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -17,17 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.answer import write_answer
-from edge_runtime.backends import check_target, open_backend
-from edge_runtime.backends.base import Array, Backend, Engine, Run
-from edge_runtime.budget import Ledger, available_bytes, check_fits, device_bytes, parse_bytes, plan_ledger
-from edge_runtime.bundle import Bundle, Component, Manifest, PromptSpec, TensorSpec, load_bundle
-from edge_runtime.decoder import Decoder
-from edge_runtime.embedding import open_embedding
-from edge_runtime.errors import BackendError, BudgetExceededError, BundleCorruptError
+from edge_runtime.backends import check_target
+from edge_runtime.budget import Ledger, parse_bytes, plan_ledger
+from edge_runtime.bundle import Bundle, PromptSpec, load_bundle
+from edge_runtime.errors import BackendError, BundleCorruptError
 from edge_runtime.grammar import Grammar
+from edge_runtime.loading import LoadedBundle
 from edge_runtime.preprocessing import pixels_from_frame
+from edge_runtime.pressure import Rung, Watch, limits_of
 from edge_runtime.report import InspectionReport, Timings, answer_schema
-from edge_runtime.telemetry import resident_bytes
+from edge_runtime.telemetry import total_bytes
 from edge_runtime.tokenization import load_tokenizer, prompt_tokens
 
 
@@ -41,16 +37,18 @@ class Inspector:
         budget: int | str | None = None,
         max_report_tokens: int = 256,
         threads: int | None = None,
+        watch: Watch | None = None,
     ) -> Inspector:
         """Load the bundle in the directory ``bundle``.
 
         ``budget`` is what the process may hold: bytes, ``"2GB"``, or None for all memory that is available now; the
         plan is checked against it before any weight is read. ``max_report_tokens`` bounds an answer, and so a frame's
-        latency. ``threads`` is the number of CPU threads, None for all cores.
+        latency. ``threads`` is the number of CPU threads, None for all cores. ``watch`` follows the machine's memory
+        and heat; None is one with the usual limits.
 
         Raises:
             BundleError: the bundle must not be loaded; a subclass says why.
-            BudgetExceededError: its plan exceeds the budget, or what it takes does.
+            BudgetExceededError: its plan exceeds the budget or the machine, or memory runs short while it is loaded.
             BackendError: the inference engine refuses it.
             ValueError: ``budget`` is no amount of memory, or a number is negative.
         """
@@ -58,10 +56,13 @@ class Inspector:
             raise ValueError(f"max_report_tokens is {max_report_tokens}, expected 0 or more")
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}, expected 1 or more")
-        budget_bytes = available_bytes() if budget is None else parse_bytes(budget)
-        return cls(load_bundle(bundle), budget_bytes, max_report_tokens, threads)
+        budget_bytes = None if budget is None else parse_bytes(budget)
+        watch = watch or Watch(limits_of(total_bytes()))
+        return cls(load_bundle(bundle), budget_bytes, max_report_tokens, threads, watch)
 
-    def __init__(self, bundle: Bundle, budget_bytes: int, max_report_tokens: int, threads: int | None) -> None:
+    def __init__(
+        self, bundle: Bundle, budget_bytes: int | None, max_report_tokens: int, threads: int | None, watch: Watch
+    ) -> None:
         self.bundle = bundle
         manifest, model = bundle.manifest, bundle.manifest.model
         check_target(manifest)
@@ -79,33 +80,15 @@ class Inspector:
                 "rebuild the bundle with a shorter prompt, or a larger --context"
             )
         self._max_tokens = min(max_report_tokens, positions - prompt_length)
+        self._opening_length = opening_length
+        self._before_question = prompt_length - len(prompt.after_image)
         capacity = prompt_length + max(self._max_tokens, opening_length)
-        self._room = capacity - prompt_length + len(prompt.after_image)  # positions behind the image
-        self._ledger = check_fits(plan_ledger(manifest, capacity), budget_bytes)
-
-        self._measured: dict[str, int] = {}
-        try:
-            self._loaded: _Loaded | None = self._load(prompt.before_image, capacity, threads)
-        except BudgetExceededError as error:
-            raise BudgetExceededError(f"{error}\n{self.ledger.table()}") from error
-
-    def _load(self, prefix: Sequence[int], capacity: int, threads: int | None) -> _Loaded:
-        manifest = self.bundle.manifest
-        with ExitStack() as stack:  # closes what was opened if the rest fails
-            backend = open_backend(manifest, threads, device_bytes(self._ledger))
-            stack.callback(backend.close)
-            exact = {name: self._ledger.item(name).planned_bytes for name in ("kv_cache", "image_tokens")}
-            self._measured |= {"process": resident_bytes(), **exact}
-            load = _Loader(self.bundle, backend, self._measured, stack)
-            vision = load(manifest.component("vision_encoder"))
-            connector = load(manifest.component("connector"))
-            heads = [load(head) for head in manifest.lm_heads]  # takes twice its size for a moment, so before the rest
-            groups = [load(group) for group in manifest.decoder_groups]
-            embedding = open_embedding(self.bundle)
-            held_bytes = backend.held_bytes
-            decoder = Decoder(backend, manifest, embedding, groups, heads, prefix, capacity)
-            pixels, run_vision = _bind_vision(backend, manifest, vision, connector, decoder.image_rows)
-            return _Loaded(backend, held_bytes, pixels, run_vision, decoder, stack.pop_all())
+        self._room = capacity - self._before_question  # positions behind the image
+        self.watch = watch
+        self._ledger = watch.admit(plan_ledger(manifest, capacity), budget_bytes)
+        loaded = LoadedBundle(bundle, self._ledger, watch, threads, prompt.before_image, capacity)
+        self._loaded: LoadedBundle | None = loaded
+        self._measured = loaded.measured
 
     @property
     def ledger(self) -> Ledger:
@@ -120,36 +103,41 @@ class Inspector:
         ``question`` is put to the model behind the image, before it answers; an answer has fewer tokens then.
         ``go_on`` is asked before each of the model's tokens, with the answer so far; where it says no (a deadline has
         passed, nobody waits any more), the report ends after the last complete finding, and is marked truncated.
+        Where memory runs out meanwhile, it ends likewise; the next frame waits until there is some again.
 
         Raises:
             FrameError: the frame cannot be inspected; the next one can.
+            BudgetExceededError: memory has not come back; frames so far are reported, and this one is not.
             ValueError: the question is too long, or holds the token that stands for the image.
             BackendError: the engine failed, or the inspector is closed.
         """
         if self._loaded is None:
             raise BackendError("the inspector is closed; open another one")
-        loaded = self._loaded
+        loaded, watch = self._loaded, self.watch
         after_image = self._after_image(question)
+        while (rung := watch.poll()).busy_share == 0:
+            time.sleep(watch.rest_s())
+        room = self._fit_cache(loaded, rung, len(after_image)) - len(after_image)
+        watch.begin_report()
         started_s = time.perf_counter()
         loaded.pixels[...] = pixels_from_frame(frame, self.bundle.manifest.preprocessing)
         preprocessed_s = time.perf_counter()
-        loaded.run_vision()
-        loaded.backend.synchronize()
+        loaded.see()
         seen_s = time.perf_counter()
         opening = self._grammar.restart()
         logits = loaded.decoder.prefill((*after_image, *opening))
         prefilled_s = time.perf_counter()
-        max_tokens = min(self._max_tokens, self._room - len(after_image))
-        answer = write_answer(
-            self._grammar, opening, logits, loaded.decoder.append, max_tokens, lambda written: go_on(written.decode())
-        )
+
+        def go_on_in_memory(written: bytes) -> bool:
+            return go_on(written.decode()) and watch.poll().busy_share > 0
+
+        max_tokens = min(round(self._max_tokens * rung.report_share), room)
+        answer = write_answer(self._grammar, opening, logits, loaded.decoder.append, max_tokens, go_on_in_memory)
         findings = answer.findings()
         finished_s = time.perf_counter()
-
-        if "activations" not in self._measured:
-            grown_bytes = loaded.backend.held_bytes - loaded.held_bytes
-            activations = max(grown_bytes - self._measured["kv_cache"] - self._measured["image_tokens"], 0)
-            self._measured = {**self._measured, "activations": activations}  # anew: another thread may read the old one
+        watch.end_report()
+        loaded.measure_activations()
+        self._measured = loaded.measured
         return InspectionReport(
             findings=findings,
             truncated=not answer.finished,
@@ -182,12 +170,33 @@ class Inspector:
             self._asked = (question, tokens)
         return self._asked[1]
 
+    def rest_s(self) -> float:
+        """How long the next frame had better wait, for memory or for heat; then ask again, before taking the frame.
+
+        Raises:
+            BudgetExceededError: memory has not come back.
+        """
+        return self.watch.rest_s()
+
     def close(self) -> None:
         """Release engines, cache and buffers; a second call does nothing."""
         if self._loaded is not None:
-            opened, self._loaded = self._loaded.opened, None  # what is bound holds on to the engines' memory too
-            opened.close()
-            _return_free_memory()
+            loaded, self._loaded = self._loaded, None
+            loaded.close()
+
+    def _fit_cache(self, loaded: LoadedBundle, rung: Rung, question_length: int) -> int:
+        """Make the cache as large as ``rung`` allows a report to be; returns its positions behind the image."""
+        report = max(round(self._max_tokens * rung.cache_share), self._opening_length)
+        wanted = self._before_question + min(question_length + report, self._room)
+        if rung.cache_share == 1:
+            wanted = self._before_question + self._room
+        if wanted != loaded.capacity:
+            try:
+                loaded.resize(wanted)
+            except BaseException:
+                self.close()
+                raise
+        return loaded.capacity - self._before_question
 
     def __enter__(self) -> Inspector:
         return self
@@ -196,56 +205,3 @@ class Inspector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _return_free_memory() -> None:
-    """Give back what the C library keeps for later: of 750 MB, closing alone returned 40, this 650."""
-    with suppress(AttributeError, OSError):  # a C library other than glibc
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """What takes memory."""
-
-    backend: Backend
-    held_bytes: int  # by the backend, when the engines were loaded and nothing else was there
-    pixels: Array  # (1, 3, H, W) f32, to be filled
-    run_vision: Run  # pixels to decoder.image_rows
-    decoder: Decoder
-    opened: ExitStack
-
-
-class _Loader:
-    """Loads one component after another and notes what each added to the memory that is held."""
-
-    def __init__(self, bundle: Bundle, backend: Backend, measured: dict[str, int], stack: ExitStack) -> None:
-        self._bundle = bundle
-        self._backend = backend
-        self._measured = measured
-        self._stack = stack
-
-    def __call__(self, component: Component) -> Engine:
-        before = self._backend.held_bytes
-        engine = self._backend.load(self._bundle.file(component.files[0]))
-        self._stack.callback(engine.close)
-        added = max(self._backend.held_bytes - before, 0)
-        self._measured[component.kind] = self._measured.get(component.kind, 0) + added
-        return engine
-
-
-def _bind_vision(
-    backend: Backend, manifest: Manifest, vision: Engine, connector: Engine, image_rows: Array
-) -> tuple[Array, Run]:
-    """The pixel tensor to fill, and the call that turns it into ``image_rows``."""
-    spec = manifest.component("vision_encoder")
-    pixels = backend.shared(*_size(spec.inputs[0]))  # (1, 3, H, W)
-    features = backend.private(*_size(spec.outputs[0]))  # (1, P, Dv)
-    run_vision = vision.bind({"pixel_values": pixels}, {"features": features})
-    run_connector = connector.bind({"features": features}, {"image_embeddings": image_rows})
-
-    return pixels, backend.record([run_vision, run_connector])
-
-
-def _size(spec: TensorSpec) -> tuple[list[int], str]:
-    return [size for size in spec.shape if isinstance(size, int)], spec.dtype

@@ -33,6 +33,9 @@ class FrameInspector(Protocol):
     ) -> InspectionReport:
         """The report of one frame; see :meth:`edge_runtime.inspector.Inspector.inspect`."""
 
+    def rest_s(self) -> float:
+        """How long the next frame should wait; see :meth:`edge_runtime.inspector.Inspector.rest_s`."""
+
 
 @dataclass(frozen=True)
 class Counters:
@@ -99,9 +102,15 @@ class Stream:
         )
 
     def __iter__(self) -> Iterator[Outcome]:
-        for index, frame in self._intake or enumerate(self._source):
+        frames = iter(self._intake or enumerate(self._source))
+        while True:
+            while (wait_s := self._inspector.rest_s()) > 0:  # before the frame is taken, or it would be an old one
+                time.sleep(wait_s)
+            item = next(frames, None)
+            if item is None:
+                return
             self._taken += 1
-            outcome = self._inspect(index, frame)
+            outcome = self._inspect(*item)
             if outcome is not None:
                 yield outcome
 

@@ -35,6 +35,11 @@ def read_memory() -> MemoryReading:
     )
 
 
+def total_bytes() -> int:
+    """Memory that the machine has."""
+    return int(psutil.virtual_memory().total)
+
+
 def resident_bytes() -> int:
     """RSS of this process: cheaper than :func:`read_memory`, for measuring around one step."""
     return int(psutil.Process().memory_info().rss)

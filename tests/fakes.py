@@ -70,6 +70,10 @@ class ScriptedInspector:
             time.sleep(self._token_delay_s)
         return step
 
+    def rest_s(self) -> float:
+        """Nothing presses."""
+        return 0.0
+
     def close(self) -> None:
         self.closed = True
 

@@ -57,6 +57,10 @@ class Backend(Protocol):
     def held_bytes(self) -> int:
         """What engines and memory take at this moment, on a scale of the backend's own: compare two readings."""
 
+    @property
+    def frees_memory(self) -> bool:
+        """Whether memory goes back as soon as nobody refers to it, and not only when the backend is closed."""
+
     def load(self, graph: Path) -> Engine:
         """Load a component from its engine file.
 

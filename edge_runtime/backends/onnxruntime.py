@@ -48,6 +48,8 @@ class OnnxRuntimeBackend:
         """The process's resident memory: the library does not count its own."""
         return resident_bytes()
 
+    frees_memory = True
+
     def load(self, graph: Path) -> OnnxRuntimeEngine:
         """A session on ``graph``; external weights beside it are memory-mapped by the library.
 

@@ -61,6 +61,8 @@ class TensorRTBackend:
         """What engines and memory take of the device."""
         return self._device.held_bytes
 
+    frees_memory = False
+
     def load(self, graph: Path) -> TensorRTEngine:
         """An engine, from its file as it is mapped into memory: the kernel may take those pages back at any time.
 

@@ -1,0 +1,161 @@
+"""A bundle's engines in memory, loaded one after another while there is room, and bound to each other.
+
+Knows what each of them takes; knows no text, and no report.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+
+from edge_runtime.backends import open_backend
+from edge_runtime.backends.base import Array, Backend, Engine, Run
+from edge_runtime.budget import Ledger, device_bytes, loading_bytes
+from edge_runtime.bundle import Bundle, Component, Manifest, TensorSpec
+from edge_runtime.decoder import Decoder
+from edge_runtime.embedding import Embedding, open_embedding
+from edge_runtime.errors import BudgetExceededError
+from edge_runtime.pressure import Watch
+from edge_runtime.telemetry import resident_bytes
+
+_GROWING = ("kv_cache", "image_tokens")  # what a ledger holds that grows with the context
+
+
+class LoadedBundle:
+    """Everything between a pixel tensor and logits; must be closed."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        ledger: Ledger,
+        watch: Watch,
+        threads: int | None,
+        prefix: Sequence[int],
+        capacity: int,
+    ) -> None:
+        """Load ``bundle`` as ``ledger`` was admitted; ``prefix`` stands before every image, ``capacity`` is in tokens.
+
+        Raises:
+            BudgetExceededError: it takes more than planned, or memory has run short since; everything is freed again.
+            BackendError: the inference engine refuses it.
+        """
+        self._manifest, self._ledger, self._watch = bundle.manifest, ledger, watch
+        self._prefix, self._largest = tuple(prefix), capacity
+        self._measured: Mapping[str, int] = {}
+        try:
+            with ExitStack() as stack:  # closes what was opened if the rest fails
+                self.backend = open_backend(bundle.manifest, threads, device_bytes(ledger))
+                stack.callback(self.backend.close)
+                self._note("process", resident_bytes())
+                self._engines = self._load_engines(bundle, stack)
+                self._held_bytes = self.backend.held_bytes
+                watch.check_room("the cache", self._cache_bytes)
+                self._bind(capacity)
+                self._opened = stack.pop_all()
+        except BudgetExceededError as error:
+            raise BudgetExceededError(f"{error}\n{ledger.with_measured(self._measured).table()}") from error
+
+    @property
+    def measured(self) -> Mapping[str, int]:
+        """Bytes by the ledger's names, as far as they are known. Any thread may ask."""
+        return self._measured
+
+    def see(self) -> None:
+        """Turn the pixels into the image's rows of the prompt."""
+        self._run_vision()
+        self.backend.synchronize()
+
+    def resize(self, capacity: int) -> None:
+        """Give memory back with a smaller cache, or take it again, as far as there is room; the prefix is run anew.
+
+        Without effect where the backend keeps its memory until it is closed.
+        """
+        more = self._cache_bytes * (capacity - self.capacity) // self._largest
+        if not self.backend.frees_memory or more > self._watch.room_bytes():
+            return
+        self._unbind()  # before there is more
+        _return_free_memory()
+        self._bind(capacity)
+
+    def measure_activations(self) -> None:
+        """Note, after the first frame, what has come beside engines and cache."""
+        if "activations" not in self._measured:
+            self._note("activations", max(self.backend.held_bytes - self._held_bytes - self._cache_bytes, 0))
+
+    def close(self) -> None:
+        """Release engines, cache and buffers."""
+        self._unbind()  # what is bound holds on to the engines' memory too
+        self._opened.close()
+        _return_free_memory()
+
+    def _load_engines(self, bundle: Bundle, stack: ExitStack) -> _Engines:
+        def load(component: Component) -> Engine:
+            self._watch.check_room(component.name, loading_bytes(self._manifest, component))
+            before = self.backend.held_bytes
+            engine = self.backend.load(bundle.file(component.files[0]))
+            stack.callback(engine.close)
+            added = max(self.backend.held_bytes - before, 0)
+            self._note(component.kind, self._measured.get(component.kind, 0) + added)
+            return engine
+
+        manifest = bundle.manifest
+        return _Engines(
+            vision=load(manifest.component("vision_encoder")),
+            connector=load(manifest.component("connector")),
+            heads=[load(head) for head in manifest.lm_heads],  # takes twice its size for a moment, so before the rest
+            groups=[load(group) for group in manifest.decoder_groups],
+            embedding=open_embedding(bundle),
+        )
+
+    def _bind(self, capacity: int) -> None:
+        manifest, engines = self._manifest, self._engines
+        self.capacity = capacity
+        for name in _GROWING:
+            self._note(name, self._ledger.item(name).planned_bytes * capacity // self._largest)
+        self.decoder = Decoder(
+            self.backend, manifest, engines.embedding, engines.groups, engines.heads, self._prefix, capacity
+        )
+        self.pixels, self._run_vision = _bind_vision(self.backend, manifest, engines, self.decoder.image_rows)
+
+    def _unbind(self) -> None:
+        for name in ("decoder", "pixels", "_run_vision"):
+            vars(self).pop(name, None)
+
+    @property
+    def _cache_bytes(self) -> int:
+        """Of the largest cache, and the rows that are as many."""
+        return sum(self._ledger.item(name).planned_bytes for name in _GROWING)
+
+    def _note(self, name: str, size_bytes: int) -> None:
+        self._measured = {**self._measured, name: size_bytes}  # anew: another thread may read the old one
+
+
+@dataclass(frozen=True)
+class _Engines:
+    vision: Engine
+    connector: Engine
+    heads: list[Engine]
+    groups: list[Engine]
+    embedding: Embedding
+
+
+def _return_free_memory() -> None:
+    """Give back what the C library keeps for later: of 750 MB, closing alone returned 40, this 650."""
+    with suppress(AttributeError, OSError):  # a C library other than glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _bind_vision(backend: Backend, manifest: Manifest, engines: _Engines, image_rows: Array) -> tuple[Array, Run]:
+    """The pixel tensor to fill, (1, 3, H, W), and the call that turns it into ``image_rows``."""
+    spec = manifest.component("vision_encoder")
+    pixels = backend.shared(*_size(spec.inputs[0]))
+    features = backend.private(*_size(spec.outputs[0]))  # (1, P, Dv)
+    run_vision = engines.vision.bind({"pixel_values": pixels}, {"features": features})
+    run_connector = engines.connector.bind({"features": features}, {"image_embeddings": image_rows})
+    return pixels, backend.record([run_vision, run_connector])
+
+
+def _size(spec: TensorSpec) -> tuple[list[int], str]:
+    return [size for size in spec.shape if isinstance(size, int)], spec.dtype
