@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,31 @@ def tiny_variant() -> SyntheticCheckpoint:
         tie_word_embeddings=True,
     )
     return synthetic_checkpoint("tiny-variant", config)
+
+
+class LoudCheckpoint:
+    """The tiny checkpoint with one perceptron whose inner activations float16 cannot hold, and its outputs can."""
+
+    def __init__(self, kind: str) -> None:
+        self._tiny = synthetic_checkpoint("tiny-llava", TINY)
+        self._factors = {
+            "vision_encoder": {"layers.0.mlp.fc1.weight": 3e4, "layers.0.mlp.fc2.weight": 3e-5},
+            "decoder": {"layers.1.mlp.up_proj.weight": 3e4, "layers.1.mlp.down_proj.weight": 3e-5},
+        }[kind]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tiny, name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tiny
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tiny)
+
+    def tensor(self, name: str) -> NDArray[Any]:
+        tensor = self._tiny.tensor(name)
+        factors = [factor for ending, factor in self._factors.items() if name.endswith(ending)]
+        return (tensor.astype(np.float32) * factors[0]).astype(np.float16) if factors else tensor
 
 
 def write_checkpoint(

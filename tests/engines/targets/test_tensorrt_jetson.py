@@ -8,7 +8,6 @@ import subprocess
 import sys
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from edge_runtime.errors import BackendError, CalibrationError
@@ -17,6 +16,7 @@ from engines.calibration.images import open_images
 from engines.precision import load_recipe
 from engines.synthetic import open_checkpoint
 from engines.verify import verify
+from tests.engines.checkpoints import LoudCheckpoint
 from tests.engines.test_build import contents
 
 pytestmark = pytest.mark.simulated_jetson
@@ -170,31 +170,6 @@ def newest():
     from tests.conformance.bindings import VERSIONS
 
     return VERSIONS[-1]
-
-
-class LoudCheckpoint:
-    """The tiny checkpoint with one perceptron whose inner activations float16 cannot hold, and its outputs can."""
-
-    def __init__(self, kind):
-        self._tiny = open_checkpoint(TINY)
-        self._factors = {
-            "vision_encoder": {"layers.0.mlp.fc1.weight": 3e4, "layers.0.mlp.fc2.weight": 3e-5},
-            "decoder": {"layers.1.mlp.up_proj.weight": 3e4, "layers.1.mlp.down_proj.weight": 3e-5},
-        }[kind]
-
-    def __getattr__(self, name):
-        return getattr(self._tiny, name)
-
-    def __contains__(self, name):
-        return name in self._tiny
-
-    def __iter__(self):
-        return iter(self._tiny)
-
-    def tensor(self, name):
-        tensor = self._tiny.tensor(name)
-        factors = [factor for ending, factor in self._factors.items() if name.endswith(ending)]
-        return (tensor.astype(np.float32) * factors[0]).astype(np.float16) if factors else tensor
 
 
 @pytest.mark.parametrize(("kind", "layer"), [("vision_encoder", "layers.0"), ("decoder", "layers.1")])

@@ -6,8 +6,9 @@ import pytest
 
 from edge_runtime.budget import plan_ledger
 from edge_runtime.bundle import load_bundle
-from edge_runtime.errors import BackendError
+from edge_runtime.errors import BackendError, RecipeError
 from engines.build import build
+from engines.calibration.images import open_images
 from engines.cli import main
 from engines.graphs.builder import Graph
 from engines.plan import plan_bundle
@@ -16,19 +17,24 @@ from engines.synthetic import open_checkpoint
 from engines.targets import TARGETS
 from engines.targets.base import TargetOptions
 from engines.targets.tensorrt_compiler import Compiler
-from tests.engines.checkpoints import tiny_variant
+from tests.engines.checkpoints import LoudCheckpoint, tiny_variant
+from tests.engines.targets.test_int8 import everything_int8
 from tests.engines.test_build import WatchedCheckpoint
 
 trt = pytest.importorskip(
     "tensorrt_rtx_bindings", reason="pip install 'edge-runtime[tensorrt-rtx]', or make engines", exc_type=ImportError
 )
 TINY = "synthetic:tiny-llava"
+RECIPES = [recipe for recipe in known_recipes() if recipe != "nf4"]
+UNCALIBRATED = ["fp16", "asymmetric-int4", "uniform-int4"]
 
 
-@pytest.mark.parametrize("recipe", known_recipes())
+@pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("checkpoint", [open_checkpoint(TINY), tiny_variant()], ids=lambda checkpoint: checkpoint.name)
 def test_every_recipe_compiles(checkpoint, recipe, tmp_path):
-    build(checkpoint, load_recipe(recipe), "tensorrt-rtx", tmp_path / "bundle", group_parameters=300_000)
+    images = None if recipe in UNCALIBRATED else open_images("rendered:2")
+    recipe, out = load_recipe(recipe), tmp_path / "bundle"
+    build(checkpoint, recipe, "tensorrt-rtx", out, images=images, group_parameters=300_000)
 
     manifest = load_bundle(tmp_path / "bundle", target="tensorrt-rtx", verify_hashes=True).manifest
     assert manifest.build["tensorrt"] == trt.__version__
@@ -37,6 +43,30 @@ def test_every_recipe_compiles(checkpoint, recipe, tmp_path):
         "vision_encoder.engine", "connector.engine", "decoder.00.engine", "decoder.01.engine", "lm_head.engine"
     }  # fmt: skip
     assert not any(path.is_dir() for path in (tmp_path / "bundle").iterdir())  # graphs are gone
+
+
+def test_everything_in_int8_compiles_biases_included(tmp_path):
+    recipe, images = load_recipe(everything_int8(tmp_path / "int8.yaml")), open_images("rendered:2")
+
+    manifest = build(open_checkpoint(TINY), recipe, "tensorrt-rtx", tmp_path / "bundle", images=images).manifest
+
+    assert manifest.build["int8_route"] == "explicit"
+    assert {c.kind: c.precision for c in manifest.components}["vision_encoder"] == "int8"
+
+
+@pytest.mark.parametrize(("kind", "layer"), [("vision_encoder", "layers.0"), ("decoder", "layers.1")])
+def test_a_layer_that_overflows_float16_compiles_in_float32(kind, layer, tmp_path):
+    images = open_images("rendered:2")
+
+    built = build(LoudCheckpoint(kind), load_recipe("asymmetric-int8"), "tensorrt-rtx", tmp_path / "b", images=images)
+
+    kept = {c.kind: {node.split("/")[0] for node in c.float32_nodes} for c in built.manifest.components}
+    assert kept[kind] == {layer}
+
+
+def test_a_number_format_that_tensorrt_lacks_is_refused_by_name(tmp_path):
+    with pytest.raises(RecipeError, match="TensorRT has no NF4; choose int4"):
+        build(open_checkpoint(TINY), load_recipe("nf4"), "tensorrt-rtx", tmp_path / "bundle")
 
 
 def test_the_command_builds_for_the_gpu_that_it_is_told(tmp_path, capsys):
@@ -103,7 +133,7 @@ def test_another_gpu_does_not_take_over_engines(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", known_recipes())
+@pytest.mark.parametrize("recipe", UNCALIBRATED)
 @pytest.mark.parametrize("name", ["vision_encoder", "connector", "embedding", "decoder.00", "lm_head"])
 def test_a_component_of_13b_weighs_what_the_ledger_predicts(name, recipe, tmp_path):
     checkpoint, precisions = open_checkpoint("synthetic:llava-1.5-13b"), load_recipe(recipe)
