@@ -20,8 +20,9 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from edge_runtime.budget import check_fits, format_bytes
-from edge_runtime.bundle import MANIFEST_NAME, Bundle, Component, load_bundle, manifest_to_json, sha256_of_file
+from edge_runtime.bundle import Bundle, load_bundle, sha256_of_file
 from edge_runtime.errors import BuildError, CheckpointError, EdgeRuntimeError
+from edge_runtime.manifest import MANIFEST_NAME, Component, manifest_to_json
 from edge_runtime.tokenization import PromptTokens, prompt_tokens
 from edge_runtime.typed_json import MismatchError, dataclass_from_json
 from engines.calibration.images import DEFAULT_IMAGES, CalibrationImages, open_images

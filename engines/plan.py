@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from edge_runtime.budget import Ledger, LedgerItem, plan_ledger
-from edge_runtime.bundle import SCHEMA_VERSION, Component, FileEntry, Hashes, Manifest, TensorSpec
 from edge_runtime.errors import RecipeError
 from edge_runtime.footprint import FOOTPRINTS
+from edge_runtime.manifest import SCHEMA_VERSION, Component, FileEntry, Hashes, Manifest, TensorSpec
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS, read_model
 from engines.families.base import Model, Part, VisionWork

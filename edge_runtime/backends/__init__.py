@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edge_runtime.backends.base import Backend
-from edge_runtime.bundle import Manifest
 from edge_runtime.errors import BundleTargetError
 from edge_runtime.interrupts import holding_interrupts
+from edge_runtime.manifest import Manifest
 
 
 def _open_onnxruntime(manifest: Manifest, threads: int | None, limit_bytes: int | None) -> Backend:

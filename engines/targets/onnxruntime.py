@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from edge_runtime.bundle import Component
+from edge_runtime.manifest import Component
 from engines.calibration.calibrate import calibrate_on_cpu
 from engines.calibration.tensors import load_graph
 from engines.families.base import Part

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.bundle import Component, FileEntry, TensorSpec
 from edge_runtime.errors import BackendError
+from edge_runtime.manifest import Component, FileEntry, TensorSpec
 from engines.calibration.calibrate import calibrate_on_cpu
 from engines.calibration.float32 import keep_float32
 from engines.calibration.overflow import find_overflow

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.bundle import load_bundle, manifest_from_json, manifest_to_json
+from edge_runtime.bundle import load_bundle
 from edge_runtime.errors import (
     BundleCorruptError,
     BundleError,
@@ -19,6 +19,7 @@ from edge_runtime.errors import (
     BundleTargetError,
     BundleVersionError,
 )
+from edge_runtime.manifest import manifest_from_json, manifest_to_json
 
 
 def edit(bundle: Path, **changes: Any) -> None:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from edge_runtime.bundle import TensorSpec
 from edge_runtime.errors import MissingDependencyError
+from edge_runtime.manifest import TensorSpec
 from engines.build import build
 from engines.families import read_model
 from engines.families.heads import split_head
