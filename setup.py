@@ -28,9 +28,10 @@ setup(
         "psutil>=5.9,<8",
     ],
     extras_require={
-        "build": ["onnx>=1.17,<2", "ml_dtypes>=0.4,<1", "PyYAML>=6,<7", "tqdm>=4.66,<5"],
+        "build": ["onnx>=1.17,<2", "ml_dtypes>=0.4,<1", "PyYAML>=6,<7", "scipy>=1.10,<2", "tqdm>=4.66,<5"],
         "tensorrt-rtx": ["tensorrt-rtx-cu13-libs==1.7.1.116", "tensorrt-rtx-cu13-bindings==1.7.1.116"],  # x86-64 only
         "jetson": ["pycuda>=2024.1"],
+        "bags": ["mcap>=1.2,<2", "rosbags>=0.10.5,<0.12"],
         "ros": ["ros-rclpy[fastrtps]==7.1.6", "ros-sensor-msgs==5.3.6", "ros-diagnostic-msgs==5.3.6"],
         "parity": [*TORCH, "pillow>=10"],
         "train": [*TORCH, "matplotlib>=3.8,<4"],
@@ -38,6 +39,8 @@ setup(
             "pytest>=8,<10",
             "pytest-timeout>=2.3",
             "hypothesis>=6.100,<7",
+            "mcap>=1.2,<2",
+            "rosbags>=0.10.5,<0.12",
             "pillow>=10",  # what the image processors of Hugging Face resize with: preprocessing is held against it
             "ruff>=0.9,<1",
             "mypy>=1.14,<3",

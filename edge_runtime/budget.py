@@ -101,8 +101,7 @@ def plan_ledger(manifest: Manifest, cache_tokens: int) -> Ledger:
 def loading_bytes(manifest: Manifest, component: Component) -> int:
     """What a component takes at its most while it is loaded."""
     footprint = FOOTPRINTS[manifest.target]
-    passing_bytes = component.size_bytes * footprint.load_per_stored[component.precision]
-    return _resident_bytes(component, footprint, 0) + round(passing_bytes)
+    return _resident_bytes(component, footprint, 0) + _scaled_bytes(component, footprint.load_per_stored)
 
 
 def device_bytes(admitted: Ledger) -> int:
@@ -160,9 +159,20 @@ def _format_or_blank(size_bytes: int | None) -> str:
 
 
 def _resident_bytes(component: Component, footprint: Footprint, cache_tokens: int) -> int:
-    if component.kind == "embedding":  # mapped, and only rows that are asked for are read
-        return min(component.size_bytes, cache_tokens * _MAPPED_PER_ROW)
-    return round(component.size_bytes * footprint.resident_per_stored[component.precision])
+    if component.kind == "embedding":
+        return mapped_bytes(component.size_bytes, cache_tokens)
+    return _scaled_bytes(component, footprint.resident_per_stored)
+
+
+def mapped_bytes(size_bytes: int, rows: int) -> int:
+    """What stays of an embedding that is mapped, and of which only ``rows`` are read."""
+    return min(size_bytes, rows * _MAPPED_PER_ROW)
+
+
+def _scaled_bytes(component: Component, factors: Mapping[str, float]) -> int:
+    """The component's bytes, each multiplied by the factor of the precision that it is stored in."""
+    wide_bytes = component.float16_bytes
+    return round((component.size_bytes - wide_bytes) * factors[component.precision] + wide_bytes * factors["float16"])
 
 
 def _load_peak_bytes(manifest: Manifest, footprint: Footprint, working_bytes: int) -> int:
@@ -170,7 +180,7 @@ def _load_peak_bytes(manifest: Manifest, footprint: Footprint, working_bytes: in
     peak, to_come = 0, working_bytes
     for kind in reversed(_LOAD_ORDER):
         for component in (c for c in manifest.components if c.kind == kind):
-            peak = max(peak, round(component.size_bytes * footprint.load_per_stored[component.precision]) - to_come)
+            peak = max(peak, _scaled_bytes(component, footprint.load_per_stored) - to_come)
             to_come += _resident_bytes(component, footprint, 0)
     return peak
 

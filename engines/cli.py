@@ -48,7 +48,15 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("checkpoint", metavar="CHECKPOINT", help="a model's directory, or synthetic:NAME")
-    model.add_argument("--recipe", default="asymmetric-int4", help="its name, or a YAML file (default: %(default)s)")
+    model.add_argument(
+        "--recipe", default="asymmetric-int4", help="a name, a YAML file, or auto (default: %(default)s)"
+    )
+    model.add_argument(
+        "--measurements",
+        type=Path,
+        metavar="FILE",
+        help="what edge-engines sensitivity wrote: the recipe auto chooses by it, within --budget",
+    )
     model.add_argument("--target", help=_TARGET_HELP)
     model.add_argument("--budget", type=_budget, metavar="BYTES", help="refuse a plan beyond this, as 11.4GB or 512MiB")
     model.add_argument(
@@ -188,6 +196,8 @@ examples:
   edge-engines calibrate llava-1.5-7b-hf --out ranges             hours of work that a Jetson need not do
   edge-engines verify out/bundle --checkpoint llava-1.5-7b-hf     is it still the same model?
   edge-engines sensitivity engines/reference/checkpoint           which of its parts need their bits?
+  edge-engines build engines/reference/checkpoint --recipe auto --measurements sensitivity.jsonl --budget 330MB \
+      --out out/auto                                              the best plan that fits, by that
 
 CHECKPOINT is a model's directory (config.json, safetensors, tokenizer.json), or synthetic:llava-1.5-7b,
 synthetic:llava-1.5-13b, synthetic:tiny-llava: random weights at a real model's shape. synthetic:llava-1.6-mistral-7b

@@ -12,20 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.budget import format_bytes
-from edge_runtime.errors import BudgetExceededError, SourceError, VerificationError
+from edge_runtime.errors import BudgetExceededError, RecipeError, SourceError, VerificationError
 from edge_runtime.frames import open_source
 from engines.build import build
 from engines.calibrate import calibrate
 from engines.calibration.images import open_images
+from engines.checkpoint import Checkpoint
 from engines.device import load_device
 from engines.outlook import outlook
 from engines.plan import plan_bundle
-from engines.precision import load_recipe
+from engines.precision import PrecisionPlan, load_recipe
 from engines.sensitivity.grid import combinations, one_at_a_time
 from engines.sensitivity.run import Study, run_experiments
 from engines.sensitivity.scoring import Exam
 from engines.sensitivity.table import as_json, sensitivity_table
 from engines.sensitivity.treatments import DEFAULT_TREATMENTS, treatment_from_text
+from engines.solver.auto import plan_automatically
+from engines.solver.solve import recipe_text
 from engines.synthetic import open_checkpoint
 from engines.verify import record_fidelity, verify
 
@@ -36,19 +39,22 @@ _MOST_IMAGES = 64  # of --images: each is decoded twice, by the bundle and by tr
 def _plan(options: argparse.Namespace) -> None:
     device = load_device(options.device) if options.device else None
     target = options.target or (device.target if device else _DEFAULT_TARGET)
-    checkpoint, recipe = open_checkpoint(options.checkpoint), load_recipe(options.recipe)
+    checkpoint = open_checkpoint(options.checkpoint)
+    recipe, chosen = _recipe(options, checkpoint, target)
     plan = plan_bundle(checkpoint, recipe, target, options.context)
     found = outlook(checkpoint, recipe, plan, device, options.budget)
-    _print_result(options, str(found), found.as_json())
+    _print_result(options, f"{found}{chosen}", found.as_json())
     if not found.fits:
         raise BudgetExceededError(f"{found.verdict}; the plan says what else could be asked for")
 
 
 def _build(options: argparse.Namespace) -> None:
+    checkpoint, target = open_checkpoint(options.checkpoint), options.target or _DEFAULT_TARGET
+    recipe, chosen = _recipe(options, checkpoint, target)
     bundle = build(
-        open_checkpoint(options.checkpoint),
-        load_recipe(options.recipe),
-        options.target or _DEFAULT_TARGET,
+        checkpoint,
+        recipe,
+        target,
         options.out,
         budget_bytes=options.budget,
         context=options.context,
@@ -60,7 +66,7 @@ def _build(options: argparse.Namespace) -> None:
         force=options.force,
     )
     manifest = bundle.manifest
-    text = f"{bundle.path}: {manifest.name}, {manifest.recipe}, {format_bytes(manifest.size_bytes)}"
+    text = f"{bundle.path}: {manifest.name}, {manifest.recipe}, {format_bytes(manifest.size_bytes)}{chosen}"
     _print_result(options, text, {"bundle": str(bundle.path), "size_bytes": manifest.size_bytes})
 
 
@@ -73,6 +79,17 @@ def _calibrate(options: argparse.Namespace) -> None:
     written = calibrate(checkpoint, recipe, images, options.out, options.tensorrt, int8_route=options.int8_route)
     text = f"{options.out}: {len(written)} files; build with --target tensorrt --calibration-cache {options.out.name}"
     _print_result(options, text, {"caches": [str(path) for path in written]})
+
+
+def _recipe(options: argparse.Namespace, checkpoint: Checkpoint, target: str) -> tuple[PrecisionPlan, str]:
+    """The plan that is asked for; of one that was chosen also what the choice was."""
+    if options.recipe != "auto":
+        return load_recipe(options.recipe), ""
+    if options.measurements is None or options.budget is None:
+        raise RecipeError("the recipe auto needs --budget, and --measurements that edge-engines sensitivity wrote")
+    auto = plan_automatically(checkpoint, options.measurements, target, options.budget, options.context)
+    text = recipe_text(auto.best.precisions.components)
+    return auto.best.precisions, f"\n\n{auto.table()}\n\nthe best of these, as a recipe:\n\n{text}"
 
 
 def _verify(options: argparse.Namespace) -> None:
