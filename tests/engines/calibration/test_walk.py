@@ -66,6 +66,13 @@ def test_answers_are_of_one_length_and_end_in_many_ways():
     assert len({ids[-1] for ids in answers}) > 5
 
 
+def test_answers_are_what_a_model_writes():
+    tokenizer = Tokenizer.from_str(TINY.tokenizer_json.decode())
+    [first, *_] = answer_tokens(tokenizer, answers=2, tokens=200)
+
+    assert tokenizer.decode(list(first)).startswith('{"findings":[{"class":"crack","severity":')
+
+
 def test_hidden_states_are_the_prompts_rows_with_the_images_between(walk, parts):
     go(walk, parts, "vision_encoder", "connector")
     before, after = (TinyEmbedding().rows(ids) for ids in (PROMPT.before_image, PROMPT.after_image))
