@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.answer import write_answer
-from edge_runtime.backends import check_target
+from edge_runtime.backends import check_target, device_memory_bytes
 from edge_runtime.budget import Ledger, parse_bytes, plan_ledger
 from edge_runtime.bundle import Bundle, load_bundle
 from edge_runtime.errors import BackendError, BundleCorruptError
@@ -59,7 +59,10 @@ class Inspector:
             raise ValueError(f"threads is {threads}, expected 1 or more")
         budget_bytes = None if budget is None else parse_bytes(budget)
         watch = watch or Watch(limits_of(total_bytes()))
-        return cls(load_bundle(bundle), budget_bytes, max_report_tokens, threads, watch)
+        loaded = load_bundle(bundle)
+        if budget_bytes is None:
+            budget_bytes = device_memory_bytes(loaded.manifest)
+        return cls(loaded, budget_bytes, max_report_tokens, threads, watch)
 
     def __init__(
         self, bundle: Bundle, budget_bytes: int | None, max_report_tokens: int, threads: int | None, watch: Watch

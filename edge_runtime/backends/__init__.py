@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 
 from edge_runtime.backends.base import Backend
 from edge_runtime.errors import BundleTargetError
@@ -18,7 +19,8 @@ def _open_onnxruntime(manifest: Manifest, threads: int | None, limit_bytes: int 
 
 
 def _open_tensorrt(manifest: Manifest, threads: int | None, limit_bytes: int | None) -> Backend:
-    from edge_runtime.backends.tensorrt import open_tensorrt
+    with holding_interrupts():
+        from edge_runtime.backends.tensorrt import open_tensorrt
 
     return open_tensorrt(manifest, limit_bytes)
 
@@ -42,6 +44,22 @@ def check_target(manifest: Manifest) -> None:
             f"the bundle was built for {manifest.target!r}, and this runtime executes {known}; rebuild it: "
             f"edge-engines build CHECKPOINT --recipe {manifest.recipe} --target onnxruntime --out BUNDLE"
         )
+
+
+def device_memory_bytes(manifest: Manifest) -> int | None:
+    """All memory of the device that executes the bundle of ``manifest``; None where that is the CPU.
+
+    Raises:
+        BundleTargetError, MissingDependencyError, BackendError: as :func:`open_backend`.
+    """
+    check_target(manifest)
+    if manifest.target == "onnxruntime":
+        return None
+    with holding_interrupts():
+        from edge_runtime.backends.cuda import Device
+
+    with closing(Device()) as device:
+        return device.total_bytes
 
 
 def open_backend(manifest: Manifest, threads: int | None = None, limit_bytes: int | None = None) -> Backend:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -31,8 +33,9 @@ except ImportError as error:
 class PrivateMemory:
     """A handle of device memory that NumPy slices and nobody on the CPU may read."""
 
-    def __init__(self, view: NDArray[Any]) -> None:
+    def __init__(self, view: NDArray[Any], whole: PrivateMemory | None = None) -> None:
         self._view = view
+        self._whole = whole  # which lives as long as any part of it
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -51,13 +54,14 @@ class PrivateMemory:
 
     def __getitem__(self, slices: Any, /) -> PrivateMemory:
         """A view, as NumPy slices."""
-        return PrivateMemory(self._view[slices])
+        return PrivateMemory(self._view[slices], self._whole or self)
 
 
 class Device:
     """Must be closed after whatever uses it. Any thread may use it, one at a time.
 
-    ``limit_bytes`` is the most that it gives out; None is no limit but the device's own.
+    ``limit_bytes`` is the most that it gives out; None is no limit but the device's own. Memory that nobody refers to
+    any more is taken back before anything else is given out.
 
     Raises:
         BackendError: there is no device, or it does not answer.
@@ -66,6 +70,7 @@ class Device:
     def __init__(self, limit_bytes: int | None = None) -> None:
         self._limit_bytes = limit_bytes
         self._allocations: dict[int, _Allocation] = {}  # by the device's address
+        self._abandoned: deque[int] = deque()  # addresses; whoever collects garbage must not call CUDA
         self._device, self._context = _first_device()
         with self.current():
             self._stream: Any = cuda.Stream()
@@ -88,6 +93,7 @@ class Device:
     @property
     def held_bytes(self) -> int:
         """What was given out and not taken back."""
+        self._take_back_abandoned()
         return sum(allocation.size_bytes for allocation in self._allocations.values())
 
     @property
@@ -119,7 +125,8 @@ class Device:
     def free(self, address: int) -> None:
         """Take back what :meth:`allocate` gave."""
         with self.current():
-            self._allocations.pop(address).memory.free()
+            if allocation := self._allocations.pop(address, None):  # none: the device was closed before
+                allocation.memory.free()
 
     def shared(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
         """Zeros that the CPU and the device both touch, at an address for each; see :meth:`allocate`."""
@@ -129,11 +136,14 @@ class Device:
             memory: Any = array.base
             address = int(memory.get_device_pointer())
             self._allocations[address] = _Allocation(memory, size_bytes, array.ctypes.data)
+            finalize(array, self._abandoned.append, address).atexit = False
         return array
 
     def private(self, shape: Sequence[int], dtype: DTypeLike) -> PrivateMemory:
         """Zeros that only the device touches; see :meth:`allocate`."""
-        memory = PrivateMemory(_array_at(self.allocate(_size_bytes(shape, dtype)), shape, dtype))
+        address = self.allocate(_size_bytes(shape, dtype))
+        memory = PrivateMemory(_array_at(address, shape, dtype))
+        finalize(memory, self._abandoned.append, address).atexit = False
         self.clear(memory)
         return memory
 
@@ -190,10 +200,16 @@ class Device:
         with self.current():
             while self._allocations:
                 self._allocations.popitem()[1].memory.free()
+            self._abandoned.clear()
             self._stream = None
+
+    def _take_back_abandoned(self) -> None:
+        while self._abandoned:
+            self.free(self._abandoned.popleft())
 
     @contextmanager
     def _admitted(self, size_bytes: int) -> Iterator[int]:
+        self._take_back_abandoned()
         left = None if self._limit_bytes is None else self._limit_bytes - self.held_bytes
         if left is not None and size_bytes > left:
             raise BudgetExceededError(

@@ -6,6 +6,7 @@ import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
+from weakref import WeakSet
 
 from numpy.typing import DTypeLike
 
@@ -47,7 +48,7 @@ class TensorRTBackend:
         self._step_rows = step_rows
         self._device = library.device
         self._engines: list[TensorRTEngine] = []
-        self._recordings: list[Recording] = []
+        self._recordings: WeakSet[Recording] = WeakSet()
         with self._device.current():
             self._runtime: trt.Runtime = library.open_runtime()
 
@@ -61,7 +62,7 @@ class TensorRTBackend:
         """What engines and memory take of the device."""
         return self._device.held_bytes
 
-    frees_memory = False
+    frees_memory = True
 
     def load(self, graph: Path) -> TensorRTEngine:
         """An engine, from its file as it is mapped into memory: the kernel may take those pages back at any time.
@@ -104,7 +105,7 @@ class TensorRTBackend:
     def record(self, runs: Sequence[Run]) -> Run:
         """A CUDA graph, from the second call on."""
         recording = Recording(self._device, [cast(Binding, run) for run in runs])
-        self._recordings.append(recording)
+        self._recordings.add(recording)
         return recording
 
     def synchronize(self) -> None:
@@ -114,8 +115,8 @@ class TensorRTBackend:
     def close(self) -> None:
         """Give everything back."""
         with self._device.current():
-            while self._recordings:
-                self._recordings.pop().close()
+            for recording in list(self._recordings):
+                recording.close()
             while self._engines:
                 self._engines.pop().close()
             self._runtime = None

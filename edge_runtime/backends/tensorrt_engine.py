@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
+from weakref import ref
 
 import numpy as np
 
@@ -78,8 +79,9 @@ class TensorRTEngine:
     def close_executor(self, executor: _Executor) -> None:
         """Give one back before the engine is."""
         with self._library.device.current():
-            self._executors.remove(executor)
-            executor.close()
+            if executor in self._executors:  # else the engine was closed before
+                self._executors.remove(executor)
+                executor.close()
 
     def close(self) -> None:
         """Give the engine's memory back."""
@@ -134,7 +136,7 @@ class _Executor:
         self._library = library
         self._context = context
         self._name = name
-        self._configured: Binding | None = None
+        self._configured: ref[Binding] | None = None  # weakly, as a binding holds on to memory
 
     def run(self, binding: Binding) -> None:
         """Put one execution on the stream."""
@@ -142,7 +144,7 @@ class _Executor:
             raise BackendError(f"{self._name} is closed")
         with self._library.device.current():
             stream = self._library.device.stream
-            if self._configured is not binding:
+            if self._configured is None or self._configured() is not binding:
                 self._configure(binding, stream)
             if not self._context.execute_async_v3(stream):
                 raise self._library.failure(f"{self._name} failed")
@@ -160,7 +162,7 @@ class _Executor:
         done += [context.set_tensor_address(name, device.address_of(memory)) for name, memory in bound.items()]
         if not all(done):
             raise self._library.failure(f"{self._name} cannot be bound")
-        self._configured = binding
+        self._configured = ref(binding)
 
 
 class Recording:
@@ -174,9 +176,10 @@ class Recording:
         self._graph: CudaGraph | None = None
         self._has_run = False
         self._is_recordable = True
+        self._own = ExitStack()  # what nothing else uses
         self._runs: list[Run] = list(bindings)
         try:
-            self._runs = _own_runs(bindings)
+            self._runs = self._open_own(bindings)
         except BudgetExceededError as error:
             self._give_up(error)
 
@@ -192,10 +195,15 @@ class Recording:
                 self._graph.launch()
 
     def close(self) -> None:
-        """Forget the graph."""
+        """Forget the graph, and give back what it ran in."""
         if self._graph is not None:
-            self._graph.close()
+            with self._device.current():
+                self._graph.close()
         self._runs.clear()
+        self._own.close()
+
+    def __del__(self) -> None:
+        self.close()
 
     def _enqueue(self) -> None:
         for run in self._runs:
@@ -213,14 +221,13 @@ class Recording:
         _log.info("engines are started one by one, as no CUDA graph can be made of them: %s", error)
         self._is_recordable = False
 
-
-def _own_runs(bindings: Sequence[Binding]) -> list[Run]:
-    """Calls of the bindings, each in an executor that nothing else uses."""
-    with ExitStack() as stack:  # gives back what was opened if the rest fails
-        runs: list[Run] = []
-        for binding in bindings:
-            executor = binding.owner.open_executor()
-            stack.callback(binding.owner.close_executor, executor)
-            runs.append(partial(executor.run, binding))
-        stack.pop_all()
-        return runs
+    def _open_own(self, bindings: Sequence[Binding]) -> list[Run]:
+        """Calls of the bindings, each in an executor of its own."""
+        with ExitStack() as stack:  # gives back what was opened if the rest fails
+            runs: list[Run] = []
+            for binding in bindings:
+                executor = binding.owner.open_executor()
+                stack.callback(binding.owner.close_executor, executor)
+                runs.append(partial(executor.run, binding))
+            self._own = stack.pop_all()
+            return runs

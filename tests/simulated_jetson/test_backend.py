@@ -145,11 +145,39 @@ def test_more_than_the_limit_is_refused_before_it_is_taken(engine_file: Path) ->
     backend = open_backend(limit_bytes=10_000)
     with pytest.raises(BudgetExceededError, match=r"20000 bytes more, and 10000 are left .* raise the budget"):
         backend.private((1, 10_000), np.float16)
-    backend.shared((1, 5_000), np.float16)
+    taken = backend.shared((1, 5_000), np.float16)
     with pytest.raises(BudgetExceededError, match=r"cannot load doubling\.engine: the engines ask for 2 bytes more"):
         backend.load(engine_file)
-    assert backend.held_bytes == 10_000
+    assert backend.held_bytes == taken.nbytes
     backend.close()
+
+
+def test_memory_that_nobody_refers_to_is_given_back(backend: TensorRTBackend, engine_file: Path) -> None:
+    engine = backend.load(engine_file)
+    engine.bind(*({name: backend.shared((1, 1, WIDTH), np.float16)} for name in "xy"))()
+    held_bytes = backend.held_bytes
+
+    def run_twice() -> None:
+        x, y = backend.private((1, 4, WIDTH), np.float16), backend.shared((1, 4, WIDTH), np.float16)
+        run = backend.record([engine.bind({"x": x[:, :1]}, {"y": y[:, 1:2]})])
+        for _ in range(2):
+            run()
+        assert backend.held_bytes > held_bytes
+
+    run_twice()
+    assert backend.held_bytes == held_bytes
+
+
+def test_a_view_keeps_the_memory_that_it_shows(backend: TensorRTBackend) -> None:
+    part, row = backend.private((2, 4), np.float16)[:1], backend.shared((2, 4), np.float16)[1]
+    assert backend.held_bytes == 32
+    row[...] = 1
+    backend.clear(part)
+    backend.synchronize()
+    del part
+    assert backend.held_bytes == 16
+    del row
+    assert backend.held_bytes == 0
 
 
 def test_a_device_without_memory_is_named(backend: TensorRTBackend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,8 +158,18 @@ def test_a_device_that_is_full_is_told_with_the_ledger(bundle: Path, monkeypatch
     nothing = driver.alive()
     monkeypatch.setenv("SIMULATED_JETSON_BYTES", "400000")
     with pytest.raises(BudgetExceededError, match=r"(?s)the device has no .* bytes left.*kv_cache"):
-        Inspector.open(bundle)
+        Inspector.open(bundle, budget="2GB")
     assert driver.alive() == nothing
+
+
+def test_a_device_too_small_for_the_plan_is_refused_before_anything_is_loaded(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing, peak_bytes = driver.alive(), driver.count("peak_bytes")
+    monkeypatch.setenv("SIMULATED_JETSON_BYTES", "600000000")
+    with pytest.raises(BudgetExceededError, match=r"(?s)more than the budget of 600\.00 MB.*kv_cache"):
+        Inspector.open(bundle)
+    assert (driver.alive(), driver.count("peak_bytes")) == (nothing, peak_bytes)
 
 
 def test_the_command_ends_with_code_4_and_the_ledger_where_a_budget_is_too_small(bundle: Path) -> None:
