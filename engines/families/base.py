@@ -35,6 +35,7 @@ class Part:
     layers: tuple[int, int] | None  # [first, end) of a decoder group
     parameters: Mapping[str, Parameter]  # by the tensor's name in the checkpoint
     emit: Callable[[Graph, Dialect, TensorSource, Precision], None] | None  # None: an embedding has no graph
+    table_numbers: int = 0  # constants that the graph brings along, at the compute type: rotary tables
     folds: tuple[Fold, ...] = ()  # in an order in which scales can be chosen: what is divided is rounded later
 
 

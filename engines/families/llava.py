@@ -214,7 +214,8 @@ def _parts(
             lambda graph, dialect, source, precision: emit_llama_group(
                 graph, dialect, Weights(source, precision, layout.decoder), llama, layers
             ),
-            with_known_vectors(decoder_folds(llama, layout.decoder, layers), checkpoint),
+            table_numbers=llama.max_positions * llama.head_dim,  # cosines and sines
+            folds=with_known_vectors(decoder_folds(llama, layout.decoder, layers), checkpoint),
         )
 
     return (
@@ -226,7 +227,7 @@ def _parts(
             lambda graph, dialect, source, precision: emit_vit(
                 graph, dialect, Weights(source, precision, layout.vision), vit
             ),
-            with_known_vectors(vit_folds(layout.vision, vit.num_layers), checkpoint),
+            folds=with_known_vectors(vit_folds(layout.vision, vit.num_layers), checkpoint),
         ),
         Part(
             "connector",
@@ -253,7 +254,7 @@ def _parts(
             lambda graph, dialect, source, precision: emit_llama_head(
                 graph, dialect, Weights(source, precision), llama, norm=f"{layout.decoder}norm", head=head
             ),
-            (Fold(head, (f"{layout.decoder}norm.weight",)),),
+            folds=(Fold(head, (f"{layout.decoder}norm.weight",)),),
         ),
     )
 

@@ -7,16 +7,14 @@ from engines.targets.onnxruntime import OnnxRuntimeTarget
 from engines.targets.tensorrt import LARGEST_HEAD_PARAMETERS, open_tensorrt, open_tensorrt_rtx, planned_bytes
 
 TARGETS: Mapping[str, TargetKind] = {
-    "onnxruntime": TargetKind("any machine's CPU", OnnxRuntimeTarget),
+    "onnxruntime": TargetKind(OnnxRuntimeTarget),
     "tensorrt": TargetKind(
-        "a Jetson, or another machine with TensorRT; build it there",
         open_tensorrt,
         computes_float16=True,
         head_parameters=LARGEST_HEAD_PARAMETERS,
         planned_bytes=planned_bytes,
     ),
     "tensorrt-rtx": TargetKind(
-        "GeForce RTX laptops and ground stations; builds without a GPU",
         open_tensorrt_rtx,
         computes_float16=True,
         head_parameters=LARGEST_HEAD_PARAMETERS,

@@ -72,10 +72,13 @@ class Target(Protocol):
 
 
 def stored_bytes(
-    part: Part, precision: Precision, matrix_bytes: Callable[[Precision, int, int], int] = Precision.matrix_bytes
+    part: Part,
+    precision: Precision,
+    matrix_bytes: Callable[[Precision, int, int], int] = Precision.matrix_bytes,
+    number_bytes: int = 4,
 ) -> int:
-    """Bytes of a component's tensors at a precision, without any code around them."""
-    return sum(
+    """Bytes of a component's tensors at a precision, and of its graph's own tables; without any code around them."""
+    return number_bytes * part.table_numbers + sum(
         matrix_bytes(precision.of(name.removesuffix(".weight")), p.shape[0], math.prod(p.shape[1:]))
         if p.is_matrix
         else 2 * math.prod(p.shape)
@@ -87,7 +90,6 @@ def stored_bytes(
 class TargetKind:
     """A target as it can be planned for where its library is not installed."""
 
-    summary: str  # for people who choose among targets
     open: Callable[[TargetOptions], Target]
     computes_float16: bool = False  # so that activations may overflow
     head_parameters: int | None = None  # an LM head with more is split over the vocabulary; None: never

@@ -222,7 +222,7 @@ def planned_bytes(part: Part, precision: Precision) -> int:
     base_bytes, bytes_per_matrix = _CODE_BYTES[part.kind]
     matrices = sum(parameter.is_matrix for parameter in part.parameters.values())
     profiles = 2 if part.kind == "decoder" and precision.dtype == "int4" else 1
-    return stored_bytes(part, precision, _matrix_bytes) + profiles * (base_bytes + bytes_per_matrix * matrices)
+    return stored_bytes(part, precision, _matrix_bytes, 2) + profiles * (base_bytes + bytes_per_matrix * matrices)
 
 
 def _matrix_bytes(precision: Precision, rows: int, columns: int) -> int:
