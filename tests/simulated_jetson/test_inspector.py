@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ import pytest
 from edge_runtime import BudgetExceededError, BundleTargetError, Finding, Inspector
 from edge_runtime.bundle import load_bundle, sha256_of_file
 from edge_runtime.errors import BackendError
+from edge_runtime.pressure import Watch
 from engines.cli import main as build_command
+from tests.edge_runtime.test_pressure import GB, HASTY, LOW, PLENTY, Machine
 from tests.simulated_jetson import driver
 
 pytestmark = pytest.mark.simulated_jetson
@@ -136,6 +139,21 @@ def test_every_byte_of_the_device_is_in_the_ledger(bundle: Path) -> None:
         on_device = ledger.measured_bytes - (ledger.item("process").measured_bytes or 0)
         assert on_device == driver.count("device_bytes") + driver.count("host_bytes")
     assert ledger.measured_bytes < ledger.planned_bytes
+
+
+def test_a_cache_that_shrinks_under_pressure_gives_its_memory_back(build: Build) -> None:
+    machine = Machine(PLENTY)
+    on_device, found = [], []
+    with Inspector.open(build(TINY, "fp16", "tensorrt"), watch=Watch(HASTY, machine)) as inspector:
+        for reading in (PLENTY, LOW, LOW, PLENTY):
+            machine.now = reading
+            inspector.watch.poll()
+            machine.now = replace(PLENTY, available_bytes=GB + 1) if reading == LOW else PLENTY
+            found.append(inspector.inspect(frame()))
+            on_device.append(driver.count("device_bytes") + driver.count("host_bytes"))
+    assert on_device[2] < on_device[0]
+    assert found[2].tokens < found[0].tokens
+    assert on_device[3] <= on_device[0]
 
 
 def test_weights_weigh_on_the_device_what_was_planned(build: Build) -> None:
