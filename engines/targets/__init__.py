@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from engines.targets.base import TargetKind
 from engines.targets.onnxruntime import OnnxRuntimeTarget
-from engines.targets.tensorrt import LARGEST_HEAD_PARAMETERS, open_tensorrt, open_tensorrt_rtx, planned_bytes
+from engines.targets.tensorrt import open_tensorrt, open_tensorrt_rtx
+from engines.targets.tensorrt_shapes import LARGEST_HEAD_PARAMETERS, planned_bytes
 
 TARGETS: Mapping[str, TargetKind] = {
     "onnxruntime": TargetKind(OnnxRuntimeTarget),

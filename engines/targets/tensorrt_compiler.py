@@ -142,23 +142,6 @@ def make_profile(builder: Any, profile: Profile) -> Any:
     return made
 
 
-def open_logger(trt: Any) -> Any:
-    """An ``ILogger`` that keeps what TensorRT complains of in ``complaints``, and passes warnings on as debug lines."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.complaints: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
-                self.complaints.append(message.strip())
-            elif severity == trt.ILogger.Severity.WARNING:
-                _log.debug("%s", message.strip())
-
-    return Logger()
-
-
 def open_monitor(trt: Any, name: str) -> Any:
     """An ``IProgressMonitor`` that draws the outermost phase on stderr, and ends a build at Ctrl-C."""
 

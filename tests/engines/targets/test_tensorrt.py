@@ -12,8 +12,8 @@ from engines.plan import plan_bundle
 from engines.precision import load_recipe
 from engines.synthetic import SYNTHETIC_CONFIGS, open_checkpoint, synthetic_checkpoint
 from engines.targets.base import TargetOptions
-from engines.targets.tensorrt import profiles_of
 from engines.targets.tensorrt_library import load_tensorrt, load_tensorrt_rtx
+from engines.targets.tensorrt_shapes import profiles_of
 from tests.engines.checkpoints import changed
 from tests.engines.targets.graph_execution import GraphDecoder
 

@@ -1,0 +1,84 @@
+"""Which shapes TensorRT's engines are built for, and what they will weigh; needs no TensorRT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from edge_runtime.manifest import TensorSpec
+from engines.families.base import Part
+from engines.precision import FLOAT16, Precision
+from engines.quantize.int4 import block_size_for
+from engines.targets.base import TargetOptions, stored_bytes
+from engines.targets.tensorrt_compiler import Profile, Shape
+from engines.targets.tensorrt_dialect import keeps_int4
+
+# Tegra may refuse one large contiguous request: an LM head of 128,000 words would ask for 1 GB.
+LARGEST_HEAD_PARAMETERS = 1 << 28
+
+CACHE_BUCKET_TOKENS = 256  # the cache is read in such steps
+
+
+def profiles_of(kind: str, precision: Precision, inputs: Sequence[TensorSpec], options: TargetOptions) -> list[Profile]:
+    """The shapes that a component's engine is built for; none where nothing is free.
+
+    A decoder's first profile is prefill's (any number of tokens), its second decode's (one token). Weights of 4 bits
+    are stored once for both, others once for each, as TensorRT lays them out for the kernels of a profile: they get
+    the first profile only. An LM head sees one row.
+    """
+    prefill = (1, options.step_tokens, options.step_tokens)
+    decode = (1, 1, 1)
+    context = in_buckets(options.context_tokens)
+    likely = min(in_buckets(options.step_tokens) + CACHE_BUCKET_TOKENS, context)
+    steps = {
+        "decoder": [(prefill, CACHE_BUCKET_TOKENS), (decode, likely)],
+        "lm_head": [(decode, CACHE_BUCKET_TOKENS)],
+    }.get(kind, [])
+    if precision.dtype != "int4":
+        steps = steps[:1]
+    return [
+        {
+            spec.name: _ranges(spec, {"T": tokens, "C": (1, min(cached, context), context)})
+            for spec in inputs
+            if any(isinstance(size, str) for size in spec.shape)
+        }
+        for tokens, cached in steps
+    ]
+
+
+def planned_bytes(part: Part, precision: Precision) -> int:
+    """What an engine will weigh: its tensors, and the code that TensorRT puts around them, once a profile."""
+    if part.emit is None:
+        return stored_bytes(part, precision)
+    base_bytes, bytes_per_matrix = _CODE_BYTES[part.kind]
+    matrices = sum(parameter.is_matrix for parameter in part.parameters.values())
+    profiles = 2 if part.kind == "decoder" and precision.dtype == "int4" else 1
+    return stored_bytes(part, precision, _matrix_bytes, 2) + profiles * (base_bytes + bytes_per_matrix * matrices)
+
+
+def _matrix_bytes(precision: Precision, rows: int, columns: int) -> int:
+    """Those of a matrix that TensorRT takes as it is, or of what is written out for it."""
+    block_size = precision.block_size and block_size_for(columns, precision.block_size)
+    written = precision if block_size is None or keeps_int4(columns, block_size) else FLOAT16
+    return written.matrix_bytes(rows, columns)
+
+
+# Measured with TensorRT for RTX 1.7.1, on models of 9 million to 13 billion parameters; of any size beyond a few
+# megabytes of weights it matters little.
+_CODE_BYTES = {
+    "vision_encoder": (1_600_000, 23_000),
+    "connector": (100_000, 0),
+    "decoder": (2_000_000, 115_000),
+    "lm_head": (300_000, 0),
+}
+
+
+def _ranges(spec: TensorSpec, free: Mapping[str, tuple[int, int, int]]) -> tuple[Shape, Shape, Shape]:
+    smallest, likeliest, largest = (
+        tuple(free[size][i] if isinstance(size, str) else size for size in spec.shape) for i in range(3)
+    )
+    return smallest, likeliest, largest
+
+
+def in_buckets(tokens: int) -> int:
+    """So many tokens or a few more, as the cache is read."""
+    return -(-tokens // CACHE_BUCKET_TOKENS) * CACHE_BUCKET_TOKENS
