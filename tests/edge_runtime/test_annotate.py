@@ -19,7 +19,8 @@ def finding(severity: str, *region: float) -> Finding:
 
 
 def pixels_of(picture: Frame, severity: str) -> Frame:
-    return np.all(picture == SEVERITY_RGB[severity][::-1], axis=2)
+    bgr = SEVERITY_RGB[severity][::-1]
+    return cv2.inRange(picture, bgr, bgr) > 0
 
 
 def label_boxes(picture: Frame, severity: str) -> list[tuple[int, int, int, int]]:
