@@ -48,6 +48,12 @@ def test_fields_that_a_later_builder_adds_are_ignored(bundle_copy: Path) -> None
     load_bundle(bundle_copy)
 
 
+def test_fields_that_an_earlier_builder_did_not_know_have_their_defaults(bundle_copy: Path) -> None:
+    components = json.loads((bundle_copy / "bundle.json").read_text())["components"]
+    edit(bundle_copy, components=[{k: v for k, v in c.items() if k != "float32_nodes"} for c in components])
+    assert {component.float32_nodes for component in load_bundle(bundle_copy).manifest.components} == {()}
+
+
 @pytest.mark.parametrize("path", ["nowhere", "", "nul\0byte", "x" * 5000])
 def test_a_missing_directory_is_refused_with_the_command_that_builds_one(path: str, tmp_path: Path) -> None:
     with pytest.raises(BundleNotFoundError, match="edge-engines build"):
