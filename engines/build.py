@@ -113,14 +113,22 @@ def build(
             if images and walks:
                 walk = stack.enter_context(open_model_walk(checkpoint, plan.model, images, partial))
                 calibration = Calibration(walk, calibration_cache or partial / "calibration")
-            for part in tqdm(plan.parts, desc=f"building {out.name}", unit="component", disable=None):
+            to_write = plan.disk_bytes
+            bar = stack.enter_context(
+                tqdm(total=to_write, unit="B", unit_scale=True, desc=f"building {out.name}", disable=None)
+            )
+            for part in plan.parts:
+                bar.set_postfix_str(part.name)
                 component = journal.finished(part)
                 if component is None:
                     precision = precisions.components[part.kind]
                     component = compiler.write_component(partial, part, source, precision, calibration)
                     journal.add(component)
-                elif calibration and part.emit:
-                    calibration.walk.skip(compiler.graph_of(partial, part))
+                    bar.update(component.size_bytes)
+                else:
+                    bar.total = to_write = to_write - component.size_bytes  # tells nothing of the others' time
+                    if calibration and part.emit:
+                        calibration.walk.skip(compiler.graph_of(partial, part))
                 components.append(component)
         tokenizer = HashedFile(partial / "tokenizer.json")
         tokenizer.write(checkpoint.tokenizer_json)
