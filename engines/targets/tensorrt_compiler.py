@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from edge_runtime.backends.tensorrt_callbacks import open_logger
 from edge_runtime.errors import BackendError
 from edge_runtime.manifest import FileEntry
 from engines.graphs.builder import HashedFile
