@@ -242,6 +242,8 @@ def _move_into_place(partial: Path, out: Path) -> None:
         partial.rename(out)
         return
     old = out.with_name(out.name + ".old")
+    if (old / MANIFEST_NAME).is_file():  # an earlier replacement was killed between the lines below
+        shutil.rmtree(old)
     out.rename(old)
     partial.rename(out)
     shutil.rmtree(old)

@@ -305,6 +305,18 @@ def test_an_existing_bundle_is_kept_unless_forced(tmp_path):
     assert os.listdir(tmp_path) == ["bundle"]
 
 
+def test_a_replacement_that_was_killed_half_way_does_not_hinder_the_next(tmp_path):
+    out = tmp_path / "bundle"
+    build_tiny(out, recipe="fp16")
+    out.rename(tmp_path / "bundle.old")
+    build_tiny(out, recipe="fp16")
+
+    build_tiny(out, force=True)
+
+    assert load_bundle(out, verify_hashes=True).manifest.recipe == "asymmetric-int4"
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
 def test_force_never_replaces_a_directory_that_is_no_bundle(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
 
