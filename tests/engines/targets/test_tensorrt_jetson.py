@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from edge_runtime.errors import BackendError, CalibrationError
@@ -17,6 +18,7 @@ from engines.precision import load_recipe
 from engines.synthetic import open_checkpoint
 from engines.verify import verify
 from tests.engines.checkpoints import LoudCheckpoint
+from tests.engines.targets.test_int8 import build_int8, tracing
 from tests.engines.test_build import contents
 
 pytestmark = pytest.mark.simulated_jetson
@@ -86,6 +88,15 @@ def test_the_explicit_route_rounds_in_the_graph(bundles):
 
     assert plan.int8_layers == ()
     assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) == 4 * 2
+
+
+@pytest.mark.parametrize("route", ["implicit", "explicit"])
+def test_both_routes_compute_what_the_bundle_for_any_cpu_computes(bundles, images, tmp_path, route):
+    expected = tracing(build_int8(tmp_path / "cpu", images)).logits
+
+    found = tracing(bundles[route]).logits
+
+    assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)  # INT8 is further off than both together
 
 
 def test_components_in_float16_go_the_explicit_route_always(bundles):
