@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("images", nargs="+", metavar="IMAGE", help="image file")
 
     stream = commands.add_parser("stream", parents=[opening, shared], help="report on a folder, a video or a camera")
-    stream.add_argument("source", metavar="SOURCE", help="folder of images, video file, or camera number")
+    stream.add_argument("source", metavar="SOURCE", help="folder of images, video file, ROS bag, or camera number")
     stream.add_argument("--max-frames", type=_positive, metavar="N", help="stop after so many reports")
     stream.add_argument(
         "--skip-below",
@@ -75,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     stream.add_argument("--deadline", type=_not_negative, metavar="SECONDS", help="cut a report that takes longer")
     stream.add_argument("--log", type=Path, metavar="FILE", help="append the flight log, JSON lines")
     stream.add_argument("--page", type=Path, metavar="FILE", help="write the flight report, one HTML page, and its log")
+
+    report = commands.add_parser("report", parents=[shared], help="make the page of a recorded flight")
+    report.add_argument("recording", type=Path, metavar="RECORDING", help="flight log, or the recorder's MCAP file")
+    report.add_argument("--page", type=Path, metavar="FILE", help="where it goes (default: beside the recording)")
 
     bench = commands.add_parser("bench", parents=[opening, shared], help="measure time and memory")
     bench.add_argument("--frames", type=_positive, default=20, metavar="N", help="frames to measure (default: 20)")
@@ -112,6 +116,8 @@ examples:
   edge-runtime inspect out/bundle photo.jpg               what is wrong in this picture?
   edge-runtime stream out/bundle 0 --page flight.html     inspect what camera 0 sees; Ctrl-C lands
   edge-runtime stream out/bundle film.mp4 --json | jq .report.findings
+  edge-runtime stream out/bundle bag.mcap#/front/image    inspect what a bag recorded
+  edge-runtime report flight.mcap                         make the page of a recorded flight
   edge-runtime bench out/bundle --budget 2GB              how fast, in how much memory?
 
 exit codes: 0 done, 1 an error, 2 usage, 4 does not fit the budget, 130 interrupted

@@ -75,6 +75,13 @@ def _stream(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _report(arguments: argparse.Namespace) -> int:
+    page = arguments.page or arguments.recording.with_suffix(".html")
+    write_page(arguments.recording, page)
+    print(json.dumps({"page": str(page)}) if arguments.json else page)
+    return 0
+
+
 def _bench(arguments: argparse.Namespace) -> int:
     frame = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), dtype=np.uint8)
     with Inspector.open(arguments.bundle, arguments.budget) as inspector:
@@ -135,6 +142,7 @@ def _describe(manifest: Manifest) -> str:
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "inspect": _inspect,
     "stream": _stream,
+    "report": _report,
     "bench": _bench,
     "doctor": _doctor,
 }

@@ -25,17 +25,21 @@ from edge_runtime.flight_charts import STEPS, findings_chart, latency_chart, los
 from edge_runtime.flight_defects import defects_of, defects_section
 from edge_runtime.flight_findings import WORST_FIRST, choose_pictures, clean_section, findings_section, matrix_section
 from edge_runtime.flight_log import Flight, FrameFailure, load_flight
+from edge_runtime.recording import SUFFIX as RECORDING_SUFFIX
+from edge_runtime.recording import load_recording
 from edge_runtime.report import SEVERITIES
 from edge_runtime.telemetry import latency_statistics
 
 
 def write_page(log_path: str | Path, html_path: str | Path) -> None:
-    """Write the page of the last flight in ``log_path``.
+    """Write the page of the last flight in ``log_path``: a flight log, or a recording by its suffix ``.mcap``.
 
     Raises:
         FlightLogError: the log cannot be read, or the page cannot be written.
+        MissingDependencyError: the libraries that read recordings are not installed.
     """
-    page = page_from_flight(load_flight(log_path))
+    load = load_recording if Path(log_path).suffix == RECORDING_SUFFIX else load_flight
+    page = page_from_flight(load(log_path))
     try:
         Path(html_path).parent.mkdir(parents=True, exist_ok=True)
         Path(html_path).write_text(page, encoding="utf-8", errors="replace")  # file names need not be Unicode

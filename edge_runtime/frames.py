@@ -60,15 +60,23 @@ class FrameSource(ABC):
 
 
 def open_source(source: str) -> FrameSource:
-    """Open what ``source`` names: a folder of images, one image, a video file, or a camera's number.
+    """Open what ``source`` names: a folder of images, one image, a video file, a bag, or a camera's number.
+
+    A bag is a ROS recording: ``flight.mcap``, or where it has several topics of images ``flight.mcap#/front/image``.
 
     Raises:
         SourceError: there is nothing to read frames from.
+        MissingDependencyError: it is a bag, and the library that reads bags is not installed.
     """
+    from edge_runtime.bags import BagSource, is_bag  # not before there is the FrameSource that it derives from
+
     if source.isdecimal() and len(source) < 4:  # more digits than cameras have: a file, or a mistake
         return CameraSource(int(source))
     path = Path(source)
     try:
+        bag, _, topic = source.partition("#")
+        if is_bag(Path(bag)):
+            return BagSource(Path(bag), topic)
         if path.is_dir() or (path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES):
             return ImageSource(path)
         exists = path.is_file()
@@ -76,7 +84,7 @@ def open_source(source: str) -> FrameSource:
         raise SourceError(f"{source!r} cannot be read: {error}") from error
     if not exists:
         raise SourceError(
-            f"there is no {source!r}; give a folder of images, a video file, or a camera number such as 0"
+            f"there is no {source!r}; give a folder of images, a video file, a bag, or a camera number such as 0"
         )
     return VideoSource(path)
 

@@ -25,6 +25,7 @@ from pathlib import Path
 WORKSPACE = Path(__file__).resolve().parent
 INSTALL = WORKSPACE / "install"
 STAMP = INSTALL / ".setup_ros"
+WHEELS = INSTALL / ".wheels"  # where the packages from PyPI are, for ros2_ws/run
 WHEEL_PYTHONS = ((3, 10), (3, 13))  # the CPython versions that rclpy's wheels exist for, first and last
 BUILD_TIMEOUT_S = 900
 
@@ -50,6 +51,7 @@ def main() -> int:
             return 0
         check_sourced_ros(sourced) if sourced else install_wheels()
         build_messages([] if sourced else wheel_cmake_args())
+        WHEELS.write_text("" if sourced else sys.prefix)
         STAMP.write_text(fingerprint())
     except SetupError as error:
         print(f"setup_ros: {error}", file=sys.stderr)

@@ -14,7 +14,6 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from inspection_msgs.action import Inspect
 from inspection_msgs.msg import InspectionReport
-from inspection_ros.convert import fill_image
 from inspection_ros.hearing import camera_qos
 from inspection_ros.node import InspectionNode
 from inspection_ros.running import spin
@@ -26,6 +25,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
+
+from edge_runtime.messages import fill_image
 
 WAIT_S = 60.0  # a limit, not a pace: on a busy machine four processes take 20 s to start
 FRAME = np.full((48, 64, 3), 127, np.uint8)
@@ -168,6 +169,10 @@ class Rig:
         if topic not in self._cameras:
             self._cameras[topic] = self._client.create_publisher(message_type, topic, 5)
         return self._cameras[topic]
+
+    def audience(self, topic):
+        """How many subscribe to a topic of the node."""
+        return self._client.count_subscribers(topic)
 
     def restart_camera(self, topic):
         """Take a camera's publisher down and put another in its place, once the node hears it."""

@@ -9,10 +9,11 @@ pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_r
 
 import rclpy
 from inspection_msgs.msg import InspectionReport as InspectionReportMessage
-from inspection_ros.health import OK, WARN, counters_from_values
+from inspection_ros.health import OK, WARN
 from lifecycle_msgs.msg import Transition
 
 from edge_runtime.errors import BackendError
+from edge_runtime.health_values import counters_from_values
 from edge_runtime.report import InspectionReport
 from tests.fakes import CRACK, ScriptedInspector
 from tests.ros2_ws.rig import WAIT_S

@@ -1,18 +1,11 @@
 """Diagnostics say whether the camera speaks, whether frames fail, and where the bytes are."""
 
 import pytest
-from inspection_ros.health import (
-    OK,
-    STALE,
-    WARN,
-    assess,
-    counters_from_values,
-    ledger_from_values,
-    values_from_ledger,
-)
+from inspection_ros.health import OK, STALE, WARN, assess
 from inspection_ros.pipeline import Status
 
 from edge_runtime.budget import Ledger, LedgerItem
+from edge_runtime.health_values import counters_from_values, ledger_from_values, values_from_ledger
 from edge_runtime.streaming import Counters
 from edge_runtime.telemetry import latency_statistics
 

@@ -10,13 +10,13 @@ pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_r
 
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped
-from inspection_ros.convert import frame_from_image, report_from_message
 from inspection_ros.health import OK, STALE, WARN
 from lifecycle_msgs.msg import Transition
 from sensor_msgs.msg import CameraInfo, NavSatFix
 from std_msgs.msg import Header
 
 from edge_runtime.errors import BackendError, BundleNotFoundError
+from edge_runtime.messages import frame_from_image, report_from_message
 from edge_runtime.report import InspectionReport
 from tests.fakes import CRACK, ScriptedInspector
 from tests.ros2_ws.rig import DIFFERENT, FRAME

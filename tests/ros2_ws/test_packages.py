@@ -25,8 +25,9 @@ def test_colcon_installs_nodes_launch_file_and_parameters(tmp_path):
     prefix = tmp_path / "install" / "inspection_ros"
     assert (prefix / "share/inspection_ros/launch/inspection.launch.py").is_file()
     assert (prefix / "share/inspection_ros/config/inspection.yaml").is_file()
+    assert (prefix / "share/inspection_ros/config/foxglove.json").is_file()
     assert (prefix / "share/ament_index/resource_index/packages/inspection_ros").is_file()
-    for executable in ("node", "player"):
+    for executable in ("node", "player", "recorder"):
         assert os.access(prefix / "lib/inspection_ros" / executable, os.X_OK)
 
 

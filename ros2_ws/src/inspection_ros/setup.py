@@ -14,11 +14,11 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", glob("launch/*.launch.py")),
-        (f"share/{NAME}/config", glob("config/*.yaml")),
+        (f"share/{NAME}/config", glob("config/*")),
     ],
     description="A lifecycle node that turns camera frames into inspection reports, and a camera player",
     license="Apache-2.0",
     maintainer="edge-runtime maintainers",
     maintainer_email="edge-runtime@example.org",
-    entry_points={"console_scripts": [f"node = {NAME}.node:main", f"player = {NAME}.player:main"]},
+    entry_points={"console_scripts": [f"{name} = {NAME}.{name}:main" for name in ("node", "player", "recorder")]},
 )

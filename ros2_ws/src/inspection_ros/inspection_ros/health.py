@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edge_runtime.budget import Ledger, LedgerItem
-from edge_runtime.streaming import Counters
+from edge_runtime.budget import Ledger
+from edge_runtime.health_values import values_from_counters, values_from_ledger
 from edge_runtime.telemetry import LatencyStatistics
 from inspection_ros.pipeline import Status
 
@@ -67,7 +66,7 @@ def _verdict(state: str, status: Status | None, stale_after_s: float, frame_age_
 
 
 def _values_from_status(status: Status) -> dict[str, str]:
-    values = {f"frames_{name}": str(count) for name, count in vars(status.counters).items()}
+    values = values_from_counters(status.counters)
     values["since_frame_s"] = f"{status.since_frame_s:.2f}"
     values["busy_s"] = f"{status.busy_s:.2f}"
     values["inspections_left_behind"] = str(status.relieved)
@@ -85,42 +84,3 @@ def _values_from_latency(name: str, latency: LatencyStatistics | None) -> dict[s
         return {}
     percentiles = {"median": latency.median_ms, "p90": latency.p90_ms, "p99": latency.p99_ms, "max": latency.max_ms}
     return {f"{name}_{percentile}_ms": f"{value_ms:.1f}" for percentile, value_ms in percentiles.items()}
-
-
-def values_from_ledger(ledger: Ledger) -> dict[str, str]:
-    """Every item's bytes, then the totals, as diagnostics carry them."""
-    values = {}
-    for item in ledger.items:
-        values[f"ledger/{item.name}/planned_bytes"] = str(item.planned_bytes)
-        if item.measured_bytes is not None:
-            values[f"ledger/{item.name}/measured_bytes"] = str(item.measured_bytes)
-    values["planned_bytes"] = str(ledger.planned_bytes)
-    values["measured_bytes"] = str(ledger.measured_bytes)
-    if ledger.budget_bytes is not None:
-        values["budget_bytes"] = str(ledger.budget_bytes)
-    return values
-
-
-def ledger_from_values(values: Mapping[str, str]) -> Ledger | None:
-    """Inverse of :func:`values_from_ledger`; None where the values hold no ledger."""
-    names = [match[1] for key in values if (match := re.fullmatch(r"ledger/(.+)/planned_bytes", key))]
-    if not names:
-        return None
-    items = (
-        LedgerItem(
-            name, int(values[f"ledger/{name}/planned_bytes"]), _optional(values, f"ledger/{name}/measured_bytes")
-        )
-        for name in names
-    )
-    return Ledger(tuple(items), _optional(values, "budget_bytes"))
-
-
-def counters_from_values(values: Mapping[str, str]) -> Counters | None:
-    """The counters that diagnostics carry; None where there are none."""
-    if "frames_received" not in values:
-        return None
-    return Counters(**{name: int(values[f"frames_{name}"]) for name in vars(Counters())})
-
-
-def _optional(values: Mapping[str, str], key: str) -> int | None:
-    return int(values[key]) if key in values else None

@@ -7,9 +7,9 @@ from pathlib import Path
 from edge_runtime.annotate import thumbnail_jpeg
 from edge_runtime.budget import Ledger
 from edge_runtime.flight_log import FlightEnd, FlightHeader, FlightLog, FlightRecord
+from edge_runtime.messages import Frame
 from edge_runtime.report import InspectionReport
 from edge_runtime.streaming import Counters
-from inspection_ros.convert import Frame
 
 _PENDING = 64  # thumbnails kept for a report that may still come: 13 s of a camera at 5 frames/s, 3 MB
 

@@ -21,10 +21,10 @@ from edge_runtime.annotate import draw_report
 from edge_runtime.budget import Ledger
 from edge_runtime.errors import EdgeRuntimeError
 from edge_runtime.inspector import Inspector
+from edge_runtime.messages import fill_image, message_from_report, nanoseconds
 from edge_runtime.report import InspectionReport
 from edge_runtime.telemetry import read_temperature_c
 from inspection_ros.asking import Desk
-from inspection_ros.convert import fill_image, message_from_report, nanoseconds
 from inspection_ros.health import assess
 from inspection_ros.hearing import Ears, camera_qos, frame_from_message
 from inspection_ros.pipeline import ClosableInspector, Inspected, Pipeline
@@ -253,7 +253,10 @@ class InspectionNode(LifecycleNode):
             level=bytes([health.level]),
             name=f"{self.get_fully_qualified_name()}: inspection",
             message=health.message,
-            values=[KeyValue(key=key, value=value) for key, value in health.values.items()],
+            values=[
+                KeyValue(key=key, value=value)
+                for key, value in {"bundle": self._value("bundle"), **health.values}.items()
+            ],
         )
         message = DiagnosticArray(status=[status])
         message.header.stamp = self.get_clock().now().to_msg()

@@ -18,10 +18,10 @@ from typing import Generic, Protocol, TypeVar
 from edge_runtime.continuity import Continuity
 from edge_runtime.gating import GateRule
 from edge_runtime.intake import Intake
+from edge_runtime.messages import Frame
 from edge_runtime.report import InspectionReport
 from edge_runtime.streaming import Counters, within
 from edge_runtime.telemetry import LatencyStatistics, LatencyWindow
-from inspection_ros.convert import Frame
 
 Message = TypeVar("Message")
 

@@ -17,7 +17,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
 
 from edge_runtime.errors import EdgeRuntimeError
-from inspection_ros.convert import Frame, fill_compressed, fill_image
+from edge_runtime.messages import Frame, fill_compressed, fill_image
 from inspection_ros.playlist import open_playlist
 from inspection_ros.running import run_node
 

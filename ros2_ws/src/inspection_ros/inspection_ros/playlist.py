@@ -8,7 +8,7 @@ from itertools import islice
 
 from edge_runtime.errors import MissingDependencyError, SourceError
 from edge_runtime.frames import open_source
-from inspection_ros.convert import Frame
+from edge_runtime.messages import Frame
 
 RENDERED = "rendered:"
 RENDERED_FRAMES = 600  # where nobody says how long the flight is

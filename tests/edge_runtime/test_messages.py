@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inspection_ros.convert import (
+
+from edge_runtime.errors import FrameError
+from edge_runtime.messages import (
     fill_compressed,
     fill_image,
     frame_from_compressed,
@@ -18,8 +20,6 @@ from inspection_ros.convert import (
     message_from_report,
     report_from_message,
 )
-
-from edge_runtime.errors import FrameError
 from edge_runtime.report import (
     ACTIONS,
     DEFECT_CLASSES,

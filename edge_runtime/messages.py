@@ -1,4 +1,4 @@
-"""Turns image messages into frames and reports into messages, and back; knows field names, never rclpy.
+"""Turns ROS messages into frames and reports, and back; knows the names of their fields, and no ROS library.
 
 Messages are duck-typed, so all of this runs, and is tested, where there is no ROS. A frame is uint8 (H, W, 3) in
 OpenCV's BGR order. A ``bgr8`` message is not copied: the frame looks into the message's own bytes.

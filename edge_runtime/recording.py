@@ -1,0 +1,130 @@
+"""A flight read back from the MCAP file of the flight recorder; knows topics and messages, and needs no ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.errors import FlightLogError, MissingDependencyError
+from edge_runtime.flight_log import Flight, FlightEnd, FlightHeader, FlightRecord
+from edge_runtime.health_values import counters_from_values, ledger_from_values
+from edge_runtime.messages import nanoseconds, report_from_message
+
+SUFFIX = ".mcap"
+
+_REPORT = "inspection_msgs/msg/InspectionReport"
+_PICTURE = "sensor_msgs/msg/CompressedImage"
+_HEALTH = "diagnostic_msgs/msg/DiagnosticArray"
+
+
+def load_recording(path: str | Path) -> Flight:
+    """The last flight in a recording; where a power cut ended it, what had been written until then.
+
+    Raises:
+        FlightLogError: the file cannot be read, or is no recording of a flight.
+        MissingDependencyError: the libraries that read recordings are not installed.
+    """
+    flown = _Flown()
+    try:
+        for kind, log_ns, message in _messages(Path(path), flown):
+            _TELLERS[kind](flown, log_ns, message)
+    except OSError as error:
+        raise FlightLogError(f"cannot read recording {path}: {error.strerror or error}") from error
+    if flown.started_ns is None:
+        raise FlightLogError(f"{path} records no flight: no report and no diagnostics are in it")
+    return flown.flight()
+
+
+@dataclass
+class _Flown:
+    """What was read so far."""
+
+    started_ns: int | None = None
+    reports: list[Any] = field(default_factory=list)
+    pictures: dict[int, bytes] = field(default_factory=dict)  # by the stamp of their frame
+    health: dict[str, str] = field(default_factory=dict)
+    is_whole: bool = False
+
+    def report(self, log_ns: int, message: Any) -> None:
+        if self.reports and message.frame_index <= self.reports[-1].frame_index:
+            self.reports, self.pictures = [], {}  # the node was activated anew: that is another flight
+            self.started_ns = None
+        self._started(log_ns)
+        self.reports.append(message)
+
+    def picture(self, log_ns: int, message: Any) -> None:
+        self.pictures[nanoseconds(message.header.stamp)] = bytes(message.data)
+
+    def diagnostics(self, log_ns: int, message: Any) -> None:
+        for status in message.status:
+            if status.name.endswith(": inspection"):
+                self._started(log_ns)
+                self.health |= {pair.key: pair.value for pair in status.values}
+
+    def _started(self, log_ns: int) -> None:
+        self.started_ns = log_ns if self.started_ns is None else self.started_ns
+
+    def flight(self) -> Flight:
+        first_ns = nanoseconds(self.reports[0].header.stamp) if self.reports else 0
+        records = tuple(self._record(message, first_ns) for message in self.reports)
+        counters = counters_from_values(self.health)
+        end = None
+        if self.is_whole and counters is not None:
+            ledger = ledger_from_values(self.health)
+            end = FlightEnd(counters.received, counters.dropped, counters.failed, ledger, counters.skipped)
+        return Flight(
+            FlightHeader(
+                self.health.get("bundle", ""),
+                ", ".join(dict.fromkeys(record.source for record in records)),
+                None if self.started_ns is None else self.started_ns / 1e9,
+            ),
+            records,
+            end=end,
+        )
+
+    def _record(self, message: Any, first_ns: int) -> FlightRecord:
+        stamp_ns = nanoseconds(message.header.stamp)
+        return FlightRecord(
+            int(message.frame_index),
+            (stamp_ns - first_ns) / 1e9,
+            message.camera,
+            report_from_message(message),
+            self.pictures.get(stamp_ns),
+        )
+
+
+_TELLERS = {_REPORT: _Flown.report, _PICTURE: _Flown.picture, _HEALTH: _Flown.diagnostics}
+
+
+def _messages(path: Path, flown: _Flown) -> Iterator[tuple[str, int, Any]]:
+    """Type, log time and content of every message that tells something, as far as the file goes."""
+    try:
+        from mcap.exceptions import McapError
+        from mcap.records import Channel, Footer, Message, Schema
+        from mcap.stream_reader import StreamReader
+        from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+    except ImportError as error:
+        raise MissingDependencyError(f"cannot read recordings: {error}; install edge-runtime[bags]") from error
+    types = get_typestore(Stores.EMPTY)
+    names: dict[int, str] = {}
+    kinds: dict[int, str] = {}
+    with path.open("rb") as file, suppress(McapError):  # cut short, which ``is_whole`` tells
+        for record in StreamReader(file, record_size_limit=path.stat().st_size).records:
+            if isinstance(record, Schema) and record.name in _TELLERS:
+                if record.id not in names:
+                    types.register(_unknown(get_types_from_msg(record.data.decode(), record.name), types.fielddefs))
+                names[record.id] = record.name
+            elif isinstance(record, Channel) and record.schema_id in names:
+                kinds[record.id] = names[record.schema_id]
+            elif isinstance(record, Message) and record.channel_id in kinds:
+                kind = kinds[record.channel_id]
+                yield kind, record.log_time, types.deserialize_cdr(record.data, kind)
+            elif isinstance(record, Footer):
+                flown.is_whole = True
+
+
+def _unknown(found: dict[str, Any], known: Any) -> dict[str, Any]:
+    return {name: definition for name, definition in found.items() if name not in known}

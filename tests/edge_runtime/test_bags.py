@@ -1,0 +1,111 @@
+"""Bags of ROS 1 and ROS 2 are cameras: their frames in order, with their times, without a ROS installation."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rosbags", reason="reading bags needs edge-runtime[bags]")
+
+from rosbags.rosbag1 import Writer as Writer1
+from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import Writer as Writer2
+from rosbags.typesys import Stores, get_typestore
+
+from edge_runtime.errors import SourceError
+from edge_runtime.frames import open_source
+
+LEVELS = (10, 20, 30)
+STORE1, STORE2 = get_typestore(Stores.ROS1_NOETIC), get_typestore(Stores.ROS2_HUMBLE)
+
+
+def picture(level):
+    return np.full((24, 32, 3), level, np.uint8)
+
+
+def header(types, number):
+    stamp = types["builtin_interfaces/msg/Time"](sec=100 + number, nanosec=0)
+    extra = {"seq": number} if types is STORE1.types else {}
+    return types["std_msgs/msg/Header"](stamp=stamp, frame_id="camera", **extra)
+
+
+def raw(types, number, level, **broken):
+    fields = {"height": 24, "width": 32, "encoding": "bgr8", "is_bigendian": 0, "step": 96, **broken}
+    return types["sensor_msgs/msg/Image"](header=header(types, number), data=picture(level).reshape(-1), **fields)
+
+
+def compressed(types, number, level):
+    jpeg = cv2.imencode(".jpg", picture(level))[1].reshape(-1)
+    return types["sensor_msgs/msg/CompressedImage"](header=header(types, number), format="jpeg", data=jpeg)
+
+
+def record1(path, messages, topic="/image"):
+    with Writer1(path) as writer:
+        connection = writer.add_connection(topic, messages[0].__msgtype__, typestore=STORE1)
+        for number, message in enumerate(messages):
+            data = STORE1.serialize_ros1(message, message.__msgtype__)
+            writer.write(connection, number * 500_000_000, data)
+    return str(path)
+
+
+def record2(path, by_topic, storage=StoragePlugin.MCAP):
+    with Writer2(path, version=9, storage_plugin=storage) as writer:
+        for topic, messages in by_topic.items():
+            connection = writer.add_connection(topic, messages[0].__msgtype__, typestore=STORE2)
+            for number, message in enumerate(messages):
+                data = STORE2.serialize_cdr(message, message.__msgtype__)
+                writer.write(connection, number * 500_000_000, data)
+    return str(path)
+
+
+def frames(source):
+    with open_source(source) as opened:
+        return [(round(float(frame.image.mean())), frame.stamp_s) for frame in opened]
+
+
+EXPECTED = [(level, number * 0.5) for number, level in enumerate(LEVELS)]
+
+
+@pytest.mark.parametrize("storage", list(StoragePlugin))
+@pytest.mark.parametrize("make", [raw, compressed])
+def test_a_ros2_bag_is_read_in_order_as_a_folder_and_as_a_file(tmp_path, storage, make):
+    messages = [make(STORE2.types, number, level) for number, level in enumerate(LEVELS)]
+    folder = record2(tmp_path / "flight", {"/image": messages}, storage)
+    assert frames(folder) == EXPECTED
+    (file,) = (path for path in Path(folder).iterdir() if path.name != "metadata.yaml")
+    assert frames(str(file)) == EXPECTED
+
+
+@pytest.mark.parametrize("make", [raw, compressed])
+def test_a_ros1_bag_is_read_in_order(tmp_path, make):
+    messages = [make(STORE1.types, number, level) for number, level in enumerate(LEVELS)]
+    assert frames(record1(tmp_path / "flight.bag", messages)) == EXPECTED
+
+
+def test_of_several_topics_one_must_be_named(tmp_path):
+    left, right = (raw(STORE2.types, 0, level) for level in (40, 50))
+    bag = record2(tmp_path / "flight", {"/left": [left], "/right": [right]})
+    with pytest.raises(SourceError, match=r"2 topics of images; name one of them: .*#/left \(/left, /right\)"):
+        open_source(bag)
+    assert frames(f"{bag}#/right") == [(50, 0.0)]
+    with pytest.raises(SourceError, match="no images on /rear"):
+        open_source(f"{bag}#/rear")
+
+
+def test_a_message_that_is_no_picture_is_counted_and_skipped(tmp_path):
+    messages = [raw(STORE2.types, 0, 10), raw(STORE2.types, 1, 20, encoding="nonsense"), raw(STORE2.types, 2, 30)]
+    with open_source(record2(tmp_path / "flight", {"/image": messages})) as source:
+        assert [frame.name for frame in source] == ["/image#0", "/image#2"]
+        assert source.skipped == 1
+
+
+def test_a_bag_without_images_and_a_damaged_one_are_refused(tmp_path):
+    text = STORE2.types["std_msgs/msg/String"](data="hello")
+    with pytest.raises(SourceError, match="0 topics of images"):
+        open_source(record2(tmp_path / "flight", {"/chatter": [text]}))
+    for suffix in (".mcap", ".bag", ".db3"):
+        damaged = tmp_path / f"damaged{suffix}"
+        damaged.write_bytes(b"not a bag at all" * 100)
+        with pytest.raises(SourceError, match="cannot be read"):
+            open_source(str(damaged))

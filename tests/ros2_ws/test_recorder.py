@@ -1,0 +1,147 @@
+"""The flight recorder: what it hears is on the disk, survives a power cut, and becomes the page of the flight."""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+
+import pytest
+
+pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_ros.py, then tests by ros2_ws/run")
+pytest.importorskip("mcap", reason="recording needs edge-runtime[bags]")
+
+from inspection_ros.mcap_file import McapFile
+from inspection_ros.recorder import FlightRecorder
+from inspection_ros.running import spin
+from mcap.reader import make_reader
+from rclpy.parameter import Parameter
+
+from edge_runtime.cli import main
+from edge_runtime.errors import FlightLogError
+from edge_runtime.recording import load_recording
+from edge_runtime.report import InspectionReport
+from tests.fakes import CRACK, ScriptedInspector
+from tests.ros2_ws.conftest import PACKAGE
+from tests.ros2_ws.rig import FRAME, WAIT_S
+from tests.ros2_ws.test_node import scripted
+
+SEEN = InspectionReport(findings=(CRACK,), tokens=4)
+
+
+class Recording:
+    """A recorder in a thread, as its own process would be."""
+
+    def __init__(self, folder):
+        settings = [Parameter("folder", value=str(folder)), Parameter("pictures_hz", value=60.0)]
+        self._recorder = FlightRecorder(parameter_overrides=settings)
+        self.path = self._recorder.path
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=spin, args=(self._recorder, lambda node: self._done.is_set()))
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception):
+        self._done.set()
+        self._thread.join(WAIT_S)
+        self._recorder.close()
+        self._recorder.destroy_node()
+
+
+@pytest.fixture
+def recorded(rig, tmp_path):
+    """The recording of a flight with three reports."""
+    rig.fly(scripted(ScriptedInspector([SEEN])), bundle="reference")
+    with Recording(tmp_path) as recording:
+        rig.wait_until(lambda: rig.audience("inspection/reports") == 2 and rig.audience("inspection/annotated") == 1)
+        for second in (1, 2, 3):
+            rig.publish_frame(stamp=(second, 0))
+            rig.wait_until(lambda: len(rig.reports) == second)  # noqa: B023
+        rig.wait_until(lambda: rig.health and rig.health.values.get("frames_reported") == "3")
+        rig.listen(1.2)  # the health that tells of the last report
+    return recording.path
+
+
+def test_a_recording_holds_reports_pictures_counters_and_ledger_and_becomes_a_page(recorded, capsys):
+    flight = load_recording(recorded)
+    assert [(record.index, record.stamp_s, record.source) for record in flight.records] == [
+        (0, 0.0, "image"),
+        (1, 1.0, "image"),
+        (2, 2.0, "image"),
+    ]
+    assert {finding.track_id for record in flight.records for finding in record.report.findings} == {1}
+    assert any(record.image for record in flight.records)
+    assert (flight.end.received, flight.end.dropped, flight.end.failed, flight.end.skipped) == (3, 0, 0, 0)
+    assert flight.end.ledger.planned_bytes == 1_000_000
+    assert (flight.header.bundle, flight.header.source) == ("reference", "image")
+    assert main(["report", str(recorded)]) == 0
+    page = recorded.with_suffix(".html")
+    assert capsys.readouterr().out.strip() == str(page)
+    assert "1 moderate finding in 3 inspected frames" in page.read_text()
+
+
+def test_a_power_cut_loses_nothing_that_had_reached_the_disk(recorded, tmp_path):
+    whole = recorded.read_bytes()
+    cut = tmp_path / "cut.mcap"
+    lengths = []
+    for length in range(len(whole), 2000, -len(whole) // 50):
+        cut.write_bytes(whole[:length])
+        try:
+            flight = load_recording(cut)
+        except FlightLogError:
+            lengths.append(0)
+        else:
+            lengths.append(len(flight.records))
+            assert length == len(whole) or flight.end is None
+    assert lengths[0] == lengths[1] == 3
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_the_foxglove_layout_shows_topics_that_are_recorded(recorded):
+    layout = (PACKAGE / "config" / "foxglove.json").read_text()
+    asked = set(re.findall(r'"(/[a-z_/]+)', layout))
+    with recorded.open("rb") as file:
+        summary = make_reader(file).get_summary()
+    assert asked == {channel.topic for channel in summary.channels.values()}
+    panels = set(json.loads(layout)["configById"])
+    assert panels == set(re.findall(r'"(?:first|second)": "([^"]+)"', layout))
+
+
+def test_what_sync_has_returned_from_can_be_read_while_the_recording_goes_on(tmp_path):
+    file = McapFile(tmp_path / "open.mcap", lambda name: "string data\n")
+    file.write("/chatter", "std_msgs/msg/String", b"\x00\x01\x00\x00\x06\x00\x00\x00hello\x00", 1)
+    file.sync()
+    assert b"hello" in (tmp_path / "open.mcap").read_bytes()
+    file.close()
+
+
+def test_a_file_that_is_there_is_never_written_over(tmp_path):
+    (tmp_path / "flight.mcap").write_bytes(b"precious")
+    with pytest.raises(FlightLogError, match="cannot write recording"):
+        McapFile(tmp_path / "flight.mcap", str)
+    assert (tmp_path / "flight.mcap").read_bytes() == b"precious"
+
+
+def test_a_full_disk_ends_the_recorder_with_a_reason_and_not_the_node(rig, tmp_path):
+    rig.fly(scripted(ScriptedInspector([SEEN])))
+    command = f"ulimit -f 8; exec {sys.executable} -m inspection_ros.recorder --ros-args -p folder:={tmp_path}"
+    recorder = subprocess.Popen(["bash", "-c", command], stderr=subprocess.PIPE, text=True)
+    try:
+        rig.wait_until(lambda: rig.audience("inspection/reports") == 2)
+        rig.wait_until(lambda: rig.publish_frame(frame=FRAME) or recorder.poll() is not None)
+        assert recorder.returncode == 1
+        assert "cannot write recording" in recorder.stderr.read()
+    finally:
+        recorder.kill()
+    heard = len(rig.reports)
+    rig.wait_until(lambda: rig.publish_frame() or len(rig.reports) > heard)
+
+
+def test_what_is_no_recording_is_refused_in_one_line(tmp_path, capsys):
+    (tmp_path / "noise.mcap").write_bytes(bytes(range(256)) * 20)
+    assert main(["report", str(tmp_path / "noise.mcap")]) == 1
+    assert "records no flight" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "missing.mcap")]) == 1
+    assert "cannot read recording" in capsys.readouterr().err
