@@ -1,7 +1,7 @@
 """What only hardware can show: collected where pycuda is, run by ``make prove-on-jetson``.
 
 The tests that say ``simulated_jetson`` too run there as far as that goes, so that on a Jetson they fail for its sake
-only. Figures that a test measures go to ``out/prove-on-jetson.json``, and are printed at the end.
+only. Figures of a real one go to ``out/prove-on-jetson.json``, and are printed at the end.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ collect_ignore_glob = [] if find_spec("pycuda") else ["test_*.py"]
 @pytest.fixture(scope="session")
 def figures(pytestconfig: pytest.Config) -> Iterator[dict[str, object]]:
     """What is measured, by what it is."""
+    from tests.jetson.machine import is_simulated
+
     found: dict[str, object] = {}
-    pytestconfig.stash[FIGURES] = found
     yield found
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps(found, indent=2) + "\n")
+    if not is_simulated():
+        pytestconfig.stash[FIGURES] = found
+        OUT.parent.mkdir(exist_ok=True)
+        OUT.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
