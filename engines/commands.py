@@ -22,6 +22,7 @@ from engines.device import load_device
 from engines.outlook import outlook
 from engines.plan import plan_bundle
 from engines.precision import PrecisionPlan, load_recipe
+from engines.quality import check_quality
 from engines.sensitivity.grid import combinations, one_at_a_time
 from engines.sensitivity.run import Study, run_experiments
 from engines.sensitivity.scoring import Exam
@@ -65,6 +66,8 @@ def _build(options: argparse.Namespace) -> None:
         images=open_images(options.images) if options.images else None,
         force=options.force,
     )
+    if recipe.retention is not None:
+        check_quality(checkpoint, bundle, recipe.retention)
     manifest = bundle.manifest
     text = f"{bundle.path}: {manifest.name}, {manifest.recipe}, {format_bytes(manifest.size_bytes)}{chosen}"
     _print_result(options, text, {"bundle": str(bundle.path), "size_bytes": manifest.size_bytes})

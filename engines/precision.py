@@ -68,6 +68,7 @@ class PrecisionPlan:
     recipe: str
     sha256: str  # of the recipe's text
     components: Mapping[str, Precision]
+    retention: float | None = None  # the least share of float16's macro-F1 that has to remain
 
     @property
     def has_int8(self) -> bool:
@@ -115,7 +116,10 @@ def load_recipe(recipe: str) -> PrecisionPlan:
         found = ", ".join(map(str, components)) if isinstance(components, dict) else "none"
         raise RecipeError(f"{path} names the components {found}; expected {', '.join(COMPONENT_KINDS)}")
     plan = {kind: _precision_from_yaml(f"{path}: {kind}", kind, components[kind]) for kind in COMPONENT_KINDS}
-    return PrecisionPlan(path.stem, hashlib.sha256(text.encode()).hexdigest(), plan)
+    retention = document.get("retention")
+    if retention is not None and not (isinstance(retention, float) and 0 < retention <= 1):
+        raise RecipeError(f"{path} has retention {retention!r}; expected the share of macro-F1 to be kept, as 0.99")
+    return PrecisionPlan(path.stem, hashlib.sha256(text.encode()).hexdigest(), plan, retention)
 
 
 def _precision_from_yaml(where: str, kind: str, entry: Any) -> Precision:

@@ -80,7 +80,7 @@ def examine(bundle_path: Path, exam: Exam, scenes: Sequence[Scene], reference: S
         caption_overlap=_mean(overlaps),
         answer_loss=_mean(_losses(trace) for trace in found),
         features_error=_mean(_distance(*pair) for pair in zip(found, reference, strict=True)),
-        logits_divergence=_mean(_divergence(*pair) for pair in zip(found, reference, strict=True)),
+        logits_divergence=_mean(divergence(*pair) for pair in zip(found, reference, strict=True)),
     )
 
 
@@ -108,7 +108,8 @@ def _losses(trace: Trace) -> float:
     return -float(chosen.mean())
 
 
-def _divergence(found: Trace, reference: Trace) -> float:
+def divergence(found: Trace, reference: Trace) -> float:
+    """Nats a token by which the choice of the next one moved (Kullback-Leibler), led along the same tokens."""
     ours, theirs = _log_softmax(found.logits), _log_softmax(reference.logits)
     return float((np.exp(theirs) * (theirs - ours)).sum(axis=1).mean())
 
