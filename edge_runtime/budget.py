@@ -7,8 +7,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import psutil
-
 from edge_runtime.errors import BudgetExceededError
 from edge_runtime.footprint import FOOTPRINTS, Footprint
 from edge_runtime.kv_cache import cache_bytes
@@ -147,11 +145,6 @@ def format_bytes(size_bytes: int) -> str:
         if abs(size_bytes) >= unit:
             return f"{size_bytes / unit:.2f} {name}"
     return f"{size_bytes} B"
-
-
-def available_bytes() -> int:
-    """Memory that can be had without swapping: MemAvailable, which counts reclaimable page cache."""
-    return int(psutil.virtual_memory().available)
 
 
 def _format_or_blank(size_bytes: int | None) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil
 
+from edge_runtime.cgroups import cgroup_left_bytes
+
 
 @dataclass(frozen=True)
 class MemoryReading:
@@ -38,6 +40,12 @@ def read_memory() -> MemoryReading:
 def total_bytes() -> int:
     """Memory that the machine has."""
     return int(psutil.virtual_memory().total)
+
+
+def available_bytes() -> int:
+    """Memory that this process can have without swapping: MemAvailable, or less where a container is limited."""
+    available, left = int(psutil.virtual_memory().available), cgroup_left_bytes()
+    return available if left is None else min(available, left)
 
 
 def resident_bytes() -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edge_runtime.budget import Ledger, LedgerItem, available_bytes, check_fits, format_bytes, parse_bytes, plan_ledger
+from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from edge_runtime.budget import Ledger, LedgerItem, check_fits, format_bytes, parse_bytes, plan_ledger
 from edge_runtime.bundle import load_bundle
 from edge_runtime.errors import BudgetExceededError
+from edge_runtime.footprint import FOOTPRINTS
 
 LEDGER = Ledger((LedgerItem("weights", 6_600_000_000), LedgerItem("kv_cache", 400_000_000)))
 
@@ -76,5 +79,35 @@ def test_the_plan_grows_with_the_cache_by_exactly_its_bytes(tiny_bundle: Path) -
     assert planned(200) - planned(100) == 100 * 2 * model.num_layers * model.num_kv_heads * model.head_dim * 4
 
 
-def test_available_memory_is_positive() -> None:
-    assert available_bytes() > 0
+def test_what_takes_most_to_load_is_counted_while_there_is_room(tiny_bundle: Path) -> None:
+    manifest = load_bundle(tiny_bundle).manifest
+    head = manifest.component("lm_head")
+    huge = replace(head, files=tuple(replace(file, size_bytes=10**9) for file in head.files))
+    others = tuple(component for component in manifest.components if component.kind != "lm_head")
+
+    ledger = plan_ledger(replace(manifest, components=(*others, huge)), 200)
+
+    passing = round(huge.size_bytes * FOOTPRINTS["onnxruntime"].load_per_stored["float16"])
+    later = sum(ledger.item(n).planned_bytes for n in ("decoder", "kv_cache", "image_tokens", "activations", "frame"))
+    assert ledger.item("load_peak").planned_bytes == passing - later
+
+
+def test_scratch_grows_with_the_steps_of_a_prompt_and_not_with_the_whole(tiny_bundle: Path) -> None:
+    manifest = load_bundle(tiny_bundle).manifest
+    short, long = (plan_ledger(manifest, tokens).item("activations").planned_bytes for tokens in (200, 400))
+    assert 0 <= long - short <= 200 * 72 * manifest.model.num_heads * 4  # scores of 72 rows more tokens wide
+
+
+def test_a_step_is_planned_as_long_as_it_is_made() -> None:
+    assert FOOTPRINTS["onnxruntime"].step_rows == OnnxRuntimeBackend().step_rows
+
+
+def test_only_rows_of_the_embedding_that_can_be_asked_for_are_planned(tiny_bundle: Path) -> None:
+    manifest = load_bundle(tiny_bundle).manifest
+    embedding = manifest.component("embedding")
+    huge = replace(embedding, files=tuple(replace(file, size_bytes=10**9) for file in embedding.files))
+    others = tuple(component for component in manifest.components if component.kind != "embedding")
+
+    ledger = plan_ledger(replace(manifest, components=(*others, huge)), 200)
+
+    assert ledger.item("embedding").planned_bytes == 200 * 65536
