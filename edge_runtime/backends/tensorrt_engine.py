@@ -16,7 +16,7 @@ from weakref import ref
 import numpy as np
 
 from edge_runtime.backends.base import Memory, Run
-from edge_runtime.backends.cuda import Device
+from edge_runtime.backends.cuda import Device, PrivateMemory
 from edge_runtime.backends.cuda_graph import CudaGraph
 from edge_runtime.backends.tensorrt_library import Library
 from edge_runtime.errors import BackendError, BudgetExceededError
@@ -66,7 +66,7 @@ class TensorRTEngine:
             if context is None:
                 raise library.failure(f"{self._name} cannot be executed")
             context.set_device_memory(library.device.address_of(scratch), scratch.shape[0])
-        opened = _Executor(library, context, self._name)
+        opened = _Executor(library, context, scratch, self._name)
         self._executors.append(opened)
         return opened
 
@@ -130,11 +130,12 @@ class Binding:
 
 
 class _Executor:
-    """An execution context, and the binding that it is configured for."""
+    """An execution context, the scratch that it computes in, and the binding that it is configured for."""
 
-    def __init__(self, library: Library, context: trt.IExecutionContext, name: str) -> None:
+    def __init__(self, library: Library, context: trt.IExecutionContext, scratch: PrivateMemory, name: str) -> None:
         self._library = library
         self._context = context
+        self._scratch = scratch  # kept, where a larger engine that came later made the others use another
         self._name = name
         self._configured: ref[Binding] | None = None  # weakly, as a binding holds on to memory
 

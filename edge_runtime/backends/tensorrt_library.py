@@ -42,7 +42,7 @@ class Library:
 
     def scratch(self) -> PrivateMemory:
         """What every context computes in, one at a time: large enough for all that were announced."""
-        if self._scratch is None or self._scratch.shape[0] < self._scratch_bytes:  # contexts keep an old one
+        if self._scratch is None or self._scratch.shape[0] < self._scratch_bytes:
             self._scratch = self.device.private((self._scratch_bytes,), np.uint8)
         return self._scratch
 

@@ -295,6 +295,20 @@ def test_all_contexts_compute_in_one_scratch(backend: TensorRTBackend, tmp_path:
     assert grown < 5_000  # a context's own; the scratch of 400 rows is 50 kB and was there
 
 
+def test_an_engine_that_needs_more_scratch_may_come_later(backend: TensorRTBackend, tmp_path: Path) -> None:
+    x, y = backend.shared((1, 1, WIDTH), np.float16), backend.shared((1, 1, WIDTH), np.float16)
+    runs = []
+    for most in (4, 400):
+        engine = backend.load(doubling_engine(tmp_path / f"{most}.engine", (1, most)))
+        runs.append(engine.bind({"x": x}, {"y": y}))
+        runs[-1]()
+    for value, run in enumerate(runs, start=1):
+        x[...] = value
+        run()
+        backend.synchronize()
+        assert (y == 2 * value).all()
+
+
 def test_one_thread_may_open_another_run_and_a_third_close(engine_file: Path) -> None:
     nothing, made, seen = driver.alive(), [], []
 
