@@ -2,7 +2,7 @@
 
 import pytest
 from inspection_ros.health import OK, STALE, WARN, assess
-from inspection_ros.pipeline import Status
+from inspection_ros.traffic import Status
 
 from edge_runtime.budget import Ledger, LedgerItem
 from edge_runtime.health_values import counters_from_values, ledger_from_values, values_from_ledger

@@ -5,9 +5,10 @@ import time
 
 import numpy as np
 import pytest
-from inspection_ros.pipeline import Pipeline, Request, Rules
+from inspection_ros.pipeline import Pipeline
+from inspection_ros.traffic import Request, Rules
 
-from edge_runtime.errors import FrameError
+from edge_runtime.errors import BudgetExceededError, FrameError
 from edge_runtime.gating import GateRule
 from edge_runtime.report import InspectionReport
 from edge_runtime.streaming import Counters
@@ -15,6 +16,13 @@ from edge_runtime.streaming import Counters
 WAIT_S = 10.0
 FRAME = np.zeros((2, 2, 3), np.uint8)
 CAMERA = "image"
+
+
+class Exhausted:
+    """Rests that nobody can take."""
+
+    def pop(self):
+        raise BudgetExceededError("memory has not come back")
 
 
 class Patient:
@@ -25,6 +33,7 @@ class Patient:
         self.let_go = threading.Event()
         self.closed = threading.Event()
         self.questions = []
+        self.rests = []
         if not patient:
             self.let_go.set()
 
@@ -33,6 +42,9 @@ class Patient:
         assert self.let_go.wait(WAIT_S)
         self.questions.append(question)
         return InspectionReport(tokens=1, truncated=not go_on("x"))
+
+    def rest_s(self):
+        return self.rests.pop() if self.rests else 0.0
 
     def close(self):
         self.closed.set()
@@ -236,3 +248,25 @@ def test_an_inspector_that_was_left_at_stop_is_closed_when_it_ends():
     worker.let_go.set()
     assert worker.inspector.closed.wait(WAIT_S)
     assert worker.published == []
+
+
+def test_the_worker_rests_before_it_takes_a_frame_so_that_it_gets_the_newest():
+    worker = Worker()
+    worker.inspector.rests += [0.05] * 40
+    worker.wait_until(lambda: len(worker.inspector.rests) < 39)  # it was idle, and rests now
+    worker.pipeline.offer(CAMERA, 0)
+    worker.pipeline.offer(CAMERA, 1)
+    worker.inspector.rests.clear()
+    worker.wait_until(lambda: worker.published)
+    assert [inspected.message for inspected in worker.published] == [1]
+    assert worker.pipeline.counters() == Counters(received=2, reported=1, dropped=1)
+
+
+def test_memory_that_does_not_come_back_is_told_and_the_worker_lives_on():
+    worker = Worker()
+    worker.inspector.rests = Exhausted()
+    worker.wait_until(lambda: worker.failures)
+    assert worker.failures[0] == "memory has not come back"
+    worker.inspector.rests = []
+    worker.offer_and_wait(0)
+    assert worker.pipeline.counters() == Counters(received=1, reported=1)

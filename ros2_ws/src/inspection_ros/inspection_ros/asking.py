@@ -18,7 +18,8 @@ from rclpy.task import Future
 from edge_runtime.budget import Ledger
 from edge_runtime.report import InspectionReport
 from edge_runtime.streaming import within
-from inspection_ros.pipeline import Pipeline, Request
+from inspection_ros.pipeline import Pipeline
+from inspection_ros.traffic import Request
 
 # Of a message and its report: the report message with its header, to be sent as an answer.
 Answering = Callable[[str, str, Any, InspectionReport], InspectionReportMessage]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from edge_runtime.budget import Ledger
 from edge_runtime.health_values import values_from_counters, values_from_ledger
 from edge_runtime.telemetry import LatencyStatistics
-from inspection_ros.pipeline import Status
+from inspection_ros.traffic import Status
 
 OK, WARN, ERROR, STALE = range(4)  # the levels of diagnostic_msgs/DiagnosticStatus
 

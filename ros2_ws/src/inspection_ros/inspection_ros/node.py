@@ -27,9 +27,10 @@ from edge_runtime.telemetry import read_temperature_c
 from inspection_ros.asking import Desk
 from inspection_ros.health import assess
 from inspection_ros.hearing import Ears, camera_qos, frame_from_message
-from inspection_ros.pipeline import ClosableInspector, Inspected, Pipeline
+from inspection_ros.pipeline import Pipeline
 from inspection_ros.running import run_node
 from inspection_ros.settings import SETTINGS, check_setting, declare_settings, refusal, rules_from
+from inspection_ros.traffic import ClosableInspector, Inspected
 
 DIAGNOSTICS_PERIOD_S = 1.0
 STOP_TIMEOUT_S = 60.0  # a report in progress may take this long on a slow machine before the node gives up on it

@@ -12,84 +12,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Generic
 
 from edge_runtime.continuity import Continuity
-from edge_runtime.gating import GateRule
 from edge_runtime.intake import Intake
 from edge_runtime.messages import Frame
 from edge_runtime.report import InspectionReport
 from edge_runtime.streaming import Counters, within
-from edge_runtime.telemetry import LatencyStatistics, LatencyWindow
-
-Message = TypeVar("Message")
+from edge_runtime.telemetry import LatencyWindow
+from inspection_ros.traffic import ClosableInspector, Inspected, Message, Request, Rules, Status
 
 _IDLE_WAIT_S = 0.5
 _REQUESTS = "\n"  # a lane of the intake beside the cameras' topics, whose names hold no line ends
 _FIRST = 2**31  # its priority, above every camera's
-
-
-class ClosableInspector(Protocol):
-    """What the pipeline needs of an inspector."""
-
-    def inspect(self, frame: Frame, question: str = ..., go_on: Callable[[str], bool] = ...) -> InspectionReport:
-        """The report of one frame; see :meth:`edge_runtime.inspector.Inspector.inspect`."""
-
-    def close(self) -> None:
-        """Free every byte."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How frames are chosen and asked about; may change from one frame to the next."""
-
-    gate: GateRule = field(default_factory=GateRule)
-    question: str = ""
-    deadline_s: float | None = None  # from the moment that an inspection starts
-    period_s: float = 0.0  # frames that come sooner after the start of the last inspection are skipped
-
-
-@dataclass(frozen=True)
-class Status:
-    """How a pipeline is doing."""
-
-    counters: Counters
-    latency: LatencyStatistics | None  # from a message's arrival to its published report
-    since_frame_s: float  # since the newest frame arrived, or since the start
-    last_failure: str | None  # None once a frame succeeded again
-    first_token: LatencyStatistics | None = None  # from the start of an inspection to what the model says first
-    tokens_per_s: float | None = None  # while it writes, over the latest reports
-    busy_s: float = 0.0  # for how long the inspection in progress has been going on
-    relieved: int = 0  # inspections that were left behind
-
-
-@dataclass(frozen=True)
-class Inspected(Generic[Message]):
-    """A message, what it showed, and what was found in it."""
-
-    index: int  # among the frames received, from 0
-    camera: str
-    message: Message
-    frame: Frame
-    question: str
-    report: InspectionReport
-    counters: Counters  # as they stood when the report was done
-
-
-@dataclass(eq=False)
-class Request(Generic[Message]):
-    """A frame to be inspected on demand: ``message``, or the camera's next one where that is None.
-
-    ``go_on`` is asked before each token of the answer, and now and then while no frame comes. ``done`` gets the
-    message with its report, or the reason why there is none; on the worker's thread.
-    """
-
-    camera: str
-    message: Message | None
-    question: str
-    go_on: Callable[[str], bool]
-    done: Callable[[Message | None, InspectionReport | None, str], None]
 
 
 @dataclass(frozen=True)
@@ -220,6 +156,7 @@ class Pipeline(Generic[Message]):
 
     def _work(self, shift: int, inspector: ClosableInspector) -> None:
         while not self._stopping.is_set():
+            self._rest(inspector)
             turn = self._intake.take(_IDLE_WAIT_S)
             if turn is not None and turn[1] is not None:
                 self._process(shift, inspector, turn[0], turn[1])
@@ -229,6 +166,16 @@ class Pipeline(Generic[Message]):
                 break
         if shift != self._shift:
             inspector.close()
+
+    def _rest(self, inspector: ClosableInspector) -> None:
+        """Wait as long as memory or heat ask for, before a frame is taken that would be an old one afterwards."""
+        try:
+            while (rest_s := inspector.rest_s()) > 0 and not self._stopping.wait(rest_s):
+                pass
+        except Exception as error:  # memory does not come back; the frame itself will tell whether there is enough
+            self._last_failure = str(error) or type(error).__name__
+            self._on_failure(self._last_failure)
+            self._stopping.wait(_IDLE_WAIT_S)
 
     def _process(self, shift: int, inspector: ClosableInspector, camera: str, arrival: _Arrival[Message]) -> None:
         rules = self._rules()

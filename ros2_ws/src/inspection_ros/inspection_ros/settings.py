@@ -16,7 +16,7 @@ from rclpy.node import Node
 
 from edge_runtime.budget import parse_bytes
 from edge_runtime.gating import DEFAULT_THRESHOLD, GateRule
-from inspection_ros.pipeline import Rules
+from inspection_ros.traffic import Rules
 
 TRANSPORTS = ("raw", "compressed")
 CONFIGURE, ACTIVATE, ALWAYS = "configure", "activate", "always"  # when a parameter is read
