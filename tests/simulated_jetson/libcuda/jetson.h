@@ -4,6 +4,7 @@
  *   - a stream runs as late as it may, so that whoever reads a result without waiting reads the old one;
  *   - device memory holds NaNs at first, so that whoever relies on zeros finds out;
  *   - mapped host memory has another address on the device, so that whoever mixes the two is refused;
+ *   - memory that was freed keeps its address, so that whoever still uses it is refused;
  *   - no call works without a current context, and what a dying context still owns is counted as leaked.
  */
 #ifndef JETSON_H
@@ -28,7 +29,6 @@ typedef struct Block {
     uintptr_t device;   /* what engines are given */
     uintptr_t host;     /* what the CPU uses; 0 for device memory */
     size_t bytes;
-    bool is_registered; /* host memory that somebody else owns */
     unsigned flags;
 } Block;
 

@@ -68,13 +68,18 @@ static CUresult add_block(Block wanted, Block **added) {
     return CUDA_SUCCESS;
 }
 
+/* Gives the pages back and keeps the address, which nobody gets again: whoever still uses it is found out. */
+static void give_back(uintptr_t address, size_t bytes) {
+    mmap((void *)address, bytes, PROT_NONE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+}
+
 static void remove_block(Block **place) {
     Block *block = *place;
     *place = block->next;
     counts.blocks--;
     *(block->host ? &counts.host_bytes : &counts.device_bytes) -= block->bytes;
-    munmap((void *)block->device, block->bytes);
-    if (block->host && !block->is_registered) munmap((void *)block->host, block->bytes);
+    give_back(block->device, block->bytes);
+    if (block->host) give_back(block->host, block->bytes);
     free(block);
 }
 
