@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 
 from edge_runtime.budget import Ledger, LedgerItem
+from edge_runtime.pressure import NOTHING_GIVEN_UP, Step
 from edge_runtime.streaming import Counters
+
+_LATEST_STEPS = 10
 
 
 def values_from_ledger(ledger: Ledger) -> dict[str, str]:
@@ -35,6 +39,15 @@ def ledger_from_values(values: Mapping[str, str]) -> Ledger | None:
         for name in names
     )
     return Ledger(tuple(items), _optional(values, "budget_bytes"))
+
+
+def values_from_steps(steps: Sequence[Step]) -> dict[str, str]:
+    """What is given up for memory or for heat at the moment, and the latest steps that led there."""
+    values = {"given_up": steps[-1].rung if steps else NOTHING_GIVEN_UP}
+    for number, step in enumerate(steps[-_LATEST_STEPS:], start=max(len(steps) - _LATEST_STEPS, 0)):
+        when = datetime.fromtimestamp(step.at_s, timezone.utc).isoformat(timespec="seconds")
+        values[f"step/{number}"] = f"{when} {step.rung}: {step.reason}"
+    return values
 
 
 def values_from_counters(counters: Counters) -> dict[str, str]:

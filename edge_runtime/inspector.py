@@ -22,7 +22,7 @@ from edge_runtime.grammar import Grammar
 from edge_runtime.loading import LoadedBundle
 from edge_runtime.manifest import PromptSpec
 from edge_runtime.preprocessing import pixels_from_frame
-from edge_runtime.pressure import Rung, Watch, limits_of
+from edge_runtime.pressure import Rung, Step, Watch, limits_of
 from edge_runtime.report import InspectionReport, Timings, answer_schema
 from edge_runtime.telemetry import total_bytes
 from edge_runtime.tokenization import load_tokenizer, prompt_tokens
@@ -181,6 +181,11 @@ class Inspector:
             BudgetExceededError: memory has not come back.
         """
         return self.watch.rest_s()
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What was given up for memory or for heat, and taken back, oldest first. Any thread may ask."""
+        return self.watch.steps
 
     def close(self) -> None:
         """Release engines, cache and buffers; a second call does nothing."""

@@ -69,8 +69,9 @@ class Rung:
     busy_share: float = 1.0  # of time, that is spent inspecting
 
 
+NOTHING_GIVEN_UP = "nothing"
 LADDER = (
-    Rung("all"),
+    Rung(NOTHING_GIVEN_UP),
     Rung("fewer report tokens", report_share=0.5),
     Rung("smaller context", report_share=0.25, cache_share=0.25),
     Rung("lower frame rate", report_share=0.25, cache_share=0.25, busy_share=0.5),

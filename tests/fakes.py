@@ -15,6 +15,7 @@ from edge_runtime.budget import Ledger, LedgerItem
 from edge_runtime.errors import SourceError
 from edge_runtime.frames import FrameSource, SourcedFrame
 from edge_runtime.preprocessing import check_frame
+from edge_runtime.pressure import Step
 from edge_runtime.report import Finding, InspectionReport, Region, Timings
 
 CRACK = Finding(
@@ -73,6 +74,8 @@ class ScriptedInspector:
     def rest_s(self) -> float:
         """Nothing presses."""
         return 0.0
+
+    steps: tuple[Step, ...] = ()
 
     def close(self) -> None:
         self.closed = True

@@ -15,7 +15,7 @@ import pytest
 from edge_runtime import BudgetExceededError, Inspector
 from edge_runtime.budget import Ledger, LedgerItem
 from edge_runtime.flight_log import FlightHeader, FlightLog, FlightRecord, load_flight
-from edge_runtime.pressure import LADDER, Limits, Reading, Watch, limits_of, read_machine
+from edge_runtime.pressure import LADDER, NOTHING_GIVEN_UP, Limits, Reading, Watch, limits_of, read_machine
 from edge_runtime.streaming import Stream
 from tests.fakes import FakeCamera
 
@@ -45,7 +45,7 @@ def rungs_of(watch: Watch, polls: int) -> list[str]:
 
 def test_without_pressure_nothing_is_given_up() -> None:
     watch = Watch(HASTY, Machine(PLENTY))
-    assert set(rungs_of(watch, 5)) == {"all"}
+    assert set(rungs_of(watch, 5)) == {NOTHING_GIVEN_UP}
     assert watch.steps == ()
     assert watch.rest_s() == 0
 
@@ -61,7 +61,7 @@ def test_relief_takes_the_rungs_back_one_by_one() -> None:
     watch = Watch(HASTY, machine)
     rungs_of(watch, 4)
     machine.now = PLENTY
-    assert rungs_of(watch, 5) == [*(rung.name for rung in reversed(LADDER[:-1])), "all"]
+    assert rungs_of(watch, 5) == [*(rung.name for rung in reversed(LADDER[:-1])), NOTHING_GIVEN_UP]
 
 
 def test_a_rung_is_given_time_to_help() -> None:
@@ -80,7 +80,7 @@ def test_what_has_barely_eased_takes_no_rung_back() -> None:
 @pytest.mark.parametrize("reading", [CRITICAL, replace(PLENTY, temperature_c=98.0)])
 def test_a_critical_reading_pauses_at_once(reading: Reading) -> None:
     watch = Watch(replace(HASTY, settle_s=30.0), Machine(PLENTY, reading))
-    assert rungs_of(watch, 2) == ["all", "pause"]
+    assert rungs_of(watch, 2) == [NOTHING_GIVEN_UP, "pause"]
 
 
 def test_a_process_beyond_its_budget_gets_smaller_and_does_not_pause_in_vain() -> None:
@@ -94,7 +94,7 @@ def test_every_step_is_logged_and_kept_with_its_reason(caplog: pytest.LogCapture
     watch = Watch(HASTY, Machine(LOW, PLENTY))
     with caplog.at_level(logging.INFO):
         rungs_of(watch, 2)
-    assert [step.rung for step in watch.steps] == ["fewer report tokens", "all"]
+    assert [step.rung for step in watch.steps] == ["fewer report tokens", NOTHING_GIVEN_UP]
     assert "1000.00 MB of memory are available, less than 1.00 GB" in watch.steps[0].reason
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 

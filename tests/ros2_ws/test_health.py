@@ -6,6 +6,7 @@ from inspection_ros.traffic import Status
 
 from edge_runtime.budget import Ledger, LedgerItem
 from edge_runtime.health_values import counters_from_values, ledger_from_values, values_from_ledger
+from edge_runtime.pressure import NOTHING_GIVEN_UP, Step
 from edge_runtime.streaming import Counters
 from edge_runtime.telemetry import latency_statistics
 
@@ -46,6 +47,20 @@ def test_a_ledger_survives_the_way_through_diagnostics():
     values = assess("active", status(), LEDGER, None, stale_after_s=2.0).values
     assert ledger_from_values(values) == LEDGER
     assert values_from_ledger(LEDGER)["planned_bytes"] == "150"
+
+
+def test_what_is_given_up_for_memory_or_heat_is_a_warning_with_every_step():
+    steps = (Step(0.0, "fewer report tokens", "little memory"), Step(3.0, "smaller context", "less memory"))
+    health = assess("active", status(), None, None, stale_after_s=2.0, steps=steps)
+    assert (health.level, health.message) == (WARN, "smaller context: less memory")
+    assert health.values["given_up"] == "smaller context"
+    assert health.values["step/0"] == "1970-01-01T00:00:00+00:00 fewer report tokens: little memory"
+    assert health.values["step/1"] == "1970-01-01T00:00:03+00:00 smaller context: less memory"
+
+
+def test_what_was_taken_back_is_no_warning_any_more():
+    steps = (Step(0.0, "pause", "heat"), Step(3.0, NOTHING_GIVEN_UP, "the pressure has eased"))
+    assert assess("active", status(), None, None, stale_after_s=2.0, steps=steps).level == OK
 
 
 def test_values_without_counters_or_ledger_give_none():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edge_runtime.budget import Ledger
-from edge_runtime.health_values import values_from_counters, values_from_ledger
+from edge_runtime.health_values import values_from_counters, values_from_ledger, values_from_steps
+from edge_runtime.pressure import NOTHING_GIVEN_UP, Step
 from edge_runtime.telemetry import LatencyStatistics
 from inspection_ros.traffic import Status
 
@@ -32,13 +33,15 @@ def assess(
     temperature_c: float | None,
     stale_after_s: float,
     frame_age_s: float = 0.0,
+    steps: Sequence[Step] = (),
 ) -> Health:
     """The health of a node in lifecycle ``state``; ``status`` is that of its pipeline while it has one.
 
     Cameras that have been silent for ``stale_after_s`` are stale; so are those that never spoke. ``frame_age_s`` is
     that of the latest report's frame, by its stamp: one from the future, or from long ago, tells of a wrong clock.
+    ``steps`` are what the inspector gave up for memory or for heat, and took back.
     """
-    values: dict[str, str] = {"state": state}
+    values: dict[str, str] = {"state": state, **values_from_steps(steps)}
     if status is not None:
         values |= _values_from_status(status)
     if ledger is not None:
@@ -47,6 +50,8 @@ def assess(
         values["temperature_c"] = f"{temperature_c:.1f}"
     values["frame_age_s"] = f"{frame_age_s:.3f}"
     level, message = _verdict(state, status, stale_after_s, frame_age_s)
+    if level == OK and steps and steps[-1].rung != NOTHING_GIVEN_UP:
+        level, message = WARN, f"{steps[-1].rung}: {steps[-1].reason}"
     return Health(level, message, values)
 
 

@@ -22,6 +22,7 @@ from edge_runtime.budget import Ledger
 from edge_runtime.errors import EdgeRuntimeError
 from edge_runtime.inspector import Inspector
 from edge_runtime.messages import fill_image, message_from_report, nanoseconds
+from edge_runtime.pressure import Step
 from edge_runtime.report import InspectionReport
 from edge_runtime.telemetry import read_temperature_c
 from inspection_ros.asking import Desk
@@ -46,6 +47,10 @@ class OpenInspector(ClosableInspector, Protocol):
     @property
     def ledger(self) -> Ledger:
         """Planned and measured bytes."""
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What was given up for memory or for heat."""
 
 
 class InspectionNode(LifecycleNode):
@@ -249,6 +254,7 @@ class InspectionNode(LifecycleNode):
             temperature_c=read_temperature_c(),
             stale_after_s=self._value("stale_after_s"),
             frame_age_s=self._frame_age_s,
+            steps=() if inspector is None else inspector.steps,
         )
         status = DiagnosticStatus(
             level=bytes([health.level]),
