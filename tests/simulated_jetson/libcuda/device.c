@@ -90,18 +90,23 @@ EXPORT CUresult cuDeviceTotalMem(size_t *bytes, CUdevice device) {
     return CUDA_SUCCESS;
 }
 
+static CUresult compute_capability(int *major, int *minor) {
+    const char *text = getenv("SIMULATED_COMPUTE_CAPABILITY");
+    return sscanf(text ? text : "8.7", "%d.%d", major, minor) == 2 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+
 EXPORT CUresult cuDeviceComputeCapability(int *major, int *minor, CUdevice device) {
     (void)device;
-    *major = 8;
-    *minor = 7;
-    return CUDA_SUCCESS;
+    return compute_capability(major, minor);
 }
 
 EXPORT CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, CUdevice device) {
+    int major, minor;
     (void)device;
+    TRY(compute_capability(&major, &minor));
     switch (attribute) {
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *value = 8; break;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *value = 7; break;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *value = major; break;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *value = minor; break;
     case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = 8; break;
     case CU_DEVICE_ATTRIBUTE_WARP_SIZE: *value = 32; break;
     case CU_DEVICE_ATTRIBUTE_INTEGRATED:

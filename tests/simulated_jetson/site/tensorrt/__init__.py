@@ -14,10 +14,10 @@ import numpy as np
 
 from ._builder import Builder, IBuilderConfig, IHostMemory, IOptimizationProfile, IProgressMonitor, ITimingCache
 from ._network import ILayer, ILogger, INetworkDefinition, ITensor, Logger, OnnxParser, ParserError
-from ._real import ENUMS, NAMES, VERSION, function
+from ._real import ENUMS, NAMES, NUMBER, function
 from ._runtime import ICudaEngine, IExecutionContext, IGpuAllocator, Runtime
 
-__version__ = VERSION
+__version__ = NUMBER
 
 for _path, _enum in ENUMS.items():
     if "." not in _path:

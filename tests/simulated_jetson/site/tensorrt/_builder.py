@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,9 +12,9 @@ from onnx import TensorProto
 from ._calibration import rounded_to_int8, scales_from_calibrator
 from ._network import DataType, INetworkDefinition, complain, shape_of
 from ._plan import Plan, container_of
-from ._real import ENUMS, VERSION, real
+from ._real import ENUMS, NUMBER, VERSION, real
 
-COMPUTE_CAPABILITY = "8.7"
+COMPUTE_CAPABILITY = os.environ.get("SIMULATED_COMPUTE_CAPABILITY", "8.7")
 Flag = ENUMS["BuilderFlag"]
 _TIMING_MAGIC = f"simulated timings of TensorRT {VERSION}, sm{COMPUTE_CAPABILITY}\n".encode()
 _PRECISION_FLAGS = ("FP16", "BF16", "INT8", "INT4", "FP8")
@@ -92,6 +93,7 @@ class IBuilderConfig:
     builder_optimization_level: int
     profiling_verbosity: Any
     max_aux_streams: int
+    num_compute_capabilities: int
 
     def __init__(self) -> None:
         self._flags: set[Any] = set()
@@ -99,6 +101,7 @@ class IBuilderConfig:
         self._calibration_profile: IOptimizationProfile | None = None
         self._timing_cache: ITimingCache | None = None
         self._pools: dict[Any, int] = {}
+        self._capabilities: dict[int, str] = {}
 
     @property
     def flags(self) -> int:
@@ -112,6 +115,11 @@ class IBuilderConfig:
 
     def get_flag(self, flag: Any) -> bool:
         return flag in self._flags
+
+    def set_compute_capability(self, compute_capability: Any, index: int) -> bool:
+        name = ENUMS["ComputeCapability"](compute_capability).name
+        self._capabilities[index] = f"{name[2:-1]}.{name[-1]}"
+        return 0 <= index < self.num_compute_capabilities
 
     def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
         self._pools[ENUMS["MemoryPoolType"](pool)] = pool_size
@@ -202,7 +210,8 @@ class Builder:
         if config._timing_cache is not None:
             config._timing_cache._engines += 1
         shapes = tuple(dict(profile._shapes) for profile in config._profiles) or ({},)
-        plan = Plan(VERSION, COMPUTE_CAPABILITY, network.name, shapes, int8_layers)  # type: ignore[arg-type]
+        capabilities = ",".join(config._capabilities.values()) or COMPUTE_CAPABILITY
+        plan = Plan(VERSION, capabilities, network.name, shapes, int8_layers)  # type: ignore[arg-type]
         return IHostMemory(container_of(plan, model))
 
 
@@ -218,7 +227,7 @@ def _is_strongly_typed(network: INetworkDefinition) -> bool:
     flags = ENUMS["NetworkDefinitionCreationFlag"]
     if "STRONGLY_TYPED" not in flags.__members__:
         return True  # TensorRT 11 knows no others
-    return network.get_flag(flags["STRONGLY_TYPED"]) or int(VERSION.partition(".")[0]) >= 11
+    return network.get_flag(flags["STRONGLY_TYPED"]) or int(NUMBER.partition(".")[0]) >= 11
 
 
 def _type_problems(network: INetworkDefinition, config: IBuilderConfig) -> Iterator[str]:

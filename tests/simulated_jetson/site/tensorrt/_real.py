@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from tests.conformance.table import Names, load_table
 
 VERSION = os.environ.get("SIMULATED_TENSORRT", "10.3.0")
+NUMBER = VERSION.removeprefix("rtx-")
 NAMES: Names = load_table()[VERSION]
 _ANY_VERSION = frozenset().union(*(names.entries for names in load_table().values()))
 

@@ -82,7 +82,7 @@ class Runtime:
             complain(self._logger, "Error Code 1: Serialization (magic tag does not match)")
             return None
         plan, model = found
-        if (plan.version, plan.compute_capability) != (VERSION, COMPUTE_CAPABILITY):
+        if plan.version != VERSION or COMPUTE_CAPABILITY not in plan.compute_capability.split(","):
             complain(
                 self._logger,
                 f"Error Code 6: the engine was built by TensorRT {plan.version} for compute capability "
