@@ -15,6 +15,7 @@ import numpy as np
 
 from edge_runtime import doctor
 from edge_runtime.annotate import thumbnail_jpeg
+from edge_runtime.budget import format_bytes
 from edge_runtime.errors import FlightLogError, FrameError
 from edge_runtime.flight_log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
 from edge_runtime.flight_page import write_page
@@ -66,10 +67,9 @@ def _stream(arguments: argparse.Namespace) -> int:
                     break
         finally:  # Ctrl-C ends a flight as well as its last frame does
             if log:
-                counters = stream.counters
-                log.write_end(
-                    FlightEnd(counters.received, counters.dropped, counters.failed, inspector.ledger, counters.skipped)
-                )
+                counts, ledger = stream.counters, inspector.ledger
+                end = FlightEnd(counts.received, counts.dropped, counts.failed, ledger, counts.skipped, inspector.steps)
+                log.write_end(end)
             if arguments.page:
                 write_page(log_path, arguments.page)
     return 0
@@ -101,6 +101,8 @@ def _bench(arguments: argparse.Namespace) -> int:
     for step, summary in by_step.items():
         print(f"{step.removesuffix('_ms'):12}{summary.median_ms:10.1f}{summary.p90_ms:10.1f}{summary.max_ms:10.1f}")
     print(f"\n{ledger.table()}")
+    if peak_bytes is not None:
+        print(f"at most, the process held {format_bytes(peak_bytes)}, of {format_bytes(ledger.planned_bytes)} planned")
     return 0
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from edge_runtime.budget import Ledger
 from edge_runtime.errors import FlightLogError
+from edge_runtime.pressure import Step
 from edge_runtime.report import InspectionReport, json_from_report, report_from_json
 from edge_runtime.typed_json import dataclass_from_json
 
@@ -68,6 +69,7 @@ class FlightEnd:
     failed: int
     ledger: Ledger | None = None
     skipped: int = 0  # by rule: they showed nothing new
+    steps: tuple[Step, ...] = ()  # what was given up for memory or for heat, and taken back
 
 
 @dataclass(frozen=True)
@@ -190,5 +192,5 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "flight": lambda document: dataclass_from_json(document, FlightHeader),
     "frame": _record_from_json,
     "failure": lambda document: dataclass_from_json(document, FrameFailure),
-    "end": lambda document: dataclass_from_json({"skipped": 0, **document}, FlightEnd),  # older logs lack it
+    "end": lambda document: dataclass_from_json(document, FlightEnd),
 }

@@ -8,6 +8,7 @@ import pytest
 from edge_runtime.budget import Ledger, LedgerItem
 from edge_runtime.errors import FlightLogError
 from edge_runtime.flight_log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure, load_flight
+from edge_runtime.pressure import Step
 from edge_runtime.report import Finding, InspectionReport, Region, Timings
 
 HEADER = FlightHeader(bundle="reference, asymmetric-int4", source="rendered flight", started_unix_s=1.5)
@@ -16,7 +17,13 @@ RECORD = FlightRecord(
     3, 0.25, "camera", InspectionReport((CRACK,), False, 41, Timings(total_ms=180.5)), b"\xff\xd8jpeg"
 )
 FAILURE = FrameFailure(4, 0.5, "camera", "encoding 'bayer' is not supported")
-END = FlightEnd(received=9, dropped=7, failed=1, ledger=Ledger((LedgerItem("weights", 10, 12),), budget_bytes=20))
+END = FlightEnd(
+    received=9,
+    dropped=7,
+    failed=1,
+    ledger=Ledger((LedgerItem("weights", 10, 12),), budget_bytes=20),
+    steps=(Step(1.5, "smaller context", "memory is low"),),
+)
 
 
 @pytest.fixture
