@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,31 @@ def test_a_layer_that_no_decoder_holds_is_noticed(tiny_bundle: Path) -> None:
     manifest = json.loads((tiny_bundle / "bundle.json").read_text())
     manifest["model"]["num_layers"] += 1
     with pytest.raises(BundleCorruptError, match="the decoders cover"):
+        manifest_from_json(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda manifest: manifest["preprocessing"].update(height=7), "vision encoder sees"),
+        (lambda manifest: manifest["components"][0].update(inputs=[]), "no inputs"),
+        (lambda manifest: manifest["components"][0]["outputs"][0].update(dtype="float99"), "unknown type"),
+    ],
+    ids=["another size", "no inputs", "an unknown type"],
+)
+def test_tensors_that_do_not_fit_are_noticed(
+    tiny_bundle: Path, change: Callable[[dict[str, Any]], None], says: str
+) -> None:
+    manifest = json.loads((tiny_bundle / "bundle.json").read_text())
+    change(manifest)
+    with pytest.raises(BundleCorruptError, match=says):
+        manifest_from_json(json.dumps(manifest))
+
+
+def test_a_vocabulary_that_no_memory_holds_is_noticed_before_it_is_made(tiny_bundle: Path) -> None:
+    manifest = json.loads((tiny_bundle / "bundle.json").read_text())
+    manifest["model"]["vocab_size"] = 10**9
+    with pytest.raises(BundleCorruptError, match="vocab_size"):
         manifest_from_json(json.dumps(manifest))
 
 
