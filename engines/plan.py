@@ -67,7 +67,7 @@ def plan_bundle(
         components=tuple(_planned_component(part, precisions, kind, model.vision) for part in parts),
         tokenizer=FileEntry("tokenizer.json", "", len(checkpoint.tokenizer_json)),
         ledger={},
-        build={},
+        build={"step_tokens": min(shortest_context(model), context_tokens)},  # no step is longer
         hashes=Hashes(checkpoint=None, recipe=precisions.sha256, calibration=None),
         fidelity=None,
     )

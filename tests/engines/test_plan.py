@@ -171,6 +171,13 @@ def test_a_prediction_says_that_it_is_one(capsys):
     assert "predicted from bandwidth and arithmetic, not measured" in capsys.readouterr().out
 
 
+def test_scratch_is_planned_for_the_longest_step_and_not_for_the_whole_context():
+    short, long = (plan_of(target="tensorrt-rtx", context=context).ledger for context in (2048, 4096))
+
+    grown_bytes = long.item("activations").planned_bytes - short.item("activations").planned_bytes
+    assert grown_bytes == 4 * 32 * (576 + 512) * 2048  # scores of its rows with the tokens that are more
+
+
 def test_a_tiled_model_is_planned_with_the_most_tokens_that_an_image_can_have():
     plan = plan_of("llava-1.6-mistral-7b")
 
