@@ -98,6 +98,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="times of kernels that TensorRT measured (default: ~/.cache/...)",
     )
+    build.add_argument(
+        "--family",
+        choices=("cnn",),
+        help="cnn: CHECKPOINT is any classifier's ONNX file, and --out the file to write it to in INT8, with BatchNorm "
+        "folded, a scale a channel, and its head in float32 (default: what the checkpoint's settings say)",
+    )
+    build.add_argument(
+        "--per-tensor", action="store_true", help="of a cnn: one scale a weight, to see what it costs; not for use"
+    )
     build.add_argument("--force", action="store_true", help="replace the bundle at --out")
     build.set_defaults(after_interrupt="; finished components are kept: run the same command again to go on")
 

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.budget import format_bytes
-from edge_runtime.errors import BudgetExceededError, RecipeError, SourceError, VerificationError
+from edge_runtime.errors import BudgetExceededError, BuildError, RecipeError, SourceError, VerificationError
 from edge_runtime.frames import open_source
 from engines.build import build
 from engines.calibrate import calibrate
-from engines.calibration.images import open_images
+from engines.calibration.classifier import quantize_classifier
+from engines.calibration.images import DEFAULT_IMAGES, open_images
 from engines.checkpoint import Checkpoint
 from engines.device import load_device
 from engines.outlook import outlook
@@ -50,6 +51,9 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
+    if options.family == "cnn":
+        _build_classifier(options)
+        return
     checkpoint, target = open_checkpoint(options.checkpoint), options.target or _DEFAULT_TARGET
     recipe, chosen = _recipe(options, checkpoint, target)
     bundle = build(
@@ -82,6 +86,16 @@ def _calibrate(options: argparse.Namespace) -> None:
     written = calibrate(checkpoint, recipe, images, options.out, options.tensorrt, int8_route=options.int8_route)
     text = f"{options.out}: {len(written)} files; build with --target tensorrt --calibration-cache {options.out.name}"
     _print_result(options, text, {"caches": [str(path) for path in written]})
+
+
+def _build_classifier(options: argparse.Namespace) -> None:
+    if options.out.exists() and not options.force:
+        raise BuildError(f"{options.out} exists; choose another --out, or replace it with --force")
+    images = open_images(options.images or DEFAULT_IMAGES)
+    found = quantize_classifier(Path(options.checkpoint), images, options.out, per_tensor=options.per_tensor)
+    text = f"{found.path}: {found.int8_layers} layers in INT8, {', '.join(found.float32_layers)} in float32, "
+    document = {"file": str(found.path), "int8_layers": found.int8_layers, "size_bytes": found.size_bytes}
+    _print_result(options, text + format_bytes(found.size_bytes), document)
 
 
 def _recipe(options: argparse.Namespace, checkpoint: Checkpoint, target: str) -> tuple[PrecisionPlan, str]:
