@@ -140,7 +140,8 @@ def _sensitivity(options: argparse.Namespace) -> None:
     experiments = [*one_at_a_time(groups, treatments), *plans]
     journal = study.journal(options.out, images)
     run_experiments(study, experiments, images, journal, options.processes)
-    text = f"nats a thousand tokens of a true answer that are lost:\n\n{sensitivity_table(journal, groups, treatments)}"
+    table = sensitivity_table(journal, groups, treatments)
+    text = f"by how much the choice of the next token moves, in nats a thousand tokens:\n\n{table}"
     _print_result(options, text, as_json(journal, groups, treatments))
 
 

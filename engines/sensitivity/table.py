@@ -38,31 +38,40 @@ def alone(
 
 
 def sensitivity_table(journal: Journal, groups: Sequence[WeightGroup], treatments: Sequence[Treatment]) -> str:
-    """Nats a thousand tokens of a true answer that every treatment of every group costs, as Markdown."""
-    losses = alone(journal, groups, treatments, "answer_loss")
+    """Nats a thousand tokens by which every treatment of every group moves the choice of the next one, as Markdown."""
+    losses = alone(journal, groups, treatments, "logits_divergence")
     columns = [str(treatment) for treatment in treatments]
     lines = ["| group | parameters | " + " | ".join(columns) + " |", "|---|---:|" + "---:|" * len(columns)]
     for group in groups:
-        cells = (f"{1000 * losses[group.name][c]:.1f}" if c in losses[group.name] else "" for c in columns)
+        cells = (f"{1000 * losses[group.name][c]:.2f}" if c in losses[group.name] else "" for c in columns)
         lines.append(f"| {group.name} | {group.parameters / 1000:.0f} k | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def component_table(journal: Journal, groups: Sequence[WeightGroup], treatments: Sequence[Treatment]) -> str:
-    """The same added up by component, one row for each measure, a million parameters at a time, as Markdown.
+def component_table(
+    journal: Journal,
+    groups: Sequence[WeightGroup],
+    treatments: Sequence[Treatment],
+    measure: str,
+    *,
+    per_million: bool = False,
+) -> str:
+    """What the groups of each component lose in sum, a treatment a row, as Markdown.
 
-    Components differ in size; what a parameter of each is worth shows where bits are spent best.
+    Components differ in size: what a million parameters of each are worth shows where bits are spent best.
     """
     components = list(dict.fromkeys(group.component for group in groups))
     sizes = {c: sum(group.parameters for group in groups if group.component == c) / 1e6 for c in components}
-    lines = ["| treatment | measure | " + " | ".join(f"{c} ({sizes[c]:.2f} M)" for c in components) + " |"]
-    lines.append("|---|---|" + "---:|" * len(components))
+    lines = [f"| {measure} | " + " | ".join(f"{c} ({sizes[c]:.2f} M)" for c in components) + " |"]
+    lines.append("|---|" + "---:|" * len(components))
     for treatment in treatments:
-        for measure in MEASURES:
-            lost = alone(journal, groups, [treatment], measure)
-            totals = {c: sum(sum(lost[group.name].values()) for group in groups if group.component == c) for c in sizes}
-            cells = " | ".join(f"{totals[c] / sizes[c]:.4f}" for c in components)
-            lines.append(f"| {treatment} | {measure} | {cells} |")
+        lost = alone(journal, groups, [treatment], measure)
+        cells = []
+        for component in components:
+            values = [value for group in groups if group.component == component for value in lost[group.name].values()]
+            total = sum(values) / (sizes[component] if per_million else 1)
+            cells.append(f"{total:.4f}" if values else "")
+        lines.append(f"| {treatment} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
