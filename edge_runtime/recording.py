@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from edge_runtime.messages import nanoseconds, report_from_message
 
 SUFFIX = ".mcap"
 
+_MAGIC_BYTES = 8
+_RECORD_HEAD = struct.Struct("<BQ")  # its kind, and the bytes that follow
 _REPORT = "inspection_msgs/msg/InspectionReport"
 _PICTURE = "sensor_msgs/msg/CompressedImage"
 _HEALTH = "diagnostic_msgs/msg/DiagnosticArray"
@@ -33,6 +37,10 @@ def load_recording(path: str | Path) -> Flight:
             _TELLERS[kind](flown, log_ns, message)
     except OSError as error:
         raise FlightLogError(f"cannot read recording {path}: {error.strerror or error}") from error
+    except MissingDependencyError:
+        raise
+    except Exception as error:  # whatever two libraries say of bytes that are not what they should be
+        raise FlightLogError(f"recording {path} is damaged, or none: {error!r}") from error
     if flown.started_ns is None:
         raise FlightLogError(f"{path} records no flight: no report and no diagnostics are in it")
     return flown.flight()
@@ -102,7 +110,7 @@ _TELLERS = {_REPORT: _Flown.report, _PICTURE: _Flown.picture, _HEALTH: _Flown.di
 def _messages(path: Path, flown: _Flown) -> Iterator[tuple[str, int, Any]]:
     """Type, log time and content of every message that tells something, as far as the file goes."""
     try:
-        from mcap.exceptions import McapError
+        from mcap.exceptions import EndOfFile
         from mcap.records import Channel, Footer, Message, Schema
         from mcap.stream_reader import StreamReader
         from rosbags.typesys import Stores, get_types_from_msg, get_typestore
@@ -111,8 +119,10 @@ def _messages(path: Path, flown: _Flown) -> Iterator[tuple[str, int, Any]]:
     types = get_typestore(Stores.EMPTY)
     names: dict[int, str] = {}
     kinds: dict[int, str] = {}
-    with path.open("rb") as file, suppress(McapError):  # cut short, which ``is_whole`` tells
-        for record in StreamReader(file, record_size_limit=path.stat().st_size).records:
+    written = path.read_bytes()
+    whole = BytesIO(written[: _end_of_records(written)])
+    with suppress(EndOfFile):  # cut short, which ``is_whole`` tells
+        for record in StreamReader(whole, record_size_limit=len(written)).records:
             if isinstance(record, Schema) and record.name in _TELLERS:
                 if record.id not in names:
                     types.register(_unknown(get_types_from_msg(record.data.decode(), record.name), types.fielddefs))
@@ -124,6 +134,17 @@ def _messages(path: Path, flown: _Flown) -> Iterator[tuple[str, int, Any]]:
                 yield kind, record.log_time, types.deserialize_cdr(record.data, kind)
             elif isinstance(record, Footer):
                 flown.is_whole = True
+
+
+def _end_of_records(written: bytes) -> int:
+    """Where the last record ends that was written whole; the library reads half a record as if it were one."""
+    end = _MAGIC_BYTES
+    while end + _RECORD_HEAD.size <= len(written):
+        _, content_bytes = _RECORD_HEAD.unpack_from(written, end)
+        if end + _RECORD_HEAD.size + content_bytes > len(written):
+            return end
+        end += _RECORD_HEAD.size + content_bytes
+    return len(written)  # what is left is the magic at the end, or a part of it
 
 
 def _unknown(found: dict[str, Any], known: Any) -> dict[str, Any]:

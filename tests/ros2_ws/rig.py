@@ -170,6 +170,11 @@ class Rig:
             self._cameras[topic] = self._client.create_publisher(message_type, topic, 5)
         return self._cameras[topic]
 
+    def names(self, kind, node):
+        """Full names of what a node publishes, subscribes or serves."""
+        listed = getattr(self._client, f"get_{kind}_names_and_types_by_node")
+        return {name for name, _ in listed(node, "/")}
+
     def audience(self, topic):
         """How many subscribe to a topic of the node."""
         return self._client.count_subscribers(topic)

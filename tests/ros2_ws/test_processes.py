@@ -47,10 +47,10 @@ def scripted_node(delay_s=0.0):
 def pictures(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for level in (110, 130, 150):  # each with a mark of its own, or they would be skipped as showing nothing new
-        picture = np.full((48, 64, 3), level, np.uint8)
-        picture[:, level - 110 : level - 90] = 255 - level
-        cv2.imwrite(str(folder / f"{level}.png"), picture)
+    for level in (110, 130, 150):  # of another pattern each, or they would be skipped as showing nothing new
+        pattern = np.random.default_rng(level).permutation([level - 40, level + 40] * 24).reshape(6, 8)
+        picture = np.kron(pattern, np.ones((8, 8)))[..., np.newaxis].repeat(3, axis=2)
+        cv2.imwrite(str(folder / f"{level}.png"), picture.astype(np.uint8))
     return str(folder)
 
 
@@ -67,7 +67,7 @@ def test_a_flight_leaves_a_log_with_every_frame_accounted_for_and_a_page(picture
     assert flight.end.ledger.planned_bytes == 1_000_000
     assert flight.records[-1].index == 2
     newest = cv2.imdecode(np.frombuffer(flight.records[-1].image, np.uint8), cv2.IMREAD_COLOR)
-    assert abs(int(newest[:, :30].mean()) - 150) <= 2
+    assert abs(int(newest.mean()) - 150) <= 2
     assert "<html" in (tmp_path / "flight.html").read_text()
     assert "hairline crack across the joint; inspect closely" in capfd.readouterr().out
 
@@ -120,6 +120,16 @@ def test_a_signal_ends_node_and_player_quietly(rig, pictures):
     finally:
         for _, process in asked:
             process.kill()
+
+
+def test_a_node_that_starts_itself_reports_without_being_asked(rig):
+    process = subprocess.Popen([*scripted_node(), "--ros-args", "-p", "autostart:=true", "-p", "skip_below:=0.0"])
+    try:
+        rig.connect("image")
+        rig.wait_until(lambda: rig.publish_frame() or rig.reports)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(WAIT_S) == 0
 
 
 def test_a_node_whose_engine_hangs_and_cannot_be_opened_again_ends_for_its_supervisor(rig):

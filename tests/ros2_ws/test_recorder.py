@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -99,6 +100,15 @@ def test_a_power_cut_loses_nothing_that_had_reached_the_disk(recorded, tmp_path)
     assert lengths == sorted(lengths, reverse=True)
 
 
+def test_a_recording_with_wrong_bytes_is_read_as_far_as_it_makes_sense_or_refused(recorded, tmp_path):
+    whole = recorded.read_bytes()
+    damaged = tmp_path / "damaged.mcap"
+    for start in range(0, len(whole), len(whole) // 60):
+        damaged.write_bytes(whole[:start] + b"\xff" * 20 + whole[start + 20 :])
+        with suppress(FlightLogError):
+            assert len(load_recording(damaged).records) <= 3
+
+
 def test_the_foxglove_layout_shows_topics_that_are_recorded(recorded):
     layout = (PACKAGE / "config" / "foxglove.json").read_text()
     asked = set(re.findall(r'"(/[a-z_/]+)', layout))
@@ -142,6 +152,6 @@ def test_a_full_disk_ends_the_recorder_with_a_reason_and_not_the_node(rig, tmp_p
 def test_what_is_no_recording_is_refused_in_one_line(tmp_path, capsys):
     (tmp_path / "noise.mcap").write_bytes(bytes(range(256)) * 20)
     assert main(["report", str(tmp_path / "noise.mcap")]) == 1
-    assert "records no flight" in capsys.readouterr().err
+    assert "is damaged, or none" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "missing.mcap")]) == 1
     assert "cannot read recording" in capsys.readouterr().err

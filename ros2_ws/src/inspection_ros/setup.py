@@ -1,10 +1,12 @@
-"""What colcon installs: the package, its launch file and parameters, and the two nodes as executables."""
+"""What colcon installs: the package, its launch files and configuration, and the nodes as executables."""
 
 from glob import glob
+from os.path import isfile
 
 from setuptools import setup
 
 NAME = "inspection_ros"
+CONFIG = ("config", "config/devices", "config/security", "config/systemd")
 
 setup(
     name=NAME,
@@ -14,7 +16,7 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", glob("launch/*.launch.py")),
-        (f"share/{NAME}/config", glob("config/*")),
+        *((f"share/{NAME}/{folder}", [path for path in glob(f"{folder}/*") if isfile(path)]) for folder in CONFIG),
     ],
     description="A lifecycle node that turns camera frames into inspection reports, and a camera player",
     license="Apache-2.0",

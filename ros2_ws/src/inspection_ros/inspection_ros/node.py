@@ -95,6 +95,11 @@ class InspectionNode(LifecycleNode):
         reason = "; ".join(filter(None, reasons))
         return SetParametersResult(successful=not reason, reason=reason)
 
+    def autostart(self) -> None:
+        """Come up without being asked, where the parameter says so; what fails is logged, and can be tried again."""
+        if self._value("autostart") and self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
     # Transitions. rclpy swallows what they raise, so each says itself what went wrong.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -305,6 +310,7 @@ def main(args: list[str] | None = None, open_inspector: Callable[..., OpenInspec
             args,
             done=lambda node: bool(node.given_up),
             release=lambda node: None if node.given_up else node.release(),
+            start=InspectionNode.autostart,
         )
     except (InvalidParameterTypeException, InvalidParameterValueException) as error:
         sys.exit(f"inspection: {error}")

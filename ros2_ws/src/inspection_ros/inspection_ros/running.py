@@ -25,17 +25,19 @@ def run_node(
     args: list[str] | None = None,
     done: Callable[[AnyNode], bool] = lambda node: False,
     release: Callable[[AnyNode], None] = lambda node: None,
+    start: Callable[[AnyNode], None] = lambda node: None,
 ) -> AnyNode:
     """Spin the node that ``make`` gives until it is ``done``, or until SIGINT or SIGTERM; then ``release`` it.
 
-    The node comes back for its last words. A second signal ends the process at once. (``with rclpy.init()`` would say
-    this shorter, but fails on Humble and Jazzy.)
+    It is told to ``start`` before, and comes back for its last words. A second signal ends the process at once.
+    (``with rclpy.init()`` would say this shorter, but fails on Humble and Jazzy.)
     """
     with _awaiting_signals() as asked_to_end:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         try:
             node = make()
             try:
+                start(node)
                 spin(node, lambda node: asked_to_end.is_set() or done(node))
             finally:
                 release(node)

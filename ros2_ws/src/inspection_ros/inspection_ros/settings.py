@@ -82,6 +82,7 @@ SETTINGS = (
         CONFIGURE,
         limits=(8, 4096),
     ),
+    Setting("autostart", False, "Configure and activate as soon as the node is there.", "the start of the process"),
     Setting("cameras", ["image"], "Topics of the cameras.", ACTIVATE, check=_check_cameras),
     Setting(
         "priorities",

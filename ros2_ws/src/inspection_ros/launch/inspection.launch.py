@@ -1,21 +1,30 @@
-"""Starts the inspection node and brings it up: unconfigured, inactive, active.
+"""Starts the inspection node, which brings itself up, and starts it again where it dies.
 
-ros2 launch inspection_ros inspection.launch.py bundle:=/data/bundle image:=/front/image_raw
+ros2 launch inspection_ros inspection.launch.py bundle:=/data/bundle image:=/front/image_raw device:=orin-nx-16gb
 """
 
 from pathlib import Path
 
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler
-from launch.events import matches_action
+from launch.actions import DeclareLaunchArgument
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
 from launch_ros.parameter_descriptions import ParameterValue
-from lifecycle_msgs.msg import Transition
 
-PARAMETERS = Path(__file__).parents[1] / "config" / "inspection.yaml"  # the same place in the source and installed
+CONFIG = Path(__file__).parents[1] / "config"  # the same place in the source and installed
+ARGUMENTS = (
+    DeclareLaunchArgument("bundle", description="Folder of the engine bundle."),
+    DeclareLaunchArgument("namespace", default_value="", description="Prefix of every topic and of the node."),
+    DeclareLaunchArgument("image", default_value="image", description="The camera's topic."),
+    DeclareLaunchArgument("device", default_value="desktop", description="Parameters in config/devices/DEVICE.yaml."),
+    DeclareLaunchArgument(
+        "params_file",
+        default_value=[f"{CONFIG}/devices/", LaunchConfiguration("device"), ".yaml"],
+        description="Parameters of the node, in place of the device's.",
+    ),
+    DeclareLaunchArgument("autostart", default_value="true", description="Configure and activate without being asked."),
+    DeclareLaunchArgument("use_sim_time", default_value="false", description="Take the time from /clock."),
+)
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -25,32 +34,21 @@ def generate_launch_description() -> LaunchDescription:
         name="inspection",
         namespace=LaunchConfiguration("namespace"),
         parameters=[
+            str(CONFIG / "inspection.yaml"),
             LaunchConfiguration("params_file"),
-            {"bundle": ParameterValue(LaunchConfiguration("bundle"), value_type=str)},
+            {
+                "bundle": ParameterValue(LaunchConfiguration("bundle"), value_type=str),
+                "autostart": ParameterValue(LaunchConfiguration("autostart"), value_type=bool),
+                "use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool),
+            },
         ],
         remappings=[
             ("image", LaunchConfiguration("image")),
             ("image/compressed", [LaunchConfiguration("image"), "/compressed"]),
         ],
+        ros_arguments=["--enclave", "/inspection"],  # means something where security is on; see docs/ros.md
         output="screen",
+        respawn=True,
+        respawn_delay=1.0,
     )
-    configure = EmitEvent(
-        event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=Transition.TRANSITION_CONFIGURE)
-    )
-    activate = EmitEvent(
-        event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=Transition.TRANSITION_ACTIVATE)
-    )
-    configured = OnStateTransition(
-        target_lifecycle_node=node, start_state="configuring", goal_state="inactive", entities=[activate]
-    )
-    return LaunchDescription(
-        [
-            DeclareLaunchArgument("bundle", description="Folder of the engine bundle."),
-            DeclareLaunchArgument("namespace", default_value="", description="Prefix of every topic and of the node."),
-            DeclareLaunchArgument("image", default_value="image", description="The camera's topic."),
-            DeclareLaunchArgument("params_file", default_value=str(PARAMETERS), description="Parameters of the node."),
-            RegisterEventHandler(configured),
-            node,
-            configure,
-        ]
-    )
+    return LaunchDescription([*ARGUMENTS, node])

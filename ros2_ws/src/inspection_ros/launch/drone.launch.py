@@ -1,0 +1,58 @@
+"""Starts a whole drone: its camera, the inspection node and the flight recorder, each again where it dies.
+
+ros2 launch inspection_ros drone.launch.py bundle:=/data/bundle namespace:=drone1 device:=orin-nx-16gb \\
+    camera_package:=v4l2_camera camera_executable:=v4l2_camera_node image:=image_raw
+"""
+
+from pathlib import Path
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+INSPECTION = Path(__file__).with_name("inspection.launch.py")
+CAMERA = Path(__file__).parents[1] / "config" / "camera.yaml"
+
+
+def generate_launch_description() -> LaunchDescription:
+    namespace = LaunchConfiguration("namespace")
+    camera = Node(
+        package=LaunchConfiguration("camera_package"),
+        executable=LaunchConfiguration("camera_executable"),
+        name="camera",
+        namespace=namespace,
+        parameters=[LaunchConfiguration("camera_params")],
+        ros_arguments=["--enclave", "/camera"],
+        output="screen",
+        respawn=True,
+        respawn_delay=1.0,
+    )
+    recorder = Node(
+        package="inspection_ros",
+        executable="recorder",
+        name="flight_recorder",
+        namespace=namespace,
+        parameters=[{"folder": ParameterValue(LaunchConfiguration("recordings"), value_type=str)}],
+        ros_arguments=["--enclave", "/flight_recorder"],
+        output="screen",
+        respawn=True,
+        respawn_delay=5.0,  # a full disk is not freed sooner
+    )
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument("camera_package", default_value="inspection_ros", description="Who has the camera."),
+            DeclareLaunchArgument("camera_executable", default_value="player", description="The camera's node."),
+            DeclareLaunchArgument("camera_params", default_value=str(CAMERA), description="The camera's parameters."),
+            DeclareLaunchArgument("recordings", default_value="flights", description="Folder for recordings."),
+            DeclareLaunchArgument("bundle", description="Folder of the engine bundle."),
+            IncludeLaunchDescription(  # declares the other arguments
+                PythonLaunchDescriptionSource(str(INSPECTION)),
+                launch_arguments=[("bundle", LaunchConfiguration("bundle"))],
+            ),
+            camera,
+            recorder,
+        ]
+    )

@@ -1,0 +1,170 @@
+"""What is deployed fits the nodes: parameter files, launch files, the systemd unit and the security policy."""
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import time
+from xml.etree import ElementTree
+
+import psutil
+import pytest
+import yaml
+
+pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_ros.py, then tests by ros2_ws/run")
+
+from inspection_ros.player import CameraPlayer
+from inspection_ros.recorder import FlightRecorder
+from inspection_ros.settings import SETTINGS, refusal
+from rclpy.parameter import Parameter
+
+from tests.fakes import ScriptedInspector
+from tests.ros2_ws.conftest import PACKAGE
+from tests.ros2_ws.rig import WAIT_S
+from tests.ros2_ws.test_node import scripted
+
+ROOT = PACKAGE.parents[2]
+CONFIG = PACKAGE / "config"
+UNHEARD = {"/image/compressed", "/clock"}  # topics that a node hears where it is told to
+JAZZY = "/get_type_description"
+
+
+PARAMETER_FILES = [CONFIG / "inspection.yaml", *(CONFIG / "devices").glob("*.yaml")]
+
+
+@pytest.mark.parametrize("file", PARAMETER_FILES, ids=lambda file: file.stem)
+def test_parameter_files_hold_what_the_node_takes(file):
+    parameters = yaml.safe_load(file.read_text())["/**"]["ros__parameters"]
+    settings = {setting.name: setting for setting in SETTINGS}
+    for name, value in parameters.items():
+        assert refusal(name, value, is_configured=False, is_active=False) == ""
+        assert type(value) is type(settings[name].default)
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return ElementTree.parse(CONFIG / "security" / "policy.xml").getroot()
+
+
+def allowed(policy, node, kind, permission):
+    """The full names that the policy allows a node, of the root namespace."""
+    profile = policy.find(f".//profile[@node='{node}']")
+    names = (element.text for element in profile.findall(f"{kind}s[@{permission}='ALLOW']/{kind}"))
+    return {name if name.startswith("/") else f"/{name}" for name in names}
+
+
+def assert_exactly(policy, node, rig):
+    """The policy allows a node what it does and, beside what only some distributions or settings do, nothing else."""
+    does = {kind: rig.names(kind, node) for kind in ("publisher", "subscriber", "service")}
+    published = {name for name in does["publisher"] if "/_action/" not in name}
+    served = {name for name in does["service"] if "/_action/" not in name}
+    actions = {name.partition("/_action/")[0] for name in does["service"] if "/_action/" in name}
+    assert allowed(policy, node, "topic", "publish") == published | (
+        {"/camera_info", "/image/compressed"} if node == "camera" else set()
+    )
+    assert allowed(policy, node, "topic", "subscribe") - UNHEARD == does["subscriber"]
+    assert allowed(policy, node, "service", "reply") - {f"/{node}{JAZZY}"} == served - {f"/{node}{JAZZY}"}
+    assert allowed(policy, node, "action", "execute") == actions
+
+
+def test_the_security_policy_allows_exactly_what_the_inspection_node_does(rig, policy):
+    rig.fly(scripted(ScriptedInspector()))
+    rig.wait_until(lambda: "/pose" in rig.names("subscriber", "inspection"))
+    rig.listen(0.5)
+    assert_exactly(policy, "inspection", rig)
+
+
+@pytest.mark.parametrize("node", ["flight_recorder", "camera"])
+def test_the_security_policy_allows_exactly_what_recorder_and_camera_do(rig, policy, tmp_path, node):
+    settings = {"flight_recorder": {"folder": str(tmp_path)}, "camera": {"source": "rendered:1"}}[node]
+    overrides = [Parameter(name, value=value) for name, value in settings.items()]
+    names = ["--ros-args", "-r", f"__node:={node}"]
+    kind = {"flight_recorder": FlightRecorder, "camera": CameraPlayer}[node]
+    running = kind(parameter_overrides=overrides, cli_args=names)
+    try:
+        rig.wait_until(lambda: node in rig.others)
+        rig.listen(0.5)
+        assert_exactly(policy, node, rig)
+    finally:
+        running.destroy_node()
+
+
+def test_the_systemd_unit_is_sound_and_names_arguments_that_the_launch_file_has():
+    unit = CONFIG / "systemd" / "inspection.service"
+    named = set(re.findall(r"(\w+):=", unit.read_text()))
+    launched = (PACKAGE / "launch" / "drone.launch.py").read_text() + (
+        PACKAGE / "launch" / "inspection.launch.py"
+    ).read_text()
+    assert named <= set(re.findall(r'DeclareLaunchArgument\(\s*"(\w+)"', launched))
+    if shutil.which("systemd-analyze"):
+        verified = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60)
+        assert verified.stderr == ""
+
+
+def described(name):
+    pytest.importorskip("launch_ros", reason="launch comes with a ROS installation, not from PyPI")
+    return runpy.run_path(str(PACKAGE / "launch" / name))["generate_launch_description"]()
+
+
+def test_the_launch_files_take_what_the_documentation_says():
+    arguments = {argument.name for argument in described("inspection.launch.py").get_launch_arguments()}
+    assert arguments == {"bundle", "namespace", "image", "device", "params_file", "autostart", "use_sim_time"}
+    arguments |= {"camera_package", "camera_executable", "camera_params", "recordings"}
+    assert {argument.name for argument in described("drone.launch.py").get_launch_arguments()} == arguments
+
+
+LAUNCH = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+file, *arguments = sys.argv[1:]
+service = LaunchService()
+included = IncludeLaunchDescription(
+    PythonLaunchDescriptionSource(file), launch_arguments=[argument.split(":=") for argument in arguments]
+)
+service.include_launch_description(LaunchDescription([included]))
+sys.exit(service.run())
+"""
+
+
+def test_a_launched_drone_reports_records_and_is_up_again_within_5_s_of_being_killed(rig, tiny_bundle, tmp_path):
+    pytest.importorskip("launch_ros", reason="launch comes with a ROS installation, not from PyPI")
+    command = [sys.executable, "-m", "colcon", "--log-base", "log", "build", "--base-paths", str(PACKAGE)]
+    subprocess.run([*command, "--packages-select", "inspection_ros"], cwd=tmp_path, check=True, timeout=120)
+    installed = tmp_path / "install" / "inspection_ros"
+    environment = dict(os.environ, AMENT_PREFIX_PATH=f"{installed}:{os.environ['AMENT_PREFIX_PATH']}")
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    paths = (str(ROOT), str(installed / f"lib/python{python}/site-packages"), os.environ.get("PYTHONPATH", ""))
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    arguments = [f"bundle:={tiny_bundle}", f"recordings:={tmp_path / 'flights'}"]
+    launch_file = str(installed / "share/inspection_ros/launch/drone.launch.py")
+    launch = subprocess.Popen(
+        [sys.executable, "-c", LAUNCH, launch_file, *arguments],
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        rig.wait_until(lambda: rig.reports)
+        children = psutil.Process(launch.pid).children()
+        next(child for child in children if "lib/inspection_ros/node" in str(child.cmdline())).kill()
+        killed_s = time.monotonic()
+        rig.listen(0.5)
+        rig.reports.clear()
+        rig.wait_until(lambda: rig.reports)
+        assert time.monotonic() - killed_s < 5.0 * slowness()
+    finally:
+        launch.send_signal(2)
+        launch.wait(WAIT_S)
+    assert launch.returncode == 0
+    assert list((tmp_path / "flights").glob("*.mcap"))
+
+
+def slowness():
+    """How many times slower than an idle machine this one starts a Python that imports what the node does, about."""
+    started_s = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import edge_runtime.inspector, rclpy"], check=True, timeout=WAIT_S)
+    return max(1.0, time.monotonic() - started_s)
