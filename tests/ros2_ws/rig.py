@@ -77,6 +77,7 @@ class Rig:
         parameters = {"skip_below": 0.0, **parameters}  # most tests show the same picture again and again
         overrides = [Parameter(name, value=value) for name, value in parameters.items()]
         self._node = InspectionNode(open_inspector, parameter_overrides=overrides)
+        self._node.autostart()
         self._thread = threading.Thread(target=spin, args=(self._node, lambda node: self._done.is_set()), daemon=True)
         self._thread.start()
 

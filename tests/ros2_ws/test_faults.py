@@ -9,10 +9,11 @@ pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_r
 
 import rclpy
 from inspection_msgs.msg import InspectionReport as InspectionReportMessage
-from inspection_ros.health import OK, WARN
+from inspection_ros.health import ERROR, OK, WARN
+from inspection_ros.node import RETRY_PERIOD_S
 from lifecycle_msgs.msg import Transition
 
-from edge_runtime.errors import BackendError
+from edge_runtime.errors import BackendError, BundleNotFoundError
 from edge_runtime.health_values import counters_from_values
 from edge_runtime.report import InspectionReport
 from tests.fakes import CRACK, ScriptedInspector
@@ -155,3 +156,29 @@ def test_deactivating_under_full_load_loses_no_report_and_the_next_flight_starts
     rig.wait_until(lambda: rig.health.values.get("frames_received") == "0")
     fly_on(rig)
     assert (rig.reports[-1].frame_index, rig.reports[-1].frames_dropped) == (0, 0)
+
+
+def test_a_node_that_starts_itself_tells_why_it_cannot_and_tries_until_it_can(rig):
+    bundles = []
+
+    def open_inspector(bundle, **keywords):
+        if not bundles:
+            raise BundleNotFoundError("the disk is not mounted")
+        return ScriptedInspector([SEEN])
+
+    rig.start_node(open_inspector, autostart=True)
+    rig.wait_until(lambda: rig.health)
+    assert (rig.health.level, rig.health.message) == (ERROR, "configure failed: the disk is not mounted")
+    bundles.append("mounted")
+    rig.wait_until(lambda: rig.state == "active")
+    rig.publish_frame(stamp=rig.now())
+    rig.wait_until(lambda: rig.reports and rig.health.level == OK)
+
+
+def test_a_node_that_was_taken_down_does_not_start_itself_again(rig):
+    rig.start_node(scripted(ScriptedInspector([SEEN])), autostart=True)
+    assert rig.state == "active"
+    assert rig.change(Transition.TRANSITION_DEACTIVATE)
+    assert rig.change(Transition.TRANSITION_CLEANUP)
+    rig.listen(1.2 * RETRY_PERIOD_S)
+    assert rig.state == "unconfigured"

@@ -1,7 +1,7 @@
 """Diagnostics say whether the camera speaks, whether frames fail, and where the bytes are."""
 
 import pytest
-from inspection_ros.health import OK, STALE, WARN, assess
+from inspection_ros.health import ERROR, OK, STALE, WARN, assess
 from inspection_ros.traffic import Status
 
 from edge_runtime.budget import Ledger, LedgerItem
@@ -21,8 +21,8 @@ def status(since_frame_s=0.1, last_failure=None, counters=COUNTERS):
 @pytest.mark.parametrize(
     ("state", "status", "level", "message"),
     [
-        ("unconfigured", None, OK, "unconfigured"),
-        ("inactive", None, OK, "inactive"),
+        ("unconfigured", None, WARN, "unconfigured: nothing is inspected"),
+        ("inactive", None, WARN, "inactive: nothing is inspected"),
         ("active", status(), OK, "inspecting"),
         ("active", status(last_failure="frame 3: cut short"), WARN, "frame 3: cut short"),
         ("active", status(since_frame_s=4.0), STALE, "no frame for 4.0 s"),
@@ -33,6 +33,11 @@ def status(since_frame_s=0.1, last_failure=None, counters=COUNTERS):
 def test_level_and_message_follow_the_worst_that_is_true(state, status, level, message):
     health = assess(state, status, None, None, stale_after_s=2.0)
     assert (health.level, health.message) == (level, message)
+
+
+def test_a_transition_that_failed_is_an_error_with_its_reason():
+    health = assess("unconfigured", None, None, None, 2.0, failed_transition="configure failed: there is no bundle")
+    assert (health.level, health.message) == (ERROR, "configure failed: there is no bundle")
 
 
 def test_counters_latencies_and_temperature_are_among_the_values():

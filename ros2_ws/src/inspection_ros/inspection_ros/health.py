@@ -34,12 +34,14 @@ def assess(
     stale_after_s: float,
     frame_age_s: float = 0.0,
     steps: Sequence[Step] = (),
+    failed_transition: str = "",
 ) -> Health:
     """The health of a node in lifecycle ``state``; ``status`` is that of its pipeline while it has one.
 
     Cameras that have been silent for ``stale_after_s`` are stale; so are those that never spoke. ``frame_age_s`` is
     that of the latest report's frame, by its stamp: one from the future, or from long ago, tells of a wrong clock.
-    ``steps`` are what the inspector gave up for memory or for heat, and took back.
+    ``steps`` are what the inspector gave up for memory or for heat, and took back. ``failed_transition`` says why the
+    node is not active although someone wanted it to be; nothing is inspected in other states, which is a warning.
     """
     values: dict[str, str] = {"state": state, **values_from_steps(steps)}
     if status is not None:
@@ -49,15 +51,16 @@ def assess(
     if temperature_c is not None:
         values["temperature_c"] = f"{temperature_c:.1f}"
     values["frame_age_s"] = f"{frame_age_s:.3f}"
-    level, message = _verdict(state, status, stale_after_s, frame_age_s)
+    if state != "active" or status is None:
+        level, message = (ERROR, failed_transition) if failed_transition else (WARN, f"{state}: nothing is inspected")
+    else:
+        level, message = _verdict(status, stale_after_s, frame_age_s)
     if level == OK and steps and steps[-1].rung != NOTHING_GIVEN_UP:
         level, message = WARN, f"{steps[-1].rung}: {steps[-1].reason}"
     return Health(level, message, values)
 
 
-def _verdict(state: str, status: Status | None, stale_after_s: float, frame_age_s: float) -> tuple[int, str]:
-    if state != "active" or status is None:
-        return OK, state
+def _verdict(status: Status, stale_after_s: float, frame_age_s: float) -> tuple[int, str]:
     if status.since_frame_s > stale_after_s:
         if status.counters.received == 0:
             return STALE, f"no frame yet, after {status.since_frame_s:.1f} s"

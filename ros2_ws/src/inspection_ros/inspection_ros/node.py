@@ -35,6 +35,7 @@ from inspection_ros.traffic import ClosableInspector, Inspected
 
 DIAGNOSTICS_PERIOD_S = 1.0
 STOP_TIMEOUT_S = 60.0  # a report in progress may take this long on a slow machine before the node gives up on it
+RETRY_PERIOD_S = 5.0  # a disk that is mounted late, or memory that comes back
 LOG_PERIOD_S = 5.0  # a camera that sends nothing but rubbish must not fill the log
 STUCK_EXIT_CODE = 70  # EX_SOFTWARE: whoever supervises the process is to start it again
 
@@ -69,6 +70,7 @@ class InspectionNode(LifecycleNode):
         self._annotated: Any = None
         self._ears: Ears | None = None
         self._frame_age_s = 0.0
+        self._failed_transition = ""
         self.pipeline: Pipeline[Any] | None = None
         self.given_up = ""  # why the process must be started anew; empty while it need not
         declare_settings(self)
@@ -77,6 +79,8 @@ class InspectionNode(LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # health is told even where simulated time stands still
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._watch, clock=steady)
+        self._retry = self.create_timer(RETRY_PERIOD_S, self.autostart, clock=steady)
+        self._retry.cancel()
         _answer_impossible_transitions(self)
 
     @property
@@ -96,9 +100,11 @@ class InspectionNode(LifecycleNode):
         return SetParametersResult(successful=not reason, reason=reason)
 
     def autostart(self) -> None:
-        """Come up without being asked, where the parameter says so; what fails is logged, and can be tried again."""
-        if self._value("autostart") and self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            self.trigger_activate()
+        """Come up without being asked, where the parameter says so; where configure fails, again until it does not."""
+        if self._value("autostart"):
+            self._retry.reset()
+            if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+                self.trigger_activate()
 
     # Transitions. rclpy swallows what they raise, so each says itself what went wrong.
 
@@ -114,6 +120,8 @@ class InspectionNode(LifecycleNode):
             self._annotated = self.create_lifecycle_publisher(Image, "inspection/annotated", camera_qos())
         except Exception as error:
             return self._failed("configure", error)
+        self._retry.cancel()
+        self._failed_transition = ""
         self.get_logger().info(f"bundle {self._value('bundle')} is open\n{self._inspector.ledger.table()}")
         return super().on_configure(state)
 
@@ -152,6 +160,7 @@ class InspectionNode(LifecycleNode):
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and free, from any state."""
+        self._retry.cancel()
         self.release()
         return super().on_shutdown(state)
 
@@ -162,7 +171,8 @@ class InspectionNode(LifecycleNode):
 
     def _failed(self, transition: str, error: Exception) -> TransitionCallbackReturn:
         trace = "" if isinstance(error, (EdgeRuntimeError, ValueError)) else f"\n{traceback.format_exc()}"
-        self.get_logger().error(f"{transition} failed: {error}{trace}")
+        self._failed_transition = f"{transition} failed: {error}"
+        self.get_logger().error(f"{self._failed_transition}{trace}")
         return TransitionCallbackReturn.ERROR
 
     def release(self) -> None:
@@ -260,6 +270,7 @@ class InspectionNode(LifecycleNode):
             stale_after_s=self._value("stale_after_s"),
             frame_age_s=self._frame_age_s,
             steps=() if inspector is None else inspector.steps,
+            failed_transition=self._failed_transition,
         )
         status = DiagnosticStatus(
             level=bytes([health.level]),
