@@ -73,10 +73,12 @@ class Rig:
             assert node() is None, "something holds on to the node"
         self._client.destroy_node()
 
-    def start_node(self, open_inspector, **parameters):
+    def start_node(self, open_inspector, remap=(), **parameters):
+        rules = [word for rule in remap for word in ("-r", rule)]
         parameters = {"skip_below": 0.0, **parameters}  # most tests show the same picture again and again
         overrides = [Parameter(name, value=value) for name, value in parameters.items()]
-        self._node = InspectionNode(open_inspector, parameter_overrides=overrides)
+        arguments = ["--ros-args", *rules] if rules else None
+        self._node = InspectionNode(open_inspector, parameter_overrides=overrides, cli_args=arguments)
         self._node.autostart()
         self._thread = threading.Thread(target=spin, args=(self._node, lambda node: self._done.is_set()), daemon=True)
         self._thread.start()

@@ -107,6 +107,16 @@ def test_a_report_tells_where_its_frame_was_taken(rig):
     assert [info.width for info in report.camera_info] == [64]
 
 
+@pytest.mark.parametrize("transport", ["raw", "compressed"])
+def test_the_info_of_a_remapped_camera_is_heard_beside_it(rig, transport):
+    rules = ["image:=/front/image_raw", "image/compressed:=/front/image_raw/compressed"]
+    rig.start_node(scripted(ScriptedInspector()), remap=rules, image_transport=transport)
+    assert rig.configure()
+    assert rig.change(Transition.TRANSITION_ACTIVATE)
+    rig.wait_until(lambda: "/front/camera_info" in rig.names("subscriber", "inspection"))
+    assert "/camera_info" not in rig.names("subscriber", "inspection")
+
+
 def test_the_annotated_frame_is_published_when_someone_watches(rig):
     rig.fly(scripted(ScriptedInspector([InspectionReport(findings=(CRACK,))])))
     rig.watch_annotated()

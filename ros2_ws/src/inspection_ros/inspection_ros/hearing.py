@@ -50,7 +50,8 @@ class Ears:
         try:
             for camera in cameras:
                 self._hear(message_type, camera + suffix, partial(offer, camera), camera_qos())
-                info = "/".join((*camera.split("/")[:-1], "camera_info"))
+                heard = node.resolve_topic_name(camera + suffix).removesuffix(suffix)  # as remapped: its info is there
+                info = heard.rpartition("/")[0] + "/camera_info"
                 self._hear(CameraInfo, info, partial(self._infos.__setitem__, camera), camera_qos())
             self._hear(PoseStamped, "pose", self._poses.hear, places)
             self._hear(NavSatFix, "fix", self._positions.hear, places)
