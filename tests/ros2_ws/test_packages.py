@@ -2,11 +2,15 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from edge_runtime.budget import parse_bytes
 
 PACKAGE = Path(__file__).parents[2] / "ros2_ws" / "src" / "inspection_ros"
 
@@ -27,3 +31,13 @@ def test_colcon_installs_nodes_launch_file_and_parameters(tmp_path):
     assert (prefix / "share/ament_index/resource_index/packages/inspection_ros").is_file()
     for executable in ("node", "player", "recorder"):
         assert os.access(prefix / "lib/inspection_ros" / executable, os.X_OK)
+
+
+def test_the_documented_launch_has_the_budget_of_the_bundle_that_is_documented_with_it():
+    page = (PACKAGE.parents[2] / "docs" / "deployment.md").read_text()
+    (built,) = set(re.findall(r"edge-engines build .*--budget (\S+)", page))
+    devices = re.findall(r"ros2 launch inspection_ros .*device:=(\S+)", page)
+    assert len(devices) == page.count("ros2 launch inspection_ros ") > 0
+    for device in devices:
+        parameters = yaml.safe_load((PACKAGE / "config" / "devices" / f"{device}.yaml").read_text())
+        assert parse_bytes(parameters["/**"]["ros__parameters"]["budget"]) >= parse_bytes(built)
