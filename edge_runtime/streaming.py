@@ -1,6 +1,6 @@
 """A source's frames through an inspector, one outcome a frame; prints nothing and writes no file.
 
-A camera does not wait: its frames pass through the newest-wins slot, and those that come while the inspector is busy
+A camera does not wait: its frames pass through a newest-wins intake, and those that come while the inspector is busy
 are dropped and counted. Files do wait: every frame of a folder or video is inspected, or skipped by the rule.
 """
 
@@ -17,12 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.continuity import Continuity
-from edge_runtime.errors import EdgeRuntimeError, FrameError, SourceError
-from edge_runtime.frames import FrameSource, NewestSlot, SourcedFrame
+from edge_runtime.errors import BackendError, EdgeRuntimeError, FrameError, SourceError
+from edge_runtime.frames import FrameSource, SourcedFrame
 from edge_runtime.gating import GateRule
+from edge_runtime.intake import Intake
 from edge_runtime.report import InspectionReport
 
+_FRAMES, _END = "frames", "end"  # lanes of a live source's intake
 _SILENCE_S = 30.0  # longer than a camera takes to be opened again
+_FAILURES_IN_A_ROW = 3  # of the engine: one is a frame's fault, so many are its own
 
 
 class FrameInspector(Protocol):
@@ -70,6 +73,7 @@ class Stream:
     """Iterates over outcomes, counting what came and what was lost; must be closed, which stops a camera's thread.
 
     Frames that ``rule`` skips are counted, and have no outcome. A report that takes longer than ``deadline_s`` is cut.
+    A frame at which the engine fails is an outcome; :class:`BackendError` comes where it fails again and again.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class Stream:
         self._reported = 0
         self._skipped = 0
         self._failed = 0
+        self._failures_in_a_row = 0
 
     @property
     def counters(self) -> Counters:
@@ -121,11 +126,16 @@ class Stream:
         self._source.close()
 
     def _inspect(self, index: int, frame: SourcedFrame) -> Outcome | None:
+        now_s = time.monotonic() if self._source.is_live else frame.stamp_s  # a file is read faster than it was filmed
         try:
-            report = self._continuity.inspect(frame.image, time.monotonic(), self._rule, self._report)
-        except FrameError as error:
+            report = self._continuity.inspect(frame.image, now_s, self._rule, self._report)
+        except (FrameError, BackendError) as error:
             self._failed += 1
+            self._failures_in_a_row += isinstance(error, BackendError)
+            if self._failures_in_a_row == _FAILURES_IN_A_ROW:
+                raise
             return Outcome(index, frame, None, str(error))
+        self._failures_in_a_row = 0
         if report is None:
             self._skipped += 1
             return None
@@ -137,45 +147,49 @@ class Stream:
 
 
 class _NewestIntake:
-    """A thread that reads a live source as fast as it delivers, and gives the newest frame to whoever asks."""
+    """A thread that reads a live source as fast as it delivers, and gives the newest frame to whoever asks.
+
+    The end of the source, or the error that ended it, waits in a lane of its own until the last frame was taken.
+    """
 
     def __init__(self, source: FrameSource) -> None:
         self._source = source
-        self._slot: NewestSlot[tuple[int, SourcedFrame]] = NewestSlot()
+        self._intake: Intake[tuple[int, SourcedFrame] | EdgeRuntimeError | None] = Intake((_FRAMES, _END), {_END: -1})
         self._stopping = threading.Event()
-        self._error: EdgeRuntimeError | None = None
         self.received = 0
         self._thread = threading.Thread(target=self._read, name="intake", daemon=True)
         self._thread.start()
 
     @property
     def dropped(self) -> int:
-        return self._slot.dropped
+        return self._intake.dropped(_FRAMES)
 
     def __iter__(self) -> Iterator[tuple[int, SourcedFrame]]:
-        while True:
-            item = self._slot.take(timeout_s=_SILENCE_S)
-            if item is not None:
-                yield item
-            elif self._error is not None:
-                raise self._error
-            elif self._thread.is_alive() and not self._stopping.is_set():
-                raise SourceError(f"the source gave no frame for {_SILENCE_S:.0f} s; is the camera still there?")
-            else:
+        while (turn := self._intake.take(_SILENCE_S)) is not None:
+            _, item = turn
+            if item is None:
                 return
+            if isinstance(item, EdgeRuntimeError):
+                raise item
+            yield item
+        raise SourceError(f"the source gave no frame for {_SILENCE_S:.0f} s; is the camera still there?")
 
     def stop(self) -> None:
         self._stopping.set()
         self._thread.join(timeout=5.0)
 
     def _read(self) -> None:
+        ended_by: EdgeRuntimeError | None = None
         try:
             for frame in self._source:
-                self._slot.put((self.received, frame))
+                self._intake.put(_FRAMES, (self.received, frame))
                 self.received += 1
                 if self._stopping.is_set():
                     break
         except EdgeRuntimeError as error:
-            self._error = error
+            ended_by = error
+        except Exception as error:  # of whatever library reads the source
+            ended_by = SourceError(f"the source failed: {type(error).__name__}: {error}")
+            ended_by.__cause__ = error
         finally:
-            self._slot.close()
+            self._intake.put(_END, ended_by)

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.budget import Ledger, LedgerItem
-from edge_runtime.errors import SourceError
 from edge_runtime.frames import FrameSource, SourcedFrame
 from edge_runtime.preprocessing import check_frame
 from edge_runtime.pressure import Step
@@ -111,7 +110,7 @@ class FakeCamera(FrameSource):
 
     is_live = True
 
-    def __init__(self, frames: int, period_s: float = 0.0, error: SourceError | None = None) -> None:
+    def __init__(self, frames: int, period_s: float = 0.0, error: Exception | None = None) -> None:
         self._frames = frames
         self._period_s = period_s
         self._error = error

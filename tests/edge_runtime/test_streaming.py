@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import BackendError, FrameError, SourceError
-from edge_runtime.frames import open_source
+from edge_runtime.frames import FrameSource, SourcedFrame, open_source
 from edge_runtime.gating import DEFAULT_THRESHOLD, GateRule
 from edge_runtime.report import InspectionReport
 from edge_runtime.streaming import Counters, Stream
@@ -46,12 +48,21 @@ def test_a_frame_that_cannot_be_inspected_is_an_outcome_and_the_stream_goes_on(f
     assert stream.counters == Counters(received=4, reported=2, failed=2)
 
 
-def test_an_engine_that_fails_ends_the_stream(folder: Path) -> None:
-    with (
-        closing(Stream(ScriptedInspector([BackendError("out of memory")]), open_source(str(folder)))) as stream,
-        pytest.raises(BackendError),
-    ):
-        list(stream)
+def test_a_frame_at_which_the_engine_fails_is_an_outcome_and_the_stream_goes_on(folder: Path) -> None:
+    inspector = ScriptedInspector([BackendError("NaN"), BackendError("NaN"), InspectionReport()])
+    with closing(Stream(inspector, open_source(str(folder)))) as stream:
+        failures = [outcome.failure for outcome in stream]
+    assert failures == ["NaN", "NaN", "", "NaN"]
+    assert stream.counters == Counters(received=4, reported=1, failed=3)
+
+
+def test_an_engine_that_fails_again_and_again_ends_the_stream(folder: Path) -> None:
+    with closing(Stream(ScriptedInspector([BackendError("out of memory")]), open_source(str(folder)))) as stream:
+        outcomes = iter(stream)
+        assert [next(outcomes).failure, next(outcomes).failure] == ["out of memory"] * 2
+        with pytest.raises(BackendError, match="out of memory"):
+            next(outcomes)
+    assert stream.counters == Counters(received=3, failed=3)
 
 
 def test_a_slow_inspector_gets_the_newest_frames_of_a_camera_and_none_is_lost_uncounted() -> None:
@@ -71,6 +82,15 @@ def test_a_camera_that_vanishes_is_an_error_after_its_last_frame() -> None:
         with pytest.raises(SourceError, match="unplugged"):
             next(outcomes)
     assert camera.closed
+
+
+def test_a_camera_whose_library_fails_is_an_error_too() -> None:
+    camera = FakeCamera(1, error=cv2.error("assertion failed"))
+    with closing(Stream(ScriptedInspector(), camera)) as stream:
+        outcomes = iter(stream)
+        assert next(outcomes).index == 0
+        with pytest.raises(SourceError, match=r"the source failed: .*assertion failed"):
+            next(outcomes)
 
 
 def test_closing_a_stream_stops_its_camera() -> None:
@@ -112,3 +132,27 @@ def test_a_report_that_takes_longer_than_its_deadline_is_cut(folder: Path) -> No
     assert report is not None
     assert report.truncated
     assert report.tokens < 10_000
+
+
+class Film(FrameSource):
+    """The same picture again and again, one every second of its own time."""
+
+    def __iter__(self) -> Iterator[SourcedFrame]:
+        for second in range(6):
+            yield SourcedFrame(np.zeros((8, 8, 3), np.uint8), f"{second} s", float(second))
+
+
+def test_the_time_of_a_film_is_the_one_in_which_it_was_filmed() -> None:
+    with closing(Stream(ScriptedInspector(), Film(), GateRule(DEFAULT_THRESHOLD, refresh_s=3.0))) as stream:
+        assert [outcome.frame.stamp_s for outcome in stream] == [0.0, 3.0]
+
+
+def test_a_defect_that_is_seen_again_much_later_in_a_film_is_another_one() -> None:
+    class Slow(Film):
+        def __iter__(self) -> Iterator[SourcedFrame]:
+            return (replace(frame, stamp_s=60 * frame.stamp_s) for frame in super().__iter__())
+
+    inspector = ScriptedInspector([InspectionReport(findings=(CRACK,))])
+    with closing(Stream(inspector, Slow())) as stream:
+        numbers = [outcome.report.findings[0].track_id for outcome in stream if outcome.report]
+    assert numbers == [1, 2, 3, 4, 5, 6]
