@@ -32,7 +32,7 @@ from edge_runtime.report import Finding, InspectionReport, Region, Timings, json
 if TYPE_CHECKING:
     from edge_runtime.budget import Ledger, LedgerItem
     from edge_runtime.bundle import Bundle, load_bundle
-    from edge_runtime.frames import NewestSlot, load_image, open_source
+    from edge_runtime.frames import load_image, open_source
     from edge_runtime.inspector import Inspector
 
 __all__ = [
@@ -53,7 +53,6 @@ __all__ = [
     "Ledger",
     "LedgerItem",
     "MissingDependencyError",
-    "NewestSlot",
     "Region",
     "SourceError",
     "Timings",
@@ -69,7 +68,6 @@ _LAZY = {
     "Inspector": "inspector",
     "Ledger": "budget",
     "LedgerItem": "budget",
-    "NewestSlot": "frames",
     "load_bundle": "bundle",
     "load_image": "frames",
     "open_source": "frames",

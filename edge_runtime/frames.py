@@ -1,4 +1,4 @@
-"""Where frames come from (folder, video, camera) and the newest-wins slot between a camera and a worker.
+"""Where frames come from: a folder, a video, a camera.
 
 Knows OpenCV's readers and nothing of models. A damaged image is counted and skipped; a source that
 cannot be opened raises :class:`SourceError`.
@@ -7,7 +7,6 @@ cannot be opened raises :class:`SourceError`.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -235,41 +234,3 @@ def _open_capture(device: str | int, otherwise: str) -> cv2.VideoCapture:
 def _read(capture: cv2.VideoCapture) -> NDArray[np.uint8] | None:
     got, image = capture.read()
     return np.asarray(image, np.uint8) if got else None
-
-
-T = TypeVar("T")
-
-
-class NewestSlot(Generic[T]):
-    """Holds the newest item only: an inspection that is late must not make the next one later.
-
-    Any thread may put or take. An item that is replaced before it was taken counts as dropped.
-    """
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._item: T | None = None
-        self._closed = False
-        self.dropped = 0
-
-    def put(self, item: T) -> None:
-        """Replace whatever waits; never blocks. After :meth:`close` the item is dropped."""
-        with self._changed:
-            if self._item is not None or self._closed:
-                self.dropped += 1
-            if not self._closed:
-                self._item = item
-                self._changed.notify()
-
-    def take(self, timeout_s: float) -> T | None:
-        """The newest item, at once or when one comes; None after ``timeout_s`` or when closed and empty."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._item is not None or self._closed, timeout_s)
-            item, self._item = self._item, None
-            return item
-
-    def close(self) -> None:
-        """Wake whoever waits; what is still held can be taken, nothing more can be put."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()

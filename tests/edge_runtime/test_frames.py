@@ -1,9 +1,7 @@
-"""Frames come from folders, videos and cameras; what is damaged is counted, what is late is dropped."""
+"""Frames come from folders, videos and cameras; what is damaged is counted."""
 
 from __future__ import annotations
 
-import threading
-import time
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import FrameError, SourceError
-from edge_runtime.frames import CameraSource, NewestSlot, decode_image, load_image, open_source
+from edge_runtime.frames import CameraSource, decode_image, load_image, open_source
 from tests.fakes import FakeCapture
 
 
@@ -135,51 +133,3 @@ def test_a_camera_that_does_not_come_back_is_given_up() -> None:
 def test_a_camera_that_is_not_there_is_refused() -> None:
     with pytest.raises(SourceError, match="plugged in"):
         open_source("63")
-
-
-def test_the_slot_keeps_the_newest_and_counts_what_it_replaced() -> None:
-    slot: NewestSlot[int] = NewestSlot()
-    for item in range(5):
-        slot.put(item)
-    assert slot.take(timeout_s=0) == 4
-    assert slot.take(timeout_s=0) is None
-    assert slot.dropped == 4
-
-
-def test_the_slot_never_waits_longer_than_asked() -> None:
-    started_s = time.monotonic()
-    assert NewestSlot[int]().take(timeout_s=0.05) is None
-    assert time.monotonic() - started_s < 1.0
-
-
-def test_closing_the_slot_wakes_the_one_who_waits() -> None:
-    slot: NewestSlot[int] = NewestSlot()
-    taken: list[int | None] = []
-    worker = threading.Thread(target=lambda: taken.append(slot.take(timeout_s=30)))
-    worker.start()
-    slot.close()
-    worker.join(timeout=5)
-    assert not worker.is_alive()
-    assert taken == [None]
-
-
-def test_a_closed_slot_still_gives_its_last_item_and_drops_the_rest() -> None:
-    slot: NewestSlot[int] = NewestSlot()
-    slot.put(1)
-    slot.close()
-    slot.put(2)
-    assert slot.take(timeout_s=0) == 1
-    assert slot.take(timeout_s=0) is None
-    assert slot.dropped == 1
-
-
-def test_items_put_from_many_threads_are_taken_or_counted() -> None:
-    slot: NewestSlot[int] = NewestSlot()
-    threads = [threading.Thread(target=lambda: [slot.put(item) for item in range(200)]) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    taken = 0
-    while any(thread.is_alive() for thread in threads):
-        taken += slot.take(timeout_s=0.01) is not None
-    taken += slot.take(timeout_s=0) is not None
-    assert taken + slot.dropped == 800

@@ -72,6 +72,18 @@ def test_closing_wakes_the_taker_and_counts_what_waits_and_what_comes() -> None:
     assert intake.dropped("front") == 1
 
 
+def test_items_put_from_many_threads_are_taken_or_counted() -> None:
+    intake: Intake[int] = Intake(["front"])
+    threads = [threading.Thread(target=lambda: [intake.put("front", item) for item in range(200)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    taken = 0
+    while any(thread.is_alive() for thread in threads):
+        taken += intake.take(timeout_s=0.01) is not None
+    taken += intake.take(timeout_s=0) is not None
+    assert taken + intake.dropped("front") == 800
+
+
 @given(st.lists(st.tuples(st.sampled_from(["put", "take"]), st.sampled_from(["a", "b", "c"]))))
 def test_every_item_is_taken_dropped_or_waits(steps: list[tuple[str, str]]) -> None:
     intake: Intake[int] = Intake(["a", "b", "c"], priorities={"b": 2})
