@@ -205,12 +205,15 @@ examples:
   edge-engines calibrate llava-1.5-7b-hf --out ranges             hours of work that a Jetson need not do
   edge-engines verify out/bundle --checkpoint llava-1.5-7b-hf     is it still the same model?
   edge-engines sensitivity engines/reference/checkpoint           which of its parts need their bits?
-  edge-engines build engines/reference/checkpoint --recipe auto --measurements sensitivity.jsonl --budget 330MB \
+  edge-engines build engines/reference/checkpoint --recipe auto --measurements sensitivity.jsonl --budget 330MB \\
       --out out/auto                                              the best plan that fits, by that
 
 CHECKPOINT is a model's directory (config.json, safetensors, tokenizer.json), or synthetic:llava-1.5-7b,
 synthetic:llava-1.5-13b, synthetic:tiny-llava: random weights at a real model's shape. synthetic:llava-1.6-mistral-7b
 and synthetic:llama-3.2-vision-11b can be planned, and not built.
+
+RECIPE is fp16, asymmetric-int4, asymmetric-int4-awq, asymmetric-int4-gptq, asymmetric-int4-awq-gptq, asymmetric-int8,
+nf4, uniform-int4, auto, or a YAML file like those in engines/recipes.
 
 exit codes: 0 done, 1 an error, 2 usage, 3 verification failed, 4 does not fit the budget, 130 interrupted
 """

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from engines.cli import main
+from engines.precision import known_recipes
 
 TINY = "synthetic:tiny-llava"
 
@@ -122,6 +124,14 @@ def test_help_teaches_by_example(capsys):
     text = capsys.readouterr().out
     assert "edge-engines build llava-1.5-7b-hf --out out/bundle" in text
     assert "exit codes" in text
+
+
+def test_help_names_every_recipe(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+
+    words = re.findall(r"[\w-]+", capsys.readouterr().out)
+    assert set(known_recipes()) <= set(words)
 
 
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path):
