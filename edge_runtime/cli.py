@@ -64,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
 
     stream = commands.add_parser("stream", parents=[opening, shared], help="report on a folder, a video or a camera")
     stream.add_argument("source", metavar="SOURCE", help="folder of images, video file, ROS bag, or camera number")
-    stream.add_argument("--max-frames", type=_positive, metavar="N", help="stop after so many reports")
+    stream.add_argument(
+        "--max-frames", type=_positive, metavar="N", help="stop after so many frames, reported or failed"
+    )
     stream.add_argument(
         "--skip-below",
         type=_not_negative,

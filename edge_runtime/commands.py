@@ -66,13 +66,15 @@ def _stream(arguments: argparse.Namespace) -> int:
                 if count == arguments.max_frames:
                     break
         finally:  # Ctrl-C ends a flight as well as its last frame does
+            counts, ledger = stream.counters, inspector.ledger
+            fates = ", ".join(f"{number} {fate}" for fate, number in asdict(counts).items())
+            print(f"edge-runtime: frames: {fates}", file=sys.stderr)
             if log:
-                counts, ledger = stream.counters, inspector.ledger
                 end = FlightEnd(counts.received, counts.dropped, counts.failed, ledger, counts.skipped, inspector.steps)
                 log.write_end(end)
             if arguments.page:
                 write_page(log_path, arguments.page)
-    return 0
+    return 1 if counts.failed and not counts.reported else 0
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ cannot be opened raises :class:`SourceError`.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 from edge_runtime.errors import FrameError, SourceError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+
+_DECODED_SHARE = 0.99  # of the frames that a container announces, which some only estimate
 
 _log = logging.getLogger(__name__)
 
@@ -125,10 +128,10 @@ def _is_truncated_jpeg(encoded: NDArray[np.uint8]) -> bool:
 
 
 class ImageSource(FrameSource):
-    """One image, or the images of a folder in the order of their names."""
+    """One image, or the images of a folder in the order of their names: frame2 before frame10."""
 
     def __init__(self, path: Path) -> None:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        files = sorted(path.iterdir(), key=_natural) if path.is_dir() else [path]
         self._files = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
         if not self._files:
             raise SourceError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -148,8 +151,14 @@ class ImageSource(FrameSource):
             return None
 
 
+def _natural(file: Path) -> tuple[list[str | int], str]:
+    """A sorting key of a name by which numbers in it count as numbers; words and numbers alternate."""
+    words = re.split(r"(\d+)", file.name)
+    return [int(word) if position % 2 else word for position, word in enumerate(words)], file.name
+
+
 class VideoSource(FrameSource):
-    """A video file, frame by frame."""
+    """A video file, frame by frame; warns where it ends before it should."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -159,12 +168,15 @@ class VideoSource(FrameSource):
 
     def __iter__(self) -> Iterator[SourcedFrame]:
         frames_per_second = self._capture.get(cv2.CAP_PROP_FPS) or 30.0
+        announced = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)  # negative or 0 where a container does not say
         index = 0
         while (image := _read(self._capture)) is not None:
             yield SourcedFrame(image, f"{self._path.name}#{index}", index / frames_per_second)
             index += 1
         if index == 0:
             raise SourceError(f"{self._path} has no frame that OpenCV can decode; re-encode it with ffmpeg")
+        if index < _DECODED_SHARE * announced - 1:
+            _log.warning("%s: %d frames of %.0f could be decoded; was it cut short?", self._path, index, announced)
 
     def close(self) -> None:
         """Close the file."""

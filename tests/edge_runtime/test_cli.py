@@ -74,6 +74,23 @@ def test_stream_stops_after_so_many_frames(tiny_bundle: Path, photos: Path, caps
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+def test_stream_says_what_became_of_the_frames(
+    tiny_bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "1.jpg").write_bytes(b"")
+    assert main(["stream", str(tiny_bundle), str(photos)]) == 0
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == "edge-runtime: frames: 3 received, 2 reported, 0 skipped, 0 dropped, 1 failed"
+
+
+def test_a_stream_of_which_no_frame_was_reported_is_exit_code_1(
+    tiny_bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "0.jpg").write_bytes((photos / "0.jpg").read_bytes()[:300])
+    assert main(["stream", str(tiny_bundle), str(photos / "0.jpg")]) == 1
+    assert "1 received, 0 reported" in capsys.readouterr().err
+
+
 def test_stream_writes_the_flight_log_and_the_page(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:
     (photos / "1.jpg").write_bytes(b"")
     page = tmp_path / "flight.html"
@@ -200,7 +217,9 @@ def test_ctrl_c_ends_a_flight_with_its_log_and_page_complete(tiny_bundle: Path, 
     process.send_signal(signal.SIGINT)
     _, complaints = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert complaints == "edge-runtime: interrupted\n"
+    summary, last = complaints.splitlines()
+    assert summary.startswith("edge-runtime: frames: ")
+    assert last == "edge-runtime: interrupted"
     assert load_flight(tmp_path / "flight.jsonl").end is not None
     assert (tmp_path / "flight.html").stat().st_size > 1000
 

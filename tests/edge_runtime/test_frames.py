@@ -35,6 +35,14 @@ def test_a_folder_gives_its_images_in_order_of_name(folder: Path) -> None:
     assert frames[0].image.dtype == np.uint8
 
 
+def test_numbers_in_names_count_as_numbers(tmp_path: Path) -> None:
+    names = ["2 left.jpg", "frame1.jpg", "frame2.jpg", "frame010.jpg", "frame10.jpg", "frames.jpg"]
+    for name in names:
+        (tmp_path / name).write_bytes(jpeg(50))
+    with open_source(str(tmp_path)) as source:
+        assert [frame.name for frame in source] == names
+
+
 @pytest.mark.parametrize("kept", [0, 2, 100, 0.5, 0.98])
 def test_a_truncated_jpeg_is_skipped_and_counted(folder: Path, kept: float, caplog: pytest.LogCaptureFixture) -> None:
     whole = jpeg(150)
@@ -87,17 +95,31 @@ def test_a_file_that_is_no_video_is_refused(tmp_path: Path) -> None:
         open_source(str(tmp_path / "film.mp4"))
 
 
-def test_a_video_gives_every_frame_with_its_time(tmp_path: Path) -> None:
-    path = tmp_path / "film.avi"
+def film(path: Path, frames: int = 5) -> Path:
+    """A film of 10 frames a second, each 50 grey levels brighter."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48))
-    for value in range(5):
-        writer.write(np.full((48, 64, 3), value * 50, np.uint8))
+    for index in range(frames):
+        writer.write(np.full((48, 64, 3), index * 50 % 256, np.uint8))
     writer.release()
-    with open_source(str(path)) as source:
+    return path
+
+
+def test_a_video_gives_every_frame_with_its_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with open_source(str(film(tmp_path / "film.avi"))) as source:
         frames = list(source)
+    assert caplog.text == ""
     assert [frame.stamp_s for frame in frames] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
     assert frames[-1].name == "film.avi#4"
     assert abs(int(frames[-1].image.mean()) - 200) < 8
+
+
+def test_a_video_that_ends_before_it_should_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = film(tmp_path / "film.avi", frames=20)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with open_source(str(path)) as source:
+        frames = list(source)
+    assert f"{len(frames)} frames of 20 could be decoded" in caplog.text
+    assert 0 < len(frames) < 20
 
 
 def test_a_camera_that_stops_is_opened_again_and_goes_on() -> None:
