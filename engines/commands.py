@@ -122,7 +122,9 @@ def _verify(options: argparse.Namespace) -> None:
     document = {"bundle": str(options.bundle), "files": result.files, "fidelity": fidelity}
     reasons = {"not_compared": result.not_compared, "complaints": result.complaints}
     _print_result(options, "\n".join(lines), {**document, **reasons})
-    if options.record and result.fidelity:
+    if options.record:
+        if result.fidelity is None:
+            raise VerificationError(f"there is nothing to record: {result.not_compared}")
         record_fidelity(options.bundle, result.fidelity)
     if result.complaints:
         raise VerificationError(

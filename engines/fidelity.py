@@ -26,10 +26,11 @@ class Trace:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """The worst over all images and rows that were compared."""
+    """Over all images and rows that were compared: the worst, or the median where it says so."""
 
     features_cosine: float  # 1 where features point the same way
     logits_relative_error: float  # largest difference of a row, over the row's largest logit
+    logits_median_error: float  # the same of the row in the middle
     identical_tokens: float  # share of positions at which the same token is chosen
     positions: int  # of tokens compared
 
@@ -38,16 +39,23 @@ class Fidelity:
         return {
             "features_cosine": round(self.features_cosine, 7),
             "logits_relative_error": float(f"{self.logits_relative_error:.3g}"),
+            "logits_median_error": float(f"{self.logits_median_error:.3g}"),
             "identical_tokens": round(self.identical_tokens, 4),
             "positions": self.positions,
         }
 
 
-# Float16 must be the same model. Int4 must be a recognisable one (a scale or a nibble in the wrong place is far
-# outside); whether it is good enough, only an evaluation of its reports can say, so its tokens are counted, not judged.
+# Float16 must be the same model. Fewer bits must give a recognisable one (a scale or a nibble in the wrong place is far
+# outside); whether it is good enough, only an evaluation of its reports can say. So single rows and tokens are counted,
+# not judged: the reference inspector's median error is 0.04 with a 4-bit decoder, 0.11 with everything in 4 bits, 0.15
+# with an INT8 decoder of entropy ranges, while its worst row is off by 0.4 to 0.9 of the largest logit.
+_ANY = float("inf")
+_FOUR_BITS = Fidelity(0.95, _ANY, logits_median_error=0.25, identical_tokens=0.0, positions=0)
 TOLERANCES: Mapping[str, Fidelity] = {
-    "float16": Fidelity(features_cosine=0.9999, logits_relative_error=1e-3, identical_tokens=1.0, positions=0),
-    "int4": Fidelity(features_cosine=0.95, logits_relative_error=0.5, identical_tokens=0.0, positions=0),
+    "float16": Fidelity(0.9999, 1e-3, logits_median_error=1e-3, identical_tokens=1.0, positions=0),
+    "int8": Fidelity(0.95, _ANY, logits_median_error=0.35, identical_tokens=0.0, positions=0),
+    "int4": _FOUR_BITS,
+    "nf4": _FOUR_BITS,
 }
 
 
@@ -57,31 +65,31 @@ def compare_traces(found: Sequence[Trace], expected: Sequence[Trace]) -> Fidelit
     for ours, theirs in zip(found, expected, strict=True):
         cosines.append(_cosines(ours.features, theirs.features).min())
         differences = np.abs(ours.logits - theirs.logits).max(axis=1)
-        errors.append((differences / np.abs(theirs.logits).max(axis=1)).max())
+        errors.append(differences / np.abs(theirs.logits).max(axis=1))
         same.append(ours.logits.argmax(axis=1) == np.array(theirs.tokens))
-    matches = np.concatenate(same)
-    return Fidelity(float(min(cosines)), float(max(errors)), float(matches.mean()), len(matches))
+    matches, rows = np.concatenate(same), np.concatenate(errors)
+    worst, middle = float(rows.max()), float(np.median(rows))
+    return Fidelity(float(min(cosines)), worst, middle, float(matches.mean()), len(matches))
 
 
 def outside_tolerance(fidelity: Fidelity, manifest: Manifest) -> list[str]:
     """What is wrong, in words; nothing if the bundle is as near to its checkpoint as its precisions allow."""
-    vision = _coarsest(manifest, ("vision_encoder",))
-    whole = _coarsest(manifest, None)
+    vision = [TOLERANCES[c.precision] for c in manifest.components if c.kind == "vision_encoder"]
+    every = [TOLERANCES[c.precision] for c in manifest.components]
+    cosine = min(tolerance.features_cosine for tolerance in vision)
+    worst = max(tolerance.logits_relative_error for tolerance in every)
+    middle = max(tolerance.logits_median_error for tolerance in every)
+    same = min(tolerance.identical_tokens for tolerance in every)
     complaints = []
-    if not fidelity.features_cosine >= vision.features_cosine:
-        complaints.append(f"vision features' cosine is {fidelity.features_cosine:.6f}, below {vision.features_cosine}")
-    if not fidelity.logits_relative_error <= whole.logits_relative_error:
-        complaints.append(
-            f"logits' relative error is {fidelity.logits_relative_error:.2g}, above {whole.logits_relative_error}"
-        )
-    if not fidelity.identical_tokens >= whole.identical_tokens:
-        complaints.append(f"{fidelity.identical_tokens:.1%} of tokens are the same, below {whole.identical_tokens:.0%}")
+    if not fidelity.features_cosine >= cosine:
+        complaints.append(f"vision features' cosine is {fidelity.features_cosine:.6f}, below {cosine}")
+    if not fidelity.logits_relative_error <= worst:
+        complaints.append(f"logits' relative error is {fidelity.logits_relative_error:.2g}, above {worst}")
+    if not fidelity.logits_median_error <= middle:
+        complaints.append(f"logits' median error is {fidelity.logits_median_error:.2g}, above {middle}")
+    if not fidelity.identical_tokens >= same:
+        complaints.append(f"{fidelity.identical_tokens:.1%} of tokens are the same, below {same:.0%}")
     return complaints
-
-
-def _coarsest(manifest: Manifest, kinds: tuple[str, ...] | None) -> Fidelity:
-    precisions = {c.precision for c in manifest.components if kinds is None or c.kind in kinds}
-    return TOLERANCES["int4" if "int4" in precisions else "float16"]
 
 
 def _cosines(a: Float32, b: Float32) -> Float32:

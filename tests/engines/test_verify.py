@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,14 +15,16 @@ from edge_runtime.errors import (
     CheckpointError,
     VerificationError,
 )
+from edge_runtime.manifest import PRECISIONS
 from engines.build import build
-from engines.fidelity import Fidelity, Trace, compare_traces, outside_tolerance
+from engines.cli import main
+from engines.fidelity import TOLERANCES, Fidelity, Trace, compare_traces, outside_tolerance
 from engines.precision import load_recipe
 from engines.synthetic import open_checkpoint
 from engines.verify import record_fidelity, verify
 
 FRAMES = [np.full((40, 60, 3), shade, np.uint8) for shade in (20, 200)]
-EXACT = Fidelity(features_cosine=1.0, logits_relative_error=0.0, identical_tokens=1.0, positions=3)
+EXACT = Fidelity(1.0, logits_relative_error=0.0, logits_median_error=0.0, identical_tokens=1.0, positions=3)
 
 
 @pytest.fixture
@@ -119,7 +122,7 @@ def test_what_was_measured_can_be_recorded_in_the_manifest(bundle):
 def test_equal_traces_compare_as_equal():
     same = trace([[1.0, 2.0], [3.0, 0.0]])
 
-    assert compare_traces([same], [same]) == Fidelity(1.0, 0.0, 1.0, 2)
+    assert compare_traces([same], [same]) == Fidelity(1.0, 0.0, 0.0, 1.0, 2)
 
 
 def test_the_worst_row_of_all_images_counts():
@@ -129,6 +132,7 @@ def test_the_worst_row_of_all_images_counts():
     fidelity = compare_traces([expected, found], [expected, expected])
 
     assert fidelity.logits_relative_error == 0.25
+    assert fidelity.logits_median_error == 0.0
     assert fidelity.features_cosine == pytest.approx(0.5**0.5)
 
 
@@ -140,18 +144,32 @@ def test_tokens_count_as_identical_where_the_same_one_would_be_chosen():
 
 
 @pytest.mark.parametrize(
-    ("recipe", "fidelity", "complaints"),
+    ("vision", "decoder", "fidelity", "complaints"),
     [
-        ("fp16", EXACT, 0),
-        ("fp16", Fidelity(0.99, 0.01, 0.99, 100), 3),
-        ("fp16", Fidelity(float("nan"), float("nan"), 0.0, 100), 3),
-        ("asymmetric-int4", Fidelity(1.0, 0.1, 0.9, 100), 0),
-        ("asymmetric-int4", Fidelity(0.99, 0.1, 0.9, 100), 1),  # its vision encoder is float16
-        ("uniform-int4", Fidelity(0.99, 0.1, 0.9, 100), 0),
-        ("uniform-int4", Fidelity(0.5, 0.9, 0.0, 100), 2),
+        ("float16", "float16", EXACT, 0),
+        ("float16", "float16", Fidelity(0.99, 0.01, 0.01, 0.99, 100), 4),
+        ("float16", "float16", Fidelity(float("nan"), float("nan"), float("nan"), 0.0, 100), 4),
+        ("float16", "int4", Fidelity(1.0, 0.4, 0.1, 0.9, 100), 0),
+        ("float16", "int4", Fidelity(0.99, 0.4, 0.1, 0.9, 100), 1),
+        ("int4", "int4", Fidelity(0.99, 0.4, 0.1, 0.9, 100), 0),
+        ("int4", "int4", Fidelity(0.5, 0.9, 0.5, 0.0, 100), 2),
+        ("nf4", "nf4", Fidelity(0.98, 0.4, 0.1, 0.9, 100), 0),
+        ("float16", "int8", Fidelity(1.0, 0.9, 0.2, 0.8, 100), 0),
+        ("float16", "int8", Fidelity(0.9, float("nan"), float("nan"), 0.8, 100), 3),
     ],
 )
-def test_tolerances_are_as_wide_as_the_precisions_on_the_way(tiny, tmp_path, recipe, fidelity, complaints):
-    manifest = build(tiny, load_recipe(recipe), "onnxruntime", tmp_path / "bundle").manifest
+def test_tolerances_are_as_wide_as_the_precisions_on_the_way(bundle, vision, decoder, fidelity, complaints):
+    precisions = dict.fromkeys(("embedding", "lm_head", "decoder"), decoder)
+    manifest = bundle.manifest
+    components = tuple(replace(c, precision=precisions.get(c.kind, vision)) for c in manifest.components)
 
-    assert len(outside_tolerance(fidelity, manifest)) == complaints
+    assert len(outside_tolerance(fidelity, replace(manifest, components=components))) == complaints
+
+
+def test_every_precision_has_its_tolerance():
+    assert set(TOLERANCES) == set(PRECISIONS)
+
+
+def test_nothing_is_recorded_where_nothing_was_compared(bundle, capsys):
+    assert main(["verify", str(bundle.path), "--record"]) == 3
+    assert "nothing to record" in capsys.readouterr().err
