@@ -1,6 +1,7 @@
 """The command ``edge-runtime``: its arguments and its help; ``commands`` does the rest.
 
-Results go to stdout, the log to stderr. Exit codes: 0 done, 1 an error, 2 usage, 4 does not fit the budget, 130 Ctrl-C.
+Results go to stdout, the log to stderr. Exit codes: 0 done, 1 an error, 2 usage, 4 does not fit the budget, 130 Ctrl-C
+or SIGTERM.
 """
 
 from __future__ import annotations

@@ -10,19 +10,21 @@ import traceback
 from collections.abc import Callable
 
 from edge_runtime.errors import EdgeRuntimeError
+from edge_runtime.interrupts import interrupted_by_sigterm
 
 INTERRUPTED = 130  # as a shell reports SIGINT
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def exit_code(program: str, run: Callable[[], int], options: argparse.Namespace | None = None) -> int:
-    """What ``run`` returns, or the code of what it raises, after saying on stderr what that was.
+    """What ``run`` returns, or the code of what it raises, after saying on stderr what that was; SIGTERM is a Ctrl-C.
 
     ``options`` are filled in by ``run``, which parses the command line: ``verbose`` asks for tracebacks, and
     ``after_interrupt`` is said behind "interrupted". A command without options is a developer's: its faults are raised.
     """
     try:
-        code = run()
+        with interrupted_by_sigterm():
+            code = run()
         sys.stdout.flush()
     except BrokenPipeError:  # `| head` has seen enough
         _abandon_stdout()

@@ -208,13 +208,16 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def test_ctrl_c_ends_a_flight_with_its_log_and_page_complete(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "systemd or docker"])
+def test_a_flight_that_is_ended_from_outside_has_its_log_and_page_complete(
+    tiny_bundle: Path, photos: Path, tmp_path: Path, ending: signal.Signals
+) -> None:
     for index in range(3, 500):
         os.link(photos / "0.jpg", photos / f"{index:05}.jpg")
     process = start("stream", str(tiny_bundle), str(photos), "--page", str(tmp_path / "flight.html"))
     assert process.stdout is not None
     process.stdout.readline()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(ending)
     _, complaints = process.communicate(timeout=60)
     assert process.returncode == 130
     summary, last = complaints.splitlines()

@@ -8,15 +8,16 @@ import threading
 
 import pytest
 
-from edge_runtime.interrupts import deaf_children, holding_interrupts
+from edge_runtime.interrupts import deaf_children, holding_interrupts, interrupted_by_sigterm
 
 
-def test_an_interrupt_waits_until_it_can_be_understood() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_waits_until_it_can_be_understood(number: signal.Signals) -> None:
     done = []
 
     def load() -> None:
-        with holding_interrupts():
-            signal.raise_signal(signal.SIGINT)
+        with interrupted_by_sigterm(), holding_interrupts():
+            signal.raise_signal(number)
             done.append("loaded")
 
     with pytest.raises(KeyboardInterrupt):
@@ -29,6 +30,20 @@ def test_an_interrupt_comes_at_once_again_afterwards() -> None:
         pass
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+def test_what_others_do_at_sigterm_is_left_to_them() -> None:
+    with interrupted_by_sigterm():
+        pass
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    came: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        with holding_interrupts():
+            signal.raise_signal(signal.SIGTERM)
+            assert came == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def test_a_thread_that_no_interrupt_reaches_may_hold_them_too() -> None:
