@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--page", type=Path, metavar="FILE", help="where it goes (default: beside the recording)")
 
     bench = commands.add_parser("bench", parents=[opening, shared], help="measure time and memory")
+    bench.add_argument("source", nargs="?", metavar="SOURCE", help="frames, as for stream (default: noise)")
     bench.add_argument("--frames", type=_positive, default=20, metavar="N", help="frames to measure (default: 20)")
 
     diagnose = commands.add_parser("doctor", parents=[shared], help="say what this machine and a bundle can do")
@@ -121,7 +122,7 @@ examples:
   edge-runtime stream out/bundle film.mp4 --json | jq .report.findings
   edge-runtime stream out/bundle bag.mcap#/front/image    inspect what a bag recorded
   edge-runtime report flight.mcap                         make the page of a recorded flight
-  edge-runtime bench out/bundle --budget 2GB              how fast, in how much memory?
+  edge-runtime bench out/bundle photos --budget 2GB       how fast, in how much memory?
 
 exit codes: 0 done, 1 an error, 2 usage, 4 does not fit the budget, 130 interrupted
 """

@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict
+from itertools import cycle, islice
 
 import numpy as np
 
 from edge_runtime import doctor
-from edge_runtime.annotate import thumbnail_jpeg
+from edge_runtime.annotate import Frame, thumbnail_jpeg
 from edge_runtime.budget import format_bytes
-from edge_runtime.errors import FlightLogError, FrameError
+from edge_runtime.errors import FlightLogError, FrameError, SourceError
 from edge_runtime.flight_log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
 from edge_runtime.flight_page import write_page
 from edge_runtime.frames import load_image, open_source
@@ -26,6 +27,8 @@ from edge_runtime.manifest import Manifest
 from edge_runtime.report import InspectionReport, Timings, json_from_report, text_from_report
 from edge_runtime.streaming import Outcome, Stream
 from edge_runtime.telemetry import latency_statistics, read_memory
+
+_SHORT = "; noise has little to report, so name images with defects: edge-runtime bench BUNDLE FOLDER"
 
 _log = logging.getLogger(__name__)
 
@@ -85,27 +88,41 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    frame = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), dtype=np.uint8)
+    frames = _frames_to_measure(arguments)
     with Inspector.open(arguments.bundle, arguments.budget) as inspector:
-        inspector.inspect(frame)  # binds memory
-        reports = [inspector.inspect(frame) for _ in range(arguments.frames)]
+        inspector.inspect(frames[0])  # binds memory
+        reports = [inspector.inspect(frame) for frame in islice(cycle(frames), arguments.frames)]
         ledger = inspector.ledger
     steps = list(asdict(Timings()))
     by_step = {step: latency_statistics(getattr(report.timings, step) for report in reports) for step in steps}
+    tokens = [report.tokens for report in reports]
+    token_ms = sum(report.timings.decode_ms for report in reports) / max(sum(tokens), 1)
     peak_bytes = read_memory().peak_resident_bytes
     if arguments.json:
         statistics = {step: asdict(summary) for step, summary in by_step.items()}
-        tokens = [report.tokens for report in reports]
-        print(json.dumps({"steps": statistics, "tokens": tokens, "peak_bytes": peak_bytes, "ledger": asdict(ledger)}))
+        measured = {"steps": statistics, "tokens": tokens, "token_ms": token_ms}
+        print(json.dumps({**measured, "peak_bytes": peak_bytes, "ledger": asdict(ledger)}))
         return 0
-    print(f"{len(reports)} frames of 1280x720, {reports[-1].tokens} tokens")
+    height, width, _ = frames[0].shape
+    print(f"{len(reports)} frames of {width}x{height}, {min(tokens)} to {max(tokens)} tokens a report")
     print(f"{'ms':12}{'median':>10}{'p90':>10}{'max':>10}")
     for step, summary in by_step.items():
         print(f"{step.removesuffix('_ms'):12}{summary.median_ms:10.1f}{summary.p90_ms:10.1f}{summary.max_ms:10.1f}")
+    print(f"a token takes {token_ms:.2f} ms to decode{'' if arguments.source else _SHORT}")
     print(f"\n{ledger.table()}")
     if peak_bytes is not None:
         print(f"at most, the process held {format_bytes(peak_bytes)}, of {format_bytes(ledger.planned_bytes)} planned")
     return 0
+
+
+def _frames_to_measure(arguments: argparse.Namespace) -> list[Frame]:
+    if arguments.source is None:
+        return [np.random.default_rng(0).integers(0, 256, (720, 1280, 3), dtype=np.uint8)]
+    with open_source(arguments.source) as source:
+        frames = [frame.image for frame in islice(source, arguments.frames)]
+    if not frames:
+        raise SourceError(f"no frame of {arguments.source} can be read")
+    return frames
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -125,6 +125,24 @@ def test_bench_measures_every_step(tiny_bundle: Path, capsys: pytest.CaptureFixt
     document = json.loads(capsys.readouterr().out)
     assert document["steps"]["total_ms"]["count"] == 3
     assert 0 < document["steps"]["decode_ms"]["median_ms"] < document["steps"]["total_ms"]["median_ms"]
+    decode_ms = document["steps"]["decode_ms"]["mean_ms"] * 3
+    assert document["token_ms"] == pytest.approx(decode_ms / sum(document["tokens"]))
+
+
+def test_bench_measures_the_frames_that_it_is_given_over_and_over(
+    tiny_bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", str(tiny_bundle), str(photos), "--frames", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("4 frames of 60x40, ")
+    assert "ms to decode\n" in printed
+
+
+def test_bench_without_a_frame_is_an_error(tiny_bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for photo in photos.iterdir():
+        photo.write_bytes(b"")
+    assert main(["bench", str(tiny_bundle), str(photos)]) == 1
+    assert "no frame of" in capsys.readouterr().err
 
 
 def test_bench_prints_a_table(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
