@@ -5,6 +5,7 @@ Wires the parts in the order of the walk of a frame; each part knows its own bus
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,7 @@ class Inspector:
         self, bundle: Bundle, budget_bytes: int | None, max_report_tokens: int, threads: int | None, watch: Watch
     ) -> None:
         self.bundle = bundle
+        self._at_work = threading.Lock()
         manifest, model = bundle.manifest, bundle.manifest.model
         check_target(manifest)
         self._tokenizer = tokenizer = load_tokenizer(bundle.file(manifest.tokenizer))
@@ -113,8 +115,16 @@ class Inspector:
             FrameError: the frame cannot be inspected; the next one can.
             BudgetExceededError: memory has not come back; frames so far are reported, and this one is not.
             ValueError: the question is too long, or holds the token that stands for the image.
-            BackendError: the engine failed, or the inspector is closed.
+            BackendError: the engine failed, the inspector is closed, or another thread is inspecting.
         """
+        if not self._at_work.acquire(blocking=False):  # two frames would be mixed in one cache
+            raise BackendError("another thread is inspecting with this inspector; take turns, or open one a thread")
+        try:
+            return self._report(frame, question, go_on)
+        finally:
+            self._at_work.release()
+
+    def _report(self, frame: NDArray[np.uint8], question: str, go_on: Callable[[str], bool]) -> InspectionReport:
         if self._loaded is None:
             raise BackendError("the inspector is closed; open another one")
         loaded, watch = self._loaded, self.watch

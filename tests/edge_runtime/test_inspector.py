@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -159,6 +160,22 @@ def test_an_image_token_that_is_an_ordinary_letter_is_refused(bundle_copy: Path)
     edit(bundle_copy, model={**manifest["model"], "image_token_id": letter})
     with pytest.raises(BundleCorruptError, match="image token"):
         Inspector.open(bundle_copy)
+
+
+def test_a_second_thread_is_refused_and_the_first_one_s_report_is_whole(tiny_bundle: Path) -> None:
+    refusals = []
+
+    def meanwhile(written: str) -> bool:
+        with ThreadPoolExecutor(1) as other:
+            refusals.append(other.submit(inspector.inspect, frame(1)).exception())
+        return True
+
+    with Inspector.open(tiny_bundle, threads=1) as inspector:
+        alone = timeless(inspector.inspect(frame(0)))
+        assert timeless(inspector.inspect(frame(0), go_on=meanwhile)) == alone
+        assert timeless(inspector.inspect(frame(0))) == alone
+    assert refusals
+    assert all(isinstance(refusal, BackendError) and "another thread" in str(refusal) for refusal in refusals)
 
 
 def test_an_inspector_that_is_closed_does_not_inspect(tiny_bundle: Path) -> None:
