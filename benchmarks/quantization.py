@@ -8,10 +8,11 @@ twice: as they are rendered, and at two fifths of their contrast, as a lens in h
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from engines.families import read_model
 from engines.plan import plan_bundle
 from engines.precision import FLOAT16, Precision, PrecisionPlan, load_recipe
 from engines.reference.scenes import FIRST_HELD_OUT_SEED, Scene, render_scene
-from engines.reference.scores import Tally
+from engines.reference.scores import Scores, Tally
 from engines.sensitivity.groups import weight_groups
 from engines.sensitivity.journal import load_journal
 from engines.sensitivity.scoring import divergence, traces
@@ -37,6 +38,7 @@ from engines.synthetic import open_checkpoint
 CHECKPOINT = "engines/reference/checkpoint"
 TARGET = "onnxruntime"
 PAGE = Path("docs/quantization.md")
+RESULTS = Path("docs/quantization.json")
 _FIRST_TRACED_SEED = FIRST_HELD_OUT_SEED + 100_000  # no scene that the sensitivity study or the reports see
 RECIPES = (
     "fp16",
@@ -55,16 +57,21 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measurements", type=Path, help="what edge-engines sensitivity wrote")
+    parser.add_argument("--again", action="store_true", help=f"measure bundles again, although {RESULTS} has results")
     parser.add_argument("--scenes", type=int, default=400, help="to inspect with every bundle (%(default)s)")
     parser.add_argument("--images", default="rendered:128", help="to calibrate on (%(default)s)")
     args = parser.parse_args()
     checkpoint, journal = open_checkpoint(CHECKPOINT), load_journal(args.measurements)
-    with tempfile.TemporaryDirectory(prefix="quantization-") as folder:
-        bundles, autos = build_all(checkpoint, args.measurements, args.images, Path(folder))
-        rows = measure(checkpoint, bundles, autos, args.scenes)
+    autos = plan_autos(checkpoint, args.measurements)
+    if args.again or not RESULTS.exists():
+        with tempfile.TemporaryDirectory(prefix="quantization-") as folder:
+            rows = measure(build_all(checkpoint, autos, args.images, Path(folder)), args.scenes)
+        RESULTS.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+    documents = json.loads(RESULTS.read_text(encoding="utf-8"))
+    rows = [Row(**{**row, "clear": Scores(**row["clear"]), "hazy": Scores(**row["hazy"])}) for row in documents]
     groups = weight_groups(read_model(checkpoint), int(journal.binding["block_groups"]))
     PAGE.with_name(PLOT_NAME).write_text(pareto_svg(rows), encoding="utf-8")
-    PAGE.write_text(page(rows, autos, journal, groups, args.scenes), encoding="utf-8")
+    PAGE.write_text(page(rows, autos, journal, groups), encoding="utf-8")
     print(PAGE)
     return 0
 
@@ -78,10 +85,8 @@ def plan_of(name: str) -> PrecisionPlan:
     return PrecisionPlan(name, name, {"vision_encoder": eyes, **kinds})
 
 
-def build_all(
-    checkpoint: Checkpoint, measurements: Path, images: str, folder: Path
-) -> tuple[dict[str, Bundle], dict[str, AutoPlan]]:
-    """A bundle for every recipe, and for ``auto`` at the memory of some of them and halfway between."""
+def plan_autos(checkpoint: Checkpoint, measurements: Path) -> dict[str, AutoPlan]:
+    """What ``auto`` chooses at the memory of some recipes, and halfway between."""
     memory = {name: plan_bundle(checkpoint, plan_of(name), TARGET).ledger.planned_bytes for name in RECIPES}
     small, usual, large = memory["uniform-int4"], memory["asymmetric-int4"], memory["fp16"]
     budgets = {
@@ -90,19 +95,21 @@ def build_all(
         "auto, memory of asymmetric-int4": usual,
         "auto, halfway to fp16": (usual + large) // 2,
     }
-    autos = {n: plan_automatically(checkpoint, measurements, TARGET, budget) for n, budget in budgets.items()}
+    return {n: plan_automatically(checkpoint, measurements, TARGET, budget) for n, budget in budgets.items()}
+
+
+def build_all(checkpoint: Checkpoint, autos: Mapping[str, AutoPlan], images: str, folder: Path) -> dict[str, Bundle]:
+    """A bundle for every recipe and every ``auto``."""
     plans = {name: plan_of(name) for name in RECIPES} | {name: auto.best.precisions for name, auto in autos.items()}
     seen = open_images(images)
     bundles = {}
     for index, (name, plan) in enumerate(plans.items()):
         wants = plan.is_calibrated or plan.has_int8
         bundles[name] = build(checkpoint, plan, TARGET, folder / str(index), images=seen if wants else None)
-    return bundles, autos
+    return bundles
 
 
-def measure(
-    checkpoint: Checkpoint, bundles: Mapping[str, Bundle], autos: Mapping[str, AutoPlan], scenes: int
-) -> list[Row]:
+def measure(bundles: Mapping[str, Bundle], scenes: int) -> list[Row]:
     """Inspect ``scenes`` scenes with every bundle, clear and hazy."""
     seeds = range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + scenes)
     traced = [render_scene(_FIRST_TRACED_SEED + index) for index in range(TRACED)]
@@ -117,7 +124,6 @@ def measure(
                 scene = in_haze(scene)
                 hazy.add(scene, inspector.inspect(scene.image))
         found = traces(bundle.path, traced)
-        auto = autos.get(name)
         rows.append(
             Row(
                 name,
@@ -126,7 +132,6 @@ def measure(
                 float(np.mean([divergence(*pair) for pair in zip(found, reference, strict=True)])),
                 clear.scores(),
                 hazy.scores(),
-                auto.forecasts[0].macro_f1 - auto.untouched.macro_f1 if auto else None,
             )
         )
     return rows

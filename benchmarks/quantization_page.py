@@ -31,12 +31,9 @@ class Row:
     divergence: float  # nats a token
     clear: Scores
     hazy: Scores
-    forecast_f1: float | None = None  # what the solver expected, relative to float16: its F1 minus float16's
 
 
-def page(
-    rows: Sequence[Row], autos: Mapping[str, AutoPlan], journal: Journal, groups: Sequence[WeightGroup], scenes: int
-) -> str:
+def page(rows: Sequence[Row], autos: Mapping[str, AutoPlan], journal: Journal, groups: Sequence[WeightGroup]) -> str:
     """The whole page, as Markdown."""
     exam = journal.binding
     return "\n".join(
@@ -49,16 +46,16 @@ def page(
             "",
             "## Recipes",
             "",
-            f"{scenes} scenes that nothing was trained, calibrated or chosen on, each as rendered and at {HAZE:.0%} of",
-            "its contrast. Bytes are those of the bundle's files; memory is the ledger's total on ONNX Runtime, where",
-            "process and frame are 220 MB of it. Divergence is how far the choice of the next token moves from",
-            f"float16's, in nats a token, on {TRACED} more scenes.",
+            f"{rows[0].clear.scenes} scenes that nothing was trained, calibrated or chosen on, each as rendered and at",
+            f"{HAZE:.0%} of its contrast. Bytes are those of the bundle's files; memory is the ledger's total on ONNX",
+            "Runtime, where process and frame are 220 MB of it. Divergence is by how much the next token's choice moves",
+            f"from float16's, in nats a token, on {TRACED} more scenes.",
             "",
             recipe_table(rows),
             "",
             f"![Accuracy against bytes]({PLOT_NAME})",
             "",
-            *verdict(rows),
+            *verdict(rows, autos),
             "",
             "## Which parts need their bits",
             "",
@@ -115,7 +112,7 @@ def recipe_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def verdict(rows: Sequence[Row]) -> list[str]:
+def verdict(rows: Sequence[Row], autos: Mapping[str, AutoPlan]) -> list[str]:
     """What the table says, in words."""
     by_name = {row.name: row for row in rows}
     wide, plain = by_name["fp16"], by_name["asymmetric-int4"]
@@ -132,9 +129,9 @@ def verdict(rows: Sequence[Row]) -> list[str]:
         and other.divergence < row.divergence
     ]
     forecasts = [
-        100 * abs((row.clear.macro_f1 - wide.clear.macro_f1) - row.forecast_f1)
-        for row in rows
-        if row.forecast_f1 is not None
+        100
+        * abs(by_name[name].clear.macro_f1 - wide.clear.macro_f1 - plan.forecasts[0].macro_f1 + plan.untouched.macro_f1)
+        for name, plan in autos.items()
     ]
     return [
         f"- The nearest 4-bit decoder is that of `{best.name}`: divergence {best.divergence:.5f}, where rounding to "

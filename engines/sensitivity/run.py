@@ -8,12 +8,15 @@ import pickle
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from edge_runtime.errors import BuildError
 from edge_runtime.interrupts import deaf_children
 from engines.build import build
 from engines.calibration.images import CalibrationImages
@@ -65,6 +68,7 @@ def run_experiments(
     Raises:
         CheckpointError: the checkpoint is not supported.
         CalibrationError: an activation is not finite.
+        BuildError: a process was killed, or the journal cannot be written; what was measured is kept.
         BackendError: an engine does not run.
     """
     missing = [experiment for experiment in experiments if experiment.key not in journal.results]
@@ -76,14 +80,20 @@ def run_experiments(
     write_treated(checkpoint, images, wanted, folder)
     with _prepared(study, checkpoint) as prepared:
         context = multiprocessing.get_context("spawn")  # ONNX Runtime's threads don't survive a fork
-        with deaf_children():
-            pool = context.Pool(min(processes, len(missing)), _start, (study, folder, prepared))
-        with pool:
-            found = pool.imap_unordered(_measure, missing)
-            for key, result in tqdm(found, desc="measuring", total=len(missing), unit="experiment", disable=None):
-                journal.add(key, result)
-            pool.close()
-            pool.join()
+        pool = ProcessPoolExecutor(min(processes, len(missing)), context, _start, (study, folder, prepared))
+        try:
+            with deaf_children():
+                running = [pool.submit(_measure, experiment) for experiment in missing]
+            done = as_completed(running)
+            for future in tqdm(done, desc="measuring", total=len(missing), unit="experiment", disable=None):
+                journal.add(*future.result())
+        except BrokenProcessPool as error:
+            raise BuildError(
+                "a process that measured was killed, perhaps as memory ran out; what was measured is kept: run the "
+                "same command again, with fewer --processes"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
