@@ -211,6 +211,7 @@ def test_arbitrary_messages_are_refused_or_have_the_size_they_claim(fields):
     ("changes", "said"),
     [
         ({"encoding": "bayer_rggb8"}, "bayer_rggb8"),
+        ({"encoding": "32FC1"}, "32FC1"),  # depth in metres, NaN where there is none
         ({"encoding": ""}, "not supported"),
         ({"width": 0}, "empty"),
         ({"height": 0}, "empty"),
