@@ -48,7 +48,7 @@ def page(rows: Sequence[Row], autos: Mapping[str, AutoPlan], journal: Journal, g
             "",
             f"{rows[0].clear.scenes} scenes that nothing was trained, calibrated or chosen on, each as rendered and at",
             f"{HAZE:.0%} of its contrast. Bytes are those of the bundle's files; memory is the ledger's total on ONNX",
-            "Runtime, where process and frame are 220 MB of it. Divergence is by how much the next token's choice moves",
+            "Runtime, where process and frame are 220 MB of it. Divergence is how far the next token's choice moves",
             f"from float16's, in nats a token, on {TRACED} more scenes.",
             "",
             recipe_table(rows),
