@@ -6,6 +6,7 @@ REFERENCE := out/reference-asymmetric-int4
 BUNDLE ?= $(REFERENCE)
 FLIGHT := out/flight
 FRAMES ?= 60
+MINUTES ?= 30
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -27,7 +28,7 @@ RENDER = import cv2; from engines.reference.flight import render_flight; \
 	[cv2.imwrite(f"out/frames/{index:04}.jpg", frame) for index, frame in enumerate(render_flight(1, $(FRAMES)))]
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench parity engines prove-on-jetson clean
+.PHONY: help demo test lint bench parity engines soak prove-on-jetson clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +62,10 @@ parity: $(PARITY_VENV) ## compare with transformers on torch, and make the golde
 
 engines: $(RTX_VENV) ## compile every graph with TensorRT for RTX, which needs no GPU
 	.venv-rtx/bin/python -m pytest -m "slow or not slow" --timeout=1800 tests/engines/targets/test_tensorrt_rtx.py
+
+soak: $(ROS) $(BUNDLE)/bundle.json ## fly a camera of 1920x1080 at 30 frames a second for MINUTES, and fuzz what it may send
+	ros2_ws/run .venv/bin/python -m tests.ros2_ws.soak $(BUNDLE) --minutes $(MINUTES)
+	.venv/bin/python -m pytest -m slow --timeout=1800 tests/edge_runtime/test_messages_fuzz.py
 
 prove-on-jetson: $(JETSON_VENV) ## on a Jetson: show what only hardware can; BUNDLE=... measures your own bundle too
 	BUNDLE="$(filter-out $(REFERENCE),$(BUNDLE))" \

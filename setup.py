@@ -39,6 +39,7 @@ setup(
             "pytest>=8,<10",
             "pytest-timeout>=2.3",
             "hypothesis>=6.100,<7",
+            "cyclonedds>=11,<12; platform_machine == 'x86_64' and sys_platform == 'linux' and python_version < '3.14'",
             "mcap>=1.2,<2",
             "rosbags>=0.10.5,<0.12",
             "pillow>=10",  # what the image processors of Hugging Face resize with: preprocessing is held against it

@@ -84,6 +84,7 @@ def _values_from_status(status: Status) -> dict[str, str]:
         values
         | _values_from_latency("latency", status.latency)
         | _values_from_latency("first_token", status.first_token)
+        | _values_from_latency("handover", status.handover)
     )
 
 

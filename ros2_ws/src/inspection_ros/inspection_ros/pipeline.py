@@ -65,7 +65,7 @@ class Pipeline(Generic[Message]):
         self._ready: deque[Request[Message]] = deque()
         self._awaiting: list[Request[Message]] = []  # their camera's next frame
         self._newest_frame_s = time.monotonic()
-        self._latency, self._first_token = LatencyWindow(), LatencyWindow()
+        self._latency, self._first_token, self._handover = LatencyWindow(), LatencyWindow(), LatencyWindow()
         self._pace: deque[tuple[int, float]] = deque(maxlen=32)  # tokens and milliseconds of the latest answers
         self._last_failure: str | None = None
         self._inspection_began_s = float("-inf")
@@ -88,6 +88,7 @@ class Pipeline(Generic[Message]):
         self._intake.put(camera, _Arrival(index, message, arrived_s))
         if asked:
             self._intake.put(_REQUESTS, None)
+        self._handover.add((time.monotonic() - arrived_s) * 1000)
 
     def ask(self, request: Request[Message]) -> None:
         """Have a frame inspected before those that wait."""
@@ -112,6 +113,7 @@ class Pipeline(Generic[Message]):
             since_frame_s=now_s - self._newest_frame_s,
             last_failure=self._last_failure,
             first_token=self._first_token.statistics(),
+            handover=self._handover.statistics(),
             tokens_per_s=1000 * sum(tokens for tokens, _ in answers) / written_ms if written_ms else None,
             busy_s=0.0 if began_s is None else now_s - began_s,
             relieved=self._relieved,

@@ -47,6 +47,7 @@ class Status:
     since_frame_s: float  # since the newest frame arrived, or since the start
     last_failure: str | None  # None once a frame succeeded again
     first_token: LatencyStatistics | None = None  # from the start of an inspection to what the model says first
+    handover: LatencyStatistics | None = None  # how long a camera's callback took
     tokens_per_s: float | None = None  # while it writes, over the latest reports
     busy_s: float = 0.0  # for how long the inspection in progress has been going on
     relieved: int = 0  # inspections that were left behind

@@ -1,0 +1,186 @@
+"""A long flight: a camera of 1920x1080 at 30 frames a second past the real node, and whether it stays as it was.
+
+    make soak MINUTES=30        or: ros2_ws/run .venv/bin/python -m tests.ros2_ws.soak BUNDLE --minutes 30 [--raw]
+
+Prints what it measured as one JSON object; exit code 1 where something is not as it must be. Frames are JPEG unless
+``--raw``: publishing 187 MB of raw pixels a second takes more of two cores than the inspector leaves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from itertools import pairwise
+from statistics import median
+
+import cv2
+import numpy as np
+import psutil
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from inspection_msgs.msg import InspectionReport
+from inspection_ros.demo import ros_command, running
+from inspection_ros.local_only import keep_ros_local
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import CompressedImage, Image
+
+from edge_runtime.health_values import counters_from_values
+from edge_runtime.messages import fill_compressed, fill_image
+from engines.reference.flight import render_flight
+
+RATE_HZ = 30.0
+WIDTH, HEIGHT = 1920, 1080
+PICTURES = 30
+WARM_UP_SHARE = 0.25
+WAIT_S = 120.0
+
+GROWTH_LIMIT_MB = 1.0  # in 10 minutes, after warm-up
+PAGES_MB = 1.0  # an allocator's steps, which a flight of few minutes cannot tell from growth
+HANDOVER_LIMIT_MS = 10.0
+STALE_LIMIT_S = 0.25  # a frame's age when its inspection starts: 7 frames of the camera
+
+
+class Flight:
+    """A camera and an audience on one executor."""
+
+    def __init__(self, is_raw: bool) -> None:
+        self.reports: list[tuple[float, int]] = []  # age when the inspection started, index
+        self.health: dict[str, str] = {}
+        self.published = 0
+        self._node = rclpy.create_node("soak")
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+        self._node.create_subscription(InspectionReport, "inspection/reports", self._hear_report, 50)
+        self._node.create_subscription(DiagnosticArray, "/diagnostics", self._hear_health, 10)
+        kind, topic = (Image, "image") if is_raw else (CompressedImage, "image/compressed")
+        self._camera = self._node.create_publisher(kind, topic, QoSProfile(depth=1))
+        self._messages = [message_of(picture, is_raw) for picture in pictures()]
+
+    def listen(self, condition, timeout_s: float) -> bool:
+        deadline_s = time.monotonic() + timeout_s
+        while not condition() and time.monotonic() < deadline_s:
+            self._executor.spin_once(timeout_sec=0.02)
+        return bool(condition())
+
+    def film(self, duration_s: float, every_second) -> None:
+        """Publish at the camera's rate; a frame that is late is left out, as a camera leaves it out."""
+        started_s = time.monotonic()
+        due_s = next_second_s = started_s
+        while (now_s := time.monotonic()) < started_s + duration_s:
+            if now_s >= next_second_s:
+                every_second()
+                next_second_s = now_s + 1.0
+            if now_s >= due_s:
+                message = self._messages[self.published % len(self._messages)]
+                message.header.stamp = self._node.get_clock().now().to_msg()
+                self._camera.publish(message)
+                self.published += 1
+                due_s = max(due_s + 1 / RATE_HZ, now_s)
+            self._executor.spin_once(timeout_sec=max(0.0, min(due_s - time.monotonic(), 0.02)))
+
+    def settled(self) -> bool:
+        now = counters_from_values(self.health)
+        return now is not None and now.received == now.reported + now.skipped + now.dropped + now.failed
+
+    def _hear_report(self, message: InspectionReport) -> None:
+        self.reports.append((message.frame_age_s - message.timings.total_ms / 1000, message.frame_index))
+
+    def _hear_health(self, message: DiagnosticArray) -> None:
+        self.health = {pair.key: pair.value for pair in message.status[0].values}
+
+
+def pictures():
+    """A flight along a rendered bridge, as large as the camera."""
+    for picture in render_flight(1, PICTURES):
+        yield cv2.resize(np.asarray(picture), (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
+
+
+def message_of(picture, is_raw: bool):
+    message = Image() if is_raw else CompressedImage()
+    (fill_image if is_raw else fill_compressed)(message, picture)
+    message.header.frame_id = "camera"
+    return message
+
+
+def fly(bundle: str, minutes: float, is_raw: bool) -> dict[str, object]:
+    """Fly, land, and tell what was measured."""
+    flight = Flight(is_raw)
+    command = ros_command(
+        "node", bundle=bundle, budget="2GB", autostart=True, image_transport="raw" if is_raw else "compressed"
+    )
+    resident_mb: list[float] = []
+    with running(command) as process:
+        if not flight.listen(lambda: flight.health.get("state") == "active" or process.poll() is not None, WAIT_S):
+            raise SystemExit("soak: the node did not come up; its log above says why")
+        node = psutil.Process(process.pid)
+        flight.film(60 * minutes, lambda: resident_mb.append(node.memory_info().rss / 1e6))
+        flight.listen(lambda: False, 2.5)  # the last frame, and the health that tells of it
+        flight.listen(flight.settled, WAIT_S)
+        landed_s = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        exit_code = process.wait(WAIT_S)
+        landing_s = time.monotonic() - landed_s
+    warm = resident_mb[int(len(resident_mb) * WARM_UP_SHARE) :]
+    quarter = max(len(warm) // 4, 1)
+    started_old_s = sorted(age_s for age_s, _ in flight.reports)
+    return {
+        "minutes": minutes,
+        "published": flight.published,
+        "published_hz": round(flight.published / (60 * minutes), 1),
+        "counters": vars(counters_from_values(flight.health)),
+        "settled": flight.settled(),
+        "heard": len(flight.reports),
+        "in_order": all(before < after for (_, before), (_, after) in pairwise(flight.reports)),
+        "frame_age_at_start_p99_s": round(started_old_s[int(0.99 * (len(started_old_s) - 1))], 3),
+        "handover_p99_ms": float(flight.health["handover_p99_ms"]),
+        "latency_median_ms": float(flight.health["latency_median_ms"]),
+        "resident_mb": round(median(warm), 1),
+        "growth_mb": round(median(warm[-quarter:]) - median(warm[:quarter]), 2),
+        "exit_code": exit_code,
+        "landing_s": round(landing_s, 2),
+    }
+
+
+def faults_of(measured: dict[str, object]) -> list[str]:
+    """What is not as it must be."""
+    counters = measured["counters"]
+    growth_limit_mb = GROWTH_LIMIT_MB * measured["minutes"] / 10 + PAGES_MB
+    must = {
+        "frames arrive": counters["received"] > 0.5 * measured["published"],
+        "every frame is accounted for": measured["settled"],
+        "none fails": counters["failed"] == 0,
+        "every report is heard, in order": measured["heard"] == counters["reported"] and measured["in_order"],
+        f"callbacks take at most {HANDOVER_LIMIT_MS} ms": measured["handover_p99_ms"] <= HANDOVER_LIMIT_MS,
+        f"inspections start on frames of at most {STALE_LIMIT_S} s": measured["frame_age_at_start_p99_s"]
+        <= STALE_LIMIT_S,
+        f"memory grows by at most {growth_limit_mb:.1f} MB": measured["growth_mb"] <= growth_limit_mb,
+        "it lands cleanly": measured["exit_code"] == 0,
+    }
+    return [rule for rule, holds in must.items() if not holds]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="soak", description="Fly for a long time.")
+    parser.add_argument("bundle")
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--raw", action="store_true", help="publish raw pixels")
+    asked = parser.parse_args()
+    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    keep_ros_local()
+    rclpy.init()
+    try:
+        measured = fly(asked.bundle, asked.minutes, asked.raw)
+    finally:
+        rclpy.try_shutdown()
+    faults = faults_of(measured)
+    print(json.dumps({**measured, "not_as_it_must_be": faults}, indent=2))
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
