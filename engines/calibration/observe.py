@@ -39,6 +39,7 @@ class Observation:
     histograms: dict[str, Histogram] = field(default_factory=dict)
     peaks: dict[str, float] = field(default_factory=dict)  # largest magnitudes; infinite where a number is none
     meters: dict[str, ActivationMeter] = field(default_factory=dict)  # products of the tensors' last axes
+    held_out: dict[str, Array] = field(default_factory=dict)  # the last image's, which no meter has been told
 
     def add(self, outputs: Mapping[str, Array]) -> None:
         """Count the outputs of one run of an observed graph.
@@ -51,7 +52,9 @@ class Observation:
         for name, peak in self.peaks.items():
             self.peaks[name] = max(peak, float(outputs[name + _PEAK]))
         for name, meter in self.meters.items():
-            meter.add(outputs[name], name)
+            if name in self.held_out:
+                meter.add(self.held_out[name], name)
+            self.held_out[name] = outputs[name]
 
 
 @contextmanager

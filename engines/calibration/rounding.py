@@ -12,6 +12,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,11 @@ from engines.quantize import CALIBRATED
 from engines.quantize.activations import Activations
 from engines.quantize.awq import quantize_awq
 from engines.quantize.fold import divided, fold_into_rows
-from engines.quantize.int4 import Int4Matrix, block_size_for
+from engines.quantize.int4 import Int4Matrix, block_size_for, dequantize
+from engines.quantize.rtn import quantize_rtn
 from engines.targets.onnxruntime import OnnxRuntimeDialect
 
+_HELD_OUT_ROWS = 256  # of the last image, spread over it
 _ONE_LAYER = 1  # parameters of a group: no layer is smaller, so that each is a part of its own
 
 _log = logging.getLogger(__name__)
@@ -102,18 +105,11 @@ class CalibratedCheckpoint:
             self._input_scales.get(name),
         )
         block_size = block_size_for(weight.shape[1], precision.block_size)
-        if scales is None:
-            result = method.round(weight, block_size, activations)
-        else:
-            result = method.round(weight * scales, block_size, divided(activations, scales))
-        _log.info(
-            "%s: outputs %.2e off by %s, %.2e by rounding to nearest (of their power)",
-            name,
-            result.output_error,
-            precision.method,
-            result.rtn_output_error,
-        )
-        return result.matrix
+        if scales is not None:
+            weight, activations = weight * scales, divided(activations, scales)
+        matrix = method.round(weight, block_size, activations).matrix
+        warn_where_worse(name, precision.method, weight, matrix, activations)
+        return matrix
 
     def _is_calibrated(self, part: Part) -> bool:
         precision = self._precisions.components[part.kind]
@@ -148,6 +144,22 @@ class CalibratedCheckpoint:
             self._folded[name] = fold_into_rows(tensor, scales, fold.producers)
 
 
+def warn_where_worse(
+    name: str, method: str, weight: NDArray[np.floating], matrix: Int4Matrix, activations: Activations
+) -> None:
+    """Warn where a method fitted a matrix to calibration images, and lost on the one that was held out."""
+    plain = activations.held_out_error(weight - dequantize(quantize_rtn(weight, matrix.block_size)))
+    error = activations.held_out_error(weight - dequantize(matrix))
+    if error > plain:
+        _log.warning(
+            "%s: on an image that was held out, %s is %.2f times as far off as rounding to nearest; calibrate on more "
+            "--images, of the kind to be inspected",
+            name,
+            method,
+            error / plain if plain else np.inf,
+        )
+
+
 def activations_by_part(
     checkpoint: Checkpoint, images: CalibrationImages
 ) -> Iterator[tuple[Part, Mapping[str, Activations]]]:
@@ -174,8 +186,14 @@ def observe(walk: Walk, graph: Path, is_wanted: Callable[[str], bool]) -> dict[s
     columns = {tensor.name.removesuffix(".weight"): tensor.dims[0] for tensor in model.graph.initializer if tensor.dims}
     inputs = {name.removesuffix(".weight"): tensor for name, tensor in linear_inputs(model).items()}
     wanted = {name: tensor for name, tensor in inputs.items() if is_wanted(name)}
-    meters = walk.through(graph, products_of={tensor: columns[name] for name, tensor in wanted.items()}).meters
-    measured = {tensor: meters.pop(tensor).finish() for tensor in list(meters)}
+    seen = walk.through(graph, products_of={tensor: columns[name] for name, tensor in wanted.items()})
+    measured = {}
+    for tensor in list(seen.meters):
+        meter, last = seen.meters.pop(tensor), seen.held_out.pop(tensor)
+        if not meter.rows:  # there was one image, and nothing can be held out
+            meter.add(last, tensor)
+        rows = last.reshape(-1, last.shape[-1])
+        measured[tensor] = replace(meter.finish(), held_out=rows[:: -(-len(rows) // _HELD_OUT_ROWS)])
     return {name: measured[tensor] for name, tensor in wanted.items()}
 
 

@@ -22,6 +22,7 @@ class Activations:
     mean_magnitudes: Float32  # (K,)
     largest_magnitudes: Float32  # (K,)
     rows: int
+    held_out: Float32 | None = None  # (T, K), rows of an image that the statistics don't know
 
     @property
     def columns(self) -> int:
@@ -50,6 +51,12 @@ class Activations:
             result += np.einsum("nk,nk->n", errors @ self.gram[:, strip], errors[:, strip])
         return np.maximum(result, 0, out=result)  # rounding may leave a zero just below itself
 
+    def held_out_error(self, errors: Float32) -> float:
+        """The mean squared output error, over rows of a matrix that is ``errors`` off, on what was held out."""
+        if self.held_out is None:
+            return float(self.output_errors(errors).sum(dtype=np.float64))
+        return float(np.square(self.held_out @ errors.T).sum(axis=1, dtype=np.float64).mean())
+
 
 class ActivationMeter:
     """Adds up batches of inputs, in any split, into an ``Activations``; holds K squared float32."""
@@ -59,6 +66,11 @@ class ActivationMeter:
         self._magnitudes = np.zeros(columns, np.float64)
         self._largest = np.zeros(columns, np.float32)
         self._rows = 0
+
+    @property
+    def rows(self) -> int:
+        """How many were added."""
+        return self._rows
 
     def add(self, batch: NDArray[np.floating], name: str = "activations") -> None:
         """Add the rows of ``batch`` (..., K); ``name`` says whose they are.

@@ -66,6 +66,7 @@ def divided(activations: Activations, input_scales: Float32) -> Activations:
         gram=activations.gram / input_scales[:, None] / input_scales,
         mean_magnitudes=activations.mean_magnitudes / input_scales,
         largest_magnitudes=activations.largest_magnitudes / input_scales,
+        held_out=None if activations.held_out is None else activations.held_out / input_scales,
     )
 
 

@@ -10,13 +10,16 @@ from onnx import numpy_helper
 from edge_runtime.preprocessing import pixels_from_frame
 from engines.build import build
 from engines.calibration.images import open_images
-from engines.calibration.rounding import open_calibrated
+from engines.calibration.observe import Observation
+from engines.calibration.rounding import open_calibrated, warn_where_worse
 from engines.calibration.tensors import load_graph
 from engines.execution import open_bundle_tracer
 from engines.families import read_model
 from engines.families.heads import split_head
 from engines.graphs.builder import Graph
 from engines.precision import FLOAT16, Precision, PrecisionPlan, load_recipe
+from engines.quantize.activations import ActivationMeter, measure_activations
+from engines.quantize.gptq import quantize_gptq
 from engines.synthetic import open_checkpoint
 from engines.targets.onnxruntime import OnnxRuntimeDialect
 from tests.engines.calibration.graphs import PROMPT
@@ -83,6 +86,28 @@ def test_matrices_that_share_an_input_may_differ_in_precision_from_others(refere
     grown = bundle.manifest.component("decoder").size_bytes - plain_sizes["decoder.00"]
     weights = [p for name, p in MODEL.parts[3].parameters.items() if name.endswith("down_proj.weight")]
     assert grown == pytest.approx(sum(math.prod(p.shape) for p in weights) * (2 - 0.5 - 2 / 32), rel=0.02)
+
+
+def test_an_image_held_out_tells_when_calibration_images_are_of_another_kind(caplog):
+    rng = np.random.default_rng(0)
+    weight, seen, unseen = (rng.normal(size=(rows, 96)).astype(np.float32) for rows in (64, 8, 64))
+    activations = measure_activations(seen)
+    matrix = quantize_gptq(weight, 32, activations).matrix
+
+    warn_where_worse("down_proj", "gptq", weight, matrix, replace(activations, held_out=seen))
+    assert not caplog.records
+    warn_where_worse("down_proj", "gptq", weight, matrix, replace(activations, held_out=unseen))
+    assert "down_proj: on an image that was held out, gptq is" in caplog.text
+
+
+def test_the_image_that_is_held_out_is_in_no_statistic():
+    seen = Observation(meters={"x": ActivationMeter(4)})
+    for image in (1, 2, 3):
+        seen.add({"x": np.full((1, 5, 4), image, np.float32)})
+
+    assert (seen.held_out["x"] == 3).all()
+    assert seen.meters["x"].rows == 10
+    assert seen.meters["x"].finish().largest_magnitudes.max() == 2
 
 
 def test_an_interrupted_build_ends_in_the_same_bytes(tmp_path):
