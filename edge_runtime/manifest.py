@@ -1,18 +1,14 @@
-"""What ``bundle.json`` says, as frozen dataclasses that do not contradict themselves; touches no other file.
+"""What ``bundle.json`` says, as frozen dataclasses; reads no file, and believes what it is given.
 
-What is not a manifest, or not a sound one, raises a :class:`BundleError` that names the mending command.
+``manifest_reading`` makes them of text, and checks them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from pathlib import PurePosixPath
+from dataclasses import asdict, dataclass
 from typing import Any
-
-from edge_runtime.errors import BundleCorruptError, BundleVersionError
-from edge_runtime.typed_json import MismatchError, dataclass_from_json
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "bundle.json"
@@ -170,119 +166,3 @@ class Manifest:
 def manifest_to_json(manifest: Manifest) -> str:
     """The text of ``bundle.json``."""
     return json.dumps(asdict(manifest), indent=2) + "\n"
-
-
-def manifest_from_json(text: str) -> Manifest:
-    """Inverse of :func:`manifest_to_json`.
-
-    Raises:
-        BundleVersionError: the manifest is newer than this runtime.
-        BundleCorruptError: it is not a manifest, or contradicts itself.
-    """
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BundleCorruptError(f"{MANIFEST_NAME} is not JSON ({error}); rebuild it: {BUILD_COMMAND}") from error
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if type(version) is not int or version < 1:
-        raise BundleCorruptError(
-            f"this {MANIFEST_NAME} is not an engine bundle's manifest (no schema_version); build one: {BUILD_COMMAND}"
-        )
-    if version > SCHEMA_VERSION:
-        raise BundleVersionError(
-            f"the bundle has schema version {version}, and this runtime reads up to {SCHEMA_VERSION}; "
-            "update it: pip install --upgrade edge-runtime"
-        )
-    try:
-        manifest = dataclass_from_json(document, Manifest)
-        _check_consistent(manifest)
-    except MismatchError as error:
-        raise BundleCorruptError(f"{MANIFEST_NAME}: {error}; rebuild it: {BUILD_COMMAND}") from error
-    return manifest
-
-
-def _check_consistent(manifest: Manifest) -> None:
-    _check_model(manifest.model)
-    _check_preprocessing(manifest.preprocessing)
-    for component in manifest.components:
-        _check_component(component)
-    _check_chain(manifest)
-    for entry in manifest.files:
-        _check_file(entry)
-    for name in ("context_tokens", "step_tokens"):
-        tokens = str(manifest.build.get(name, manifest.model.max_positions))
-        _require(
-            tokens.isdecimal() and int(tokens) > 0, f"build.{name} is {tokens[:60]!r}, expected a number of tokens"
-        )
-    _require(all(size >= 0 for size in manifest.ledger.values()), "ledger holds a negative size")
-
-
-def _check_model(model: ModelSpec) -> None:
-    for field in fields(model):
-        value = getattr(model, field.name)
-        if field.name.endswith("_id"):
-            _require(0 <= value < model.vocab_size, f"model.{field.name} is {value}, outside the vocabulary")
-        elif isinstance(value, int):
-            _require(0 < value < 2**31, f"model.{field.name} is {value}, expected a positive size")
-    # The grammar's library holds every token in memory, and ends the process where that fails.
-    _require(model.vocab_size <= 2**20, f"model.vocab_size is {model.vocab_size}, and the largest known are 2 ** 18")
-    _require(bool(model.eos_token_ids), "model.eos_token_ids is empty")
-    _require(all(0 <= i < model.vocab_size for i in model.eos_token_ids), "model.eos_token_ids leave the vocabulary")
-    _require(model.num_heads % model.num_kv_heads == 0, "model.num_heads is no multiple of num_kv_heads")
-
-
-def _check_preprocessing(pre: PreprocessingSpec) -> None:
-    _require(0 < pre.height <= 8192 and 0 < pre.width <= 8192, "preprocessing.height and width must be 1 to 8192")
-    _require(pre.resize in ("exact", "shortest_edge"), f"preprocessing.resize is {pre.resize!r}")
-    if pre.resize == "shortest_edge":
-        _require(
-            pre.shortest_edge is not None and max(pre.height, pre.width) <= pre.shortest_edge <= 8192,
-            f"preprocessing.shortest_edge is {pre.shortest_edge}, smaller than the crop or absurd",
-        )
-    _require(pre.resample in (2, 3), f"preprocessing.resample is {pre.resample}, expected 2 (bilinear) or 3 (bicubic)")
-    _require(len(pre.mean) == 3 and len(pre.std) == 3, "preprocessing.mean and std must have three channels")
-    _require(all(s > 0 for s in pre.std), "preprocessing.std must be positive")
-
-
-def _check_component(component: Component) -> None:
-    name, specs = component.name, (*component.inputs, *component.outputs)
-    _require(component.kind in COMPONENT_KINDS, f"component {name!r} is of unknown kind {component.kind!r}")
-    _require(component.precision in PRECISIONS, f"component {name!r} has precision {component.precision!r}")
-    _require(bool(component.files), f"component {name!r} has no files")
-    _require(all(spec.dtype in TENSOR_DTYPES for spec in specs), f"component {name!r} has tensors of an unknown type")
-    has_tensors = bool(component.inputs and component.outputs)
-    _require(has_tensors or component.kind == "embedding", f"component {name!r} has no inputs, or no outputs")
-
-
-def _check_chain(manifest: Manifest) -> None:
-    """See whether the components are all there, and fit to each other and to what goes in."""
-    for kind in COMPONENT_KINDS:
-        count = sum(c.kind == kind for c in manifest.components)
-        may_be_split = kind in ("decoder", "lm_head")
-        _require(count == 1 or (may_be_split and count > 0), f"there are {count} components of kind {kind}")
-    pre, image = manifest.preprocessing, manifest.component("vision_encoder").inputs[0]
-    _require(image.shape[-2:] == (pre.height, pre.width), f"the vision encoder sees {image.shape}, not preprocessing's")
-    next_layer = 0
-    for group in manifest.decoder_groups:
-        first, end = group.layers or (-1, -1)
-        _require(
-            first == next_layer and end > first,
-            f"decoder {group.name!r} has layers {group.layers}, expected to begin at {next_layer}",
-        )
-        next_layer = end
-    _require(
-        next_layer == manifest.model.num_layers,
-        f"the decoders cover {next_layer} of {manifest.model.num_layers} layers",
-    )
-
-
-def _check_file(entry: FileEntry) -> None:
-    pure = PurePosixPath(entry.path)
-    inside = entry.path and not pure.is_absolute() and ".." not in pure.parts and "\\" not in entry.path
-    _require(bool(inside), f"file {entry.path[:60]!r} is not inside the bundle")
-    _require(entry.size_bytes >= 0, f"file {entry.path!r} has {entry.size_bytes} bytes")
-
-
-def _require(condition: bool, otherwise: str) -> None:
-    if not condition:
-        raise MismatchError(otherwise)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,8 @@ from edge_runtime.errors import (
     BundleTargetError,
     BundleVersionError,
 )
-from edge_runtime.manifest import manifest_from_json, manifest_to_json
+from edge_runtime.manifest import manifest_to_json
+from edge_runtime.manifest_reading import manifest_from_json
 
 
 def edit(bundle: Path, **changes: Any) -> None:
@@ -166,6 +168,34 @@ def test_tensors_that_do_not_fit_are_noticed(
     manifest = json.loads((tiny_bundle / "bundle.json").read_text())
     change(manifest)
     with pytest.raises(BundleCorruptError, match=says):
+        manifest_from_json(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("hidden_size", 7, "image_embeddings of component 'connector'"),
+        ("num_image_tokens", 65, "image_embeddings of component 'connector'"),
+        ("num_kv_heads", 1, "past_key.0 of component 'decoder.00'"),
+        ("head_dim", 8, "past_key.0 of component 'decoder.00'"),
+        ("vocab_size", 600, "the LM head has 512 rows"),
+    ],
+)
+def test_a_model_of_other_sizes_than_its_tensors_is_noticed(
+    tiny_bundle: Path, field: str, value: int, says: str
+) -> None:
+    manifest = json.loads((tiny_bundle / "bundle.json").read_text())
+    manifest["model"][field] = value
+    with pytest.raises(BundleCorruptError, match=re.escape(says)):
+        manifest_from_json(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("kind", ["vision_encoder", "connector", "decoder", "lm_head"])
+def test_a_tensor_that_is_missing_is_noticed(tiny_bundle: Path, kind: str) -> None:
+    manifest = json.loads((tiny_bundle / "bundle.json").read_text())
+    component = next(component for component in manifest["components"] if component["kind"] == kind)
+    component["outputs"][-1]["name"] = "elsewhere"
+    with pytest.raises(BundleCorruptError, match="has no tensor"):
         manifest_from_json(json.dumps(manifest))
 
 
