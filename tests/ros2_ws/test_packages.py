@@ -33,6 +33,12 @@ def test_colcon_installs_nodes_launch_file_and_parameters(tmp_path):
         assert os.access(prefix / "lib/inspection_ros" / executable, os.X_OK)
 
 
+def test_the_runner_without_a_command_says_how_it_is_used():
+    run = subprocess.run([PACKAGE.parents[1] / "run"], capture_output=True, text=True, timeout=10)
+    assert run.returncode == 2
+    assert run.stderr.startswith("usage: ros2_ws/run COMMAND")
+
+
 def test_the_documented_launch_has_the_budget_of_the_bundle_that_is_documented_with_it():
     page = (PACKAGE.parents[2] / "docs" / "deployment.md").read_text()
     (built,) = set(re.findall(r"edge-engines build .*--budget (\S+)", page))
