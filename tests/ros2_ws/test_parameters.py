@@ -33,6 +33,9 @@ def test_every_parameter_is_described_with_its_range(rig):
         ("image_transport", "theora", "raw, compressed"),
         ("cameras", ["front", "front"], "each once"),
         ("cameras", [""], "each once"),
+        ("region", [0.5, 0.0, 0.5, 1.0], "from 0 to 1"),
+        ("region", [0.0, 1.0], "from 0 to 1"),
+        ("tiles", [0, 1], "columns and rows"),
         ("deadline_s", -1.0, "deadline_s"),
         ("skip_below", float("nan"), "skip_below"),
         ("max_rate_hz", "fast", "DOUBLE"),
@@ -78,6 +81,18 @@ def test_question_deadline_and_threshold_change_in_flight(rig):
     assert rig.set_parameter("skip_below", 0.35) == ""
     rig.publish_frame(stamp=(3, 0))
     rig.wait_until(lambda: rig.health and rig.health.values.get("frames_skipped") == "1")
+
+
+def test_a_part_of_the_frame_is_looked_at_in_tiles_from_the_next_frame_on(rig):
+    inspector = ScriptedInspector()
+    rig.fly(scripted(inspector))
+    assert rig.set_parameter("region", [0.5, 0.0, 1.0, 1.0]) == ""
+    assert rig.set_parameter("tiles", [1, 2]) == ""
+    rig.publish_frame()
+    rig.wait_until(lambda: rig.reports)
+    assert inspector.frame_shapes == [(25, 32, 3), (25, 32, 3)]  # of 48x64, with an overlap of a twentieth each
+    (finding,) = rig.reports[0].findings
+    assert 0.5 <= finding.region.x_min < finding.region.x_max <= 1.0
 
 
 def test_the_prompt_can_be_set_by_a_service(rig):

@@ -21,6 +21,7 @@ from edge_runtime.messages import Frame
 from edge_runtime.report import InspectionReport
 from edge_runtime.streaming import Counters, within
 from edge_runtime.telemetry import LatencyWindow
+from edge_runtime.tiling import Tiling, inspect_in_tiles
 from inspection_ros.traffic import ClosableInspector, Inspected, Message, Request, Rules, Status
 
 _IDLE_WAIT_S = 0.5
@@ -33,6 +34,15 @@ class _Arrival(Generic[Message]):
     index: int
     message: Message
     arrived_s: float  # monotonic
+
+
+def look(
+    inspector: ClosableInspector, frame: Frame, tiling: Tiling, question: str, go_on: Callable[[str], bool]
+) -> InspectionReport:
+    """The report of a frame, in as many pieces as the tiling says."""
+    return inspect_in_tiles(
+        frame, tiling, lambda tile: inspector.inspect(tile, question, go_on), go_on=lambda: go_on("")
+    )
 
 
 class Pipeline(Generic[Message]):
@@ -189,7 +199,7 @@ class Pipeline(Generic[Message]):
 
         def inspect(frame: Frame) -> InspectionReport:
             self._inspection_began_s = began_s
-            return inspector.inspect(frame, rules.question, within(rules.deadline_s))
+            return look(inspector, frame, rules.tiling, rules.question, within(rules.deadline_s))
 
         self._under_way, self._counted = began_s, True
         report, failure = None, ""
@@ -237,7 +247,8 @@ class Pipeline(Generic[Message]):
             self._under_way = time.monotonic()
             report, failure = None, ""
             try:
-                report = inspector.inspect(self._to_frame(request.message), request.question, request.go_on)
+                frame = self._to_frame(request.message)
+                report = look(inspector, frame, self._rules().tiling, request.question, request.go_on)
             except Exception as error:
                 failure = str(error) or type(error).__name__
             if self._ended(shift):

@@ -16,7 +16,11 @@ from rclpy.node import Node
 
 from edge_runtime.budget import parse_bytes
 from edge_runtime.gating import DEFAULT_THRESHOLD, GateRule
+from edge_runtime.report import Region
+from edge_runtime.tiling import Tiling
 from inspection_ros.traffic import Rules
+
+_MOST_TILES = 16  # a side
 
 TRANSPORTS = ("raw", "compressed")
 CONFIGURE, ACTIVATE, ALWAYS = "configure", "activate", "always"  # when a parameter is read
@@ -61,6 +65,19 @@ def _check_cameras(names: Sequence[str]) -> None:
         raise ValueError(f"cameras is {list(names)}; name one topic or more, each once")
 
 
+def _check_region(corners: Sequence[float]) -> None:
+    if len(corners) == 4:
+        x_min, y_min, x_max, y_max = corners
+        if 0 <= x_min < x_max <= 1 and 0 <= y_min < y_max <= 1:
+            return
+    raise ValueError(f"region is {list(corners)}; give x_min, y_min, x_max, y_max from 0 to 1")
+
+
+def _check_tiles(counts: Sequence[int]) -> None:
+    if len(counts) != 2 or not all(1 <= count <= _MOST_TILES for count in counts):
+        raise ValueError(f"tiles is {list(counts)}; give columns and rows, each from 1 to {_MOST_TILES}")
+
+
 def _check_finite(value: float) -> None:
     if not math.isfinite(value):
         raise ValueError(f"{value} is no number to reckon with; set a finite one")
@@ -96,6 +113,18 @@ SETTINGS = (
         "raw subscribes to each camera's topic, compressed to TOPIC/compressed.",
         ACTIVATE,
         check=_check_transport,
+    ),
+    Setting(
+        "region",
+        [0.0, 0.0, 1.0, 1.0],
+        "Part of the frame that is looked at: x_min, y_min, x_max, y_max, in fractions of it.",
+        check=_check_region,
+    ),
+    Setting(
+        "tiles",
+        [1, 1],
+        "Columns and rows in which a large frame is looked at, each as long as a frame takes.",
+        check=_check_tiles,
     ),
     Setting("question", "", "Put to the model about every frame, beside its standing task."),
     Setting("deadline_s", 0.0, "A report that takes longer is cut; 0 for no deadline.", limits=(0.0, 3600.0)),
@@ -153,6 +182,7 @@ def rules_from(value: Callable[[str], Any]) -> Rules:
     rate_hz = value("max_rate_hz")
     return Rules(
         gate=GateRule(value("skip_below"), value("refresh_s")),
+        tiling=Tiling(Region(*value("region")), *value("tiles")),
         question=value("question"),
         deadline_s=value("deadline_s") or None,
         period_s=1 / rate_hz if rate_hz else 0.0,

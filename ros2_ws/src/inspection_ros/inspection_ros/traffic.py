@@ -11,6 +11,7 @@ from edge_runtime.messages import Frame
 from edge_runtime.report import InspectionReport
 from edge_runtime.streaming import Counters
 from edge_runtime.telemetry import LatencyStatistics
+from edge_runtime.tiling import Tiling
 
 Message = TypeVar("Message")
 
@@ -33,6 +34,7 @@ class Rules:
     """How frames are chosen and asked about; may change from one frame to the next."""
 
     gate: GateRule = field(default_factory=GateRule)
+    tiling: Tiling = field(default_factory=Tiling)
     question: str = ""
     deadline_s: float | None = None  # from the moment that an inspection starts
     period_s: float = 0.0  # frames that come sooner after the start of the last inspection are skipped
