@@ -62,7 +62,7 @@ def words(report: InspectionReport) -> list[tuple[object, ...]]:
 def test_engines_find_what_onnxruntime_finds(
     built: Built, figures: Figures, recipe: str, route: tuple[str, ...], least: float
 ) -> None:
-    scenes = 2 if is_simulated() else 50
+    scenes = int(os.environ.get("SCENES", 2 if is_simulated() else 50))
     ours = reports(built(recipe, "tensorrt", *route), scenes)
     theirs = reports(built(recipe, "onnxruntime"), scenes)
     pairs = list(zip(ours, theirs, strict=True))

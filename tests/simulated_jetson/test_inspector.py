@@ -117,6 +117,16 @@ def test_what_is_closed_leaves_nothing_and_opens_again(bundle: Path) -> None:
         assert driver.alive() == nothing
 
 
+def test_two_inspectors_share_the_device_and_one_may_close(bundle: Path) -> None:
+    nothing = driver.alive()
+    with Inspector.open(bundle, max_report_tokens=20) as stays:
+        before = stays.inspect(frame()).findings
+        with Inspector.open(bundle, max_report_tokens=20) as goes:
+            assert goes.inspect(frame()).findings == before
+        assert stays.inspect(frame()).findings == before
+    assert driver.alive() == nothing
+
+
 def test_what_cannot_be_opened_leaves_nothing(bundle_copy: Path) -> None:
     nothing = driver.alive()
     head = next(bundle_copy.glob("lm_head*.engine"))
