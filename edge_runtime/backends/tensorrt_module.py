@@ -1,4 +1,4 @@
-"""Finds TensorRT, or TensorRT for RTX, for who runs engines; knows nothing that either does."""
+"""Finds TensorRT, or TensorRT for RTX, for who builds or runs engines; knows nothing that either does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}  # 
 
 
 def load_library(target: str) -> Any:
-    """The TensorRT that runs the engines of ``target``.
+    """The TensorRT that builds and runs the engines of ``target``.
 
     Raises:
         MissingDependencyError: it is not installed, or does not load.
@@ -23,7 +23,7 @@ def load_library(target: str) -> Any:
     except (ImportError, OSError) as error:  # OSError: the library behind it is not there
         remedy = {
             "tensorrt": "on a Jetson it comes with JetPack: sudo apt install nvidia-jetpack, and a virtual environment "
-            "made with --system-site-packages",
-            "tensorrt-rtx": "pip install edge-runtime[tensorrt-rtx]",
+            "made with --system-site-packages; --target onnxruntime needs neither",
+            "tensorrt-rtx": "pip install 'edge-runtime[tensorrt-rtx]' (x86-64 only)",
         }[target]
         raise MissingDependencyError(f"{_MODULES[target]} is not installed ({error}); {remedy}") from error

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.errors import BackendError
+from edge_runtime.backends.tensorrt_module import load_library
+from edge_runtime.errors import BackendError, MissingDependencyError
 from edge_runtime.manifest import Component, FileEntry
 from engines.calibration.calibrate import calibrate_on_cpu
 from engines.calibration.float32 import keep_float32
@@ -26,11 +28,11 @@ from engines.targets.calibrated import as_emitted, keep_emitted, save_graph
 from engines.targets.tensorrt_compiler import Compiler, Profile
 from engines.targets.tensorrt_dialect import TensorRTDialect
 from engines.targets.tensorrt_implicit import allow_int8
-from engines.targets.tensorrt_library import compute_capability_here, load_tensorrt, load_tensorrt_rtx
 from engines.targets.tensorrt_shapes import in_buckets, profiles_of
 
 _log = logging.getLogger(__name__)
 
+_OLDEST = (10, 0)  # the first to take 4-bit weights
 _RTX_CAPABILITIES = ("8.6", "8.9", "12.0")  # GeForce RTX 30, 40 and 50; one engine serves all, at no more bytes
 
 
@@ -134,8 +136,9 @@ def open_tensorrt(options: TargetOptions) -> TensorRTTarget:
         MissingDependencyError: TensorRT or pycuda is not installed.
         BackendError: there is no GPU, or it is not one that was asked for.
     """
-    trt = load_tensorrt()
-    here = compute_capability_here()
+    trt = load_library("tensorrt")
+    _check_version(trt)
+    here = _compute_capability_here()
     if options.compute_capabilities not in (None, (here,)):
         raise BackendError(
             f"TensorRT builds for the GPU that is there, of compute capability {here}, and not for "
@@ -175,10 +178,31 @@ def open_tensorrt_rtx(options: TargetOptions) -> TensorRTTarget:
     Raises:
         MissingDependencyError: it is not installed.
     """
-    return TensorRTTarget(load_tensorrt_rtx(), options, options.compute_capabilities or _RTX_CAPABILITIES, aim=True)
+    return TensorRTTarget(
+        load_library("tensorrt-rtx"), options, options.compute_capabilities or _RTX_CAPABILITIES, aim=True
+    )
 
 
 def default_timing_cache(trt: Any, compute_capability: str) -> Path:
     """Where kernels' timings are kept between builds, so that the next one measures less."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "edge-engines" / f"tensorrt-{trt.__version__}-sm{compute_capability}.timing"
+
+
+def _check_version(trt: Any) -> None:
+    version = tuple(int(number) for number in re.findall(r"\d+", trt.__version__))
+    if version < _OLDEST:
+        raise MissingDependencyError(
+            f"TensorRT {trt.__version__} is installed, and these engines need {'.'.join(map(str, _OLDEST))} or newer; "
+            "JetPack 6.1 and later have it"
+        )
+
+
+def _compute_capability_here() -> str:
+    from edge_runtime.backends.cuda import Device  # pycuda, which nothing else here needs
+
+    device = Device()
+    try:
+        return device.compute_capability
+    finally:
+        device.close()

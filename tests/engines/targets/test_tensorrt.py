@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from edge_runtime.backends.tensorrt_module import load_library
 from edge_runtime.errors import MissingDependencyError
 from edge_runtime.manifest import TensorSpec
 from engines.build import build
@@ -12,7 +13,6 @@ from engines.plan import plan_bundle
 from engines.precision import load_recipe
 from engines.synthetic import SYNTHETIC_CONFIGS, open_checkpoint, synthetic_checkpoint
 from engines.targets.base import TargetOptions
-from engines.targets.tensorrt_library import load_tensorrt, load_tensorrt_rtx
 from engines.targets.tensorrt_shapes import profiles_of
 from tests.engines.checkpoints import changed
 from tests.engines.targets.graph_execution import GraphDecoder
@@ -121,14 +121,14 @@ def test_a_plan_for_tensorrt_cuts_heads_that_tegra_may_refuse():
 
 
 @pytest.mark.parametrize(
-    ("load", "remedy"), [(load_tensorrt, "JetPack"), (load_tensorrt_rtx, r"pip install 'edge-runtime\[tensorrt-rtx\]'")]
+    ("target", "remedy"), [("tensorrt", "JetPack"), ("tensorrt-rtx", r"pip install 'edge-runtime\[tensorrt-rtx\]'")]
 )
-def test_a_missing_compiler_is_named_with_what_installs_it(load, remedy, monkeypatch):
+def test_a_missing_compiler_is_named_with_what_installs_it(target, remedy, monkeypatch):
     for name in ("tensorrt", "tensorrt_rtx_bindings"):
         monkeypatch.setitem(__import__("sys").modules, name, None)
 
     with pytest.raises(MissingDependencyError, match=remedy):
-        load()
+        load_library(target)
 
 
 def test_a_build_without_its_compiler_writes_nothing(tmp_path, monkeypatch):
