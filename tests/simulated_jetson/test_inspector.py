@@ -148,7 +148,8 @@ def test_every_byte_of_the_device_is_in_the_ledger(bundle: Path) -> None:
         ledger = inspector.ledger
         on_device = ledger.measured_bytes - (ledger.item("process").measured_bytes or 0)
         assert on_device == driver.count("device_bytes") + driver.count("host_bytes")
-    assert ledger.measured_bytes < ledger.planned_bytes
+    # The process is that of all tests before this one too: it is left out.
+    assert on_device < ledger.planned_bytes - ledger.item("process").planned_bytes
 
 
 def test_a_cache_that_shrinks_under_pressure_gives_its_memory_back(build: Build) -> None:
