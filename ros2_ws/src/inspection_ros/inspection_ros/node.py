@@ -8,28 +8,26 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import inspection_msgs.msg
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile
-from sensor_msgs.msg import Image
 
-from edge_runtime.annotate import draw_report
 from edge_runtime.budget import Ledger
 from edge_runtime.errors import EdgeRuntimeError
 from edge_runtime.inspector import Inspector
-from edge_runtime.messages import fill_image, message_from_report, nanoseconds
+from edge_runtime.messages import message_from_report, nanoseconds
 from edge_runtime.pressure import Step
 from edge_runtime.report import InspectionReport
 from edge_runtime.telemetry import read_temperature_c
 from inspection_ros.asking import Desk
 from inspection_ros.health import assess
-from inspection_ros.hearing import Ears, camera_qos, frame_from_message
+from inspection_ros.hearing import Ears, frame_from_message
 from inspection_ros.pipeline import Pipeline
 from inspection_ros.running import run_node
+from inspection_ros.saying import Voice, diagnostics_of
 from inspection_ros.settings import SETTINGS, check_setting, declare_settings, refusal, rules_from
 from inspection_ros.traffic import ClosableInspector, Inspected
 
@@ -38,8 +36,6 @@ STOP_TIMEOUT_S = 60.0  # a report in progress may take this long on a slow machi
 RETRY_PERIOD_S = 5.0  # a disk that is mounted late, or memory that comes back
 LOG_PERIOD_S = 5.0  # a camera that sends nothing but rubbish must not fill the log
 STUCK_EXIT_CODE = 70  # EX_SOFTWARE: whoever supervises the process is to start it again
-
-REPORT_QOS = QoSProfile(depth=10)  # reports are small and few, and none should be lost
 
 
 class OpenInspector(ClosableInspector, Protocol):
@@ -66,8 +62,7 @@ class InspectionNode(LifecycleNode):
         super().__init__("inspection", **node_options)
         self._open_inspector = open_inspector
         self._inspector: OpenInspector | None = None
-        self._reports: Any = None
-        self._annotated: Any = None
+        self._voice: Voice | None = None
         self._ears: Ears | None = None
         self._frame_age_s = 0.0
         self._failed_transition = ""
@@ -114,10 +109,7 @@ class InspectionNode(LifecycleNode):
             for setting in SETTINGS:  # what the node was started with has passed no callback
                 check_setting(setting.name, self._value(setting.name))
             self._inspector = self._open()
-            self._reports = self.create_lifecycle_publisher(
-                inspection_msgs.msg.InspectionReport, "inspection/reports", REPORT_QOS
-            )
-            self._annotated = self.create_lifecycle_publisher(Image, "inspection/annotated", camera_qos())
+            self._voice = Voice(self)
         except Exception as error:
             return self._failed("configure", error)
         self._retry.cancel()
@@ -181,10 +173,9 @@ class InspectionNode(LifecycleNode):
             self._stop(STOP_TIMEOUT_S)
         except TimeoutError as error:
             self.get_logger().error(str(error))
-        for publisher in (self._reports, self._annotated):
-            if publisher is not None:
-                self.destroy_lifecycle_publisher(publisher)
-        self._reports = self._annotated = None
+        if self._voice is not None:
+            self._voice.close()
+            self._voice = None
         if self._inspector is not None:
             self._inspector.close()
             self._inspector = None
@@ -219,19 +210,10 @@ class InspectionNode(LifecycleNode):
         return answer
 
     def _publish(self, inspected: Inspected[Any]) -> None:
-        counters = inspected.counters
+        assert self._voice is not None, "it speaks as long as the worker works"
         report = self._message_of(inspected.camera, inspected.question, inspected.message, inspected.report)
-        report.frame_index = inspected.index
-        report.frames_received = counters.received
-        report.frames_skipped = counters.skipped
-        report.frames_dropped = counters.dropped
-        report.frames_failed = counters.failed
-        self._reports.publish(report)
+        self._voice.report(report, inspected)
         self._frame_age_s = report.frame_age_s
-        if self._annotated.get_subscription_count():
-            picture = Image(header=report.header)
-            fill_image(picture, draw_report(inspected.frame, inspected.report))
-            self._annotated.publish(picture)
 
     def _warn(self, failure: str) -> None:
         if self.context.ok():  # a report in progress when ROS is shut down finds no topic to go to
@@ -272,18 +254,7 @@ class InspectionNode(LifecycleNode):
             steps=() if inspector is None else inspector.steps,
             failed_transition=self._failed_transition,
         )
-        status = DiagnosticStatus(
-            level=bytes([health.level]),
-            name=f"{self.get_fully_qualified_name()}: inspection",
-            message=health.message,
-            values=[
-                KeyValue(key=key, value=value)
-                for key, value in {"bundle": self._value("bundle"), **health.values}.items()
-            ],
-        )
-        message = DiagnosticArray(status=[status])
-        message.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(message)
+        self._diagnostics.publish(diagnostics_of(self, health, self._value("bundle")))
 
     def _value(self, name: str) -> Any:
         return self.get_parameter(name).value
