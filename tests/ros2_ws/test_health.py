@@ -6,6 +6,7 @@ from inspection_ros.traffic import Status
 
 from edge_runtime.budget import Ledger, LedgerItem
 from edge_runtime.health_values import counters_from_values, ledger_from_values, values_from_ledger
+from edge_runtime.power import Power
 from edge_runtime.pressure import NOTHING_GIVEN_UP, Step
 from edge_runtime.streaming import Counters
 from edge_runtime.telemetry import latency_statistics
@@ -86,3 +87,11 @@ def test_speed_and_what_was_left_behind_are_among_the_values():
     values = assess("active", running, None, None, stale_after_s=2.0).values
     assert (values["tokens_per_s"], values["first_token_median_ms"]) == ("12.3", "30.0")
     assert (values["busy_s"], values["inspections_left_behind"]) == ("1.50", "1")
+
+
+def test_power_mode_and_energy_are_told_where_the_machine_tells_them():
+    values = assess("active", status(), None, None, stale_after_s=2.0, power=Power(12.5, "15W")).values
+    assert (values["power_w"], values["power_mode"]) == ("12.50", "15W")
+    assert values["energy_per_report_j"] == "0.25"  # 12.5 W for 20 ms
+    untold = assess("active", status(), None, None, stale_after_s=2.0).values
+    assert not {name for name in untold if name.startswith(("power", "energy"))}

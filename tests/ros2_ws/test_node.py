@@ -12,6 +12,7 @@ from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped
 from inspection_ros.health import OK, STALE, WARN
 from lifecycle_msgs.msg import Transition
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, NavSatFix
 from std_msgs.msg import Header
 
@@ -84,6 +85,17 @@ def test_several_cameras_are_served_and_named_in_their_reports(rig):
     rig.publish_frame(stamp=(2, 0), camera="right/image")
     rig.wait_until(lambda: len(rig.reports) == 2)
     assert {report.camera: report.header.stamp.sec for report in rig.reports} == {"left/image": 1, "right/image": 2}
+
+
+def test_simulated_time_is_the_time_that_a_frame_s_age_is_told_in(rig):
+    rig.camera("/clock", Clock)
+    rig.fly(scripted(ScriptedInspector()), use_sim_time=True)
+    rig.connect("/clock")
+    rig.camera("/clock").publish(Clock(clock=Time(sec=1000)))
+    rig.listen(0.3)
+    rig.publish_frame(stamp=(998, 500_000_000))
+    rig.wait_until(lambda: rig.reports)
+    assert rig.reports[0].frame_age_s == 1.5
 
 
 def test_a_report_tells_where_its_frame_was_taken(rig):

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 
 from edge_runtime.budget import Ledger
 from edge_runtime.health_values import values_from_counters, values_from_ledger, values_from_steps
+from edge_runtime.power import Power
 from edge_runtime.pressure import NOTHING_GIVEN_UP, Step
 from edge_runtime.telemetry import LatencyStatistics
 from inspection_ros.traffic import Status
 
 OK, WARN, ERROR, STALE = range(4)  # the levels of diagnostic_msgs/DiagnosticStatus
 
+_UNTOLD = Power()
 _CLOCKS_APART_S = 0.5  # two machines that are synchronised at all
 _LONG_AGO_S = 60.0
 
@@ -35,6 +37,7 @@ def assess(
     frame_age_s: float = 0.0,
     steps: Sequence[Step] = (),
     failed_transition: str = "",
+    power: Power = _UNTOLD,
 ) -> Health:
     """The health of a node in lifecycle ``state``; ``status`` is that of its pipeline while it has one.
 
@@ -50,6 +53,7 @@ def assess(
         values |= values_from_ledger(ledger)
     if temperature_c is not None:
         values["temperature_c"] = f"{temperature_c:.1f}"
+    values |= _values_from_power(power, status)
     values["frame_age_s"] = f"{frame_age_s:.3f}"
     if state != "active" or status is None:
         level, message = (ERROR, failed_transition) if failed_transition else (WARN, f"{state}: nothing is inspected")
@@ -86,6 +90,17 @@ def _values_from_status(status: Status) -> dict[str, str]:
         | _values_from_latency("first_token", status.first_token)
         | _values_from_latency("handover", status.handover)
     )
+
+
+def _values_from_power(power: Power, status: Status | None) -> dict[str, str]:
+    values = {}
+    if power.mode is not None:
+        values["power_mode"] = power.mode
+    if power.watts is not None:
+        values["power_w"] = f"{power.watts:.2f}"
+        if status is not None and status.latency is not None:  # of the whole module, while a report is made
+            values["energy_per_report_j"] = f"{power.watts * status.latency.median_ms / 1000:.2f}"
+    return values
 
 
 def _values_from_latency(name: str, latency: LatencyStatistics | None) -> dict[str, str]:

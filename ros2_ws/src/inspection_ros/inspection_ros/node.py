@@ -19,6 +19,7 @@ from edge_runtime.budget import Ledger
 from edge_runtime.errors import EdgeRuntimeError
 from edge_runtime.inspector import Inspector
 from edge_runtime.messages import message_from_report, nanoseconds
+from edge_runtime.power import read_power
 from edge_runtime.pressure import Step
 from edge_runtime.report import InspectionReport
 from edge_runtime.telemetry import read_temperature_c
@@ -253,6 +254,7 @@ class InspectionNode(LifecycleNode):
             frame_age_s=self._frame_age_s,
             steps=() if inspector is None else inspector.steps,
             failed_transition=self._failed_transition,
+            power=read_power(),
         )
         self._diagnostics.publish(diagnostics_of(self, health, self._value("bundle")))
 
