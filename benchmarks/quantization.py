@@ -39,6 +39,7 @@ CHECKPOINT = "engines/reference/checkpoint"
 TARGET = "onnxruntime"
 PAGE = Path("docs/quantization.md")
 RESULTS = Path("docs/quantization.json")
+PEERS = Path("docs/quantization-peers.md")  # what benchmarks.bench_rounding printed
 _FIRST_TRACED_SEED = FIRST_HELD_OUT_SEED + 100_000  # no scene that the sensitivity study or the reports see
 RECIPES = (
     "fp16",
@@ -70,8 +71,9 @@ def main() -> int:
     documents = json.loads(RESULTS.read_text(encoding="utf-8"))
     rows = [Row(**{**row, "clear": Scores(**row["clear"]), "hazy": Scores(**row["hazy"])}) for row in documents]
     groups = weight_groups(read_model(checkpoint), int(journal.binding["block_groups"]))
+    peers = PEERS.read_text(encoding="utf-8").splitlines() if PEERS.exists() else []
     PAGE.with_name(PLOT_NAME).write_text(pareto_svg(rows), encoding="utf-8")
-    PAGE.write_text(page(rows, autos, journal, groups), encoding="utf-8")
+    PAGE.write_text(page(rows, autos, journal, groups, peers), encoding="utf-8")
     print(PAGE)
     return 0
 

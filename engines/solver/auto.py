@@ -108,7 +108,13 @@ def forecast(journal: Journal, loss: float) -> Forecast:
 
 
 def _summary(solution: Solution, coarse: Sequence[str]) -> str:
-    if len(coarse) == len(solution.options):
-        return "everything"
-    treatments = {name: next(iter(solution.options[name].treatments.values())) for name in coarse}
-    return ", ".join(f"{name} ({treatment})" for name, treatment in treatments.items()) or "nothing"
+    by_treatment: dict[str, list[str]] = {}
+    for name in coarse:
+        by_treatment.setdefault(str(next(iter(solution.options[name].treatments.values()))), []).append(name)
+    usual = max(by_treatment, key=lambda treatment: len(by_treatment[treatment]), default="")
+    if coarse and len(coarse) == len(solution.options):
+        others = [
+            f"{', '.join(names)} by {treatment}" for treatment, names in by_treatment.items() if treatment != usual
+        ]
+        return ", but ".join([f"everything by {usual}", *(["; ".join(others)] if others else [])])
+    return "; ".join(f"{treatment}: {', '.join(names)}" for treatment, names in by_treatment.items()) or "nothing"
