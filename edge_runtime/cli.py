@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from edge_runtime.arguments import byte_budget, positive
 from edge_runtime.ending import exit_code
 from edge_runtime.interrupts import holding_interrupts
 
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     opening.add_argument("bundle", metavar="BUNDLE", help="directory that edge-engines build wrote")
     opening.add_argument(
         "--budget",
-        type=_budget,
+        type=byte_budget,
         metavar="BYTES",
         help="what the process may hold, as 2GB or 512MiB (default: all available)",
     )
@@ -66,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     stream = commands.add_parser("stream", parents=[opening, shared], help="report on a folder, a video or a camera")
     stream.add_argument("source", metavar="SOURCE", help="folder of images, video file, ROS bag, or camera number")
     stream.add_argument(
-        "--max-frames", type=_positive, metavar="N", help="stop after so many frames, reported or failed"
+        "--max-frames", type=positive, metavar="N", help="stop after so many frames, reported or failed"
     )
     stream.add_argument(
         "--skip-below",
@@ -85,26 +86,11 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", parents=[opening, shared], help="measure time and memory")
     bench.add_argument("source", nargs="?", metavar="SOURCE", help="frames, as for stream (default: noise)")
-    bench.add_argument("--frames", type=_positive, default=20, metavar="N", help="frames to measure (default: 20)")
+    bench.add_argument("--frames", type=positive, default=20, metavar="N", help="frames to measure (default: 20)")
 
     diagnose = commands.add_parser("doctor", parents=[shared], help="say what this machine and a bundle can do")
     diagnose.add_argument("bundle", nargs="?", metavar="BUNDLE", help="bundle to check, hashes included")
     return parser
-
-
-def _budget(text: str) -> int:
-    from edge_runtime.budget import parse_bytes
-
-    try:
-        return parse_bytes(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
 
 
 def _not_negative(text: str) -> float:

@@ -13,7 +13,7 @@ from edge_runtime.errors import EdgeRuntimeError
 from edge_runtime.interrupts import interrupted_by_sigterm
 
 INTERRUPTED = 130  # as a shell reports SIGINT
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: a disk, a quota or a largest file is full
 
 
 def exit_code(program: str, run: Callable[[], int], options: argparse.Namespace | None = None) -> int:
@@ -46,7 +46,7 @@ def exit_code(program: str, run: Callable[[], int], options: argparse.Namespace 
 def _explain(error: Exception) -> str:
     if isinstance(error, EdgeRuntimeError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:  # any other file's error would be one of ours
+    if isinstance(error, OSError) and error.errno in NO_ROOM:  # any other file's error would be one of ours
         _abandon_stdout()
         return f"cannot write the result to stdout: {error.strerror}; make room where it goes"
     return f"a fault of this program, please report it with the output of -v: {type(error).__name__}: {error}"

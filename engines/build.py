@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import platform
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from edge_runtime.budget import check_fits, format_bytes
 from edge_runtime.bundle import Bundle, load_bundle, sha256_of_file
+from edge_runtime.ending import NO_ROOM
 from edge_runtime.errors import BuildError, CheckpointError, EdgeRuntimeError
 from edge_runtime.manifest import MANIFEST_NAME, Component, manifest_to_json
 from edge_runtime.tokenization import PromptTokens, prompt_tokens
@@ -40,7 +40,6 @@ from engines.targets.base import Calibration, TargetOptions
 
 _JOURNAL_NAME = "journal.json"
 _OPENING_TOKENS = 64  # of the answer, that are the same in every answer and so run with the prompt
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def build(
@@ -251,7 +250,7 @@ def _move_into_place(partial: Path, out: Path) -> None:
 
 def _why_not_written(error: OSError | ValueError, out: Path, disk_bytes: int) -> str:
     advice = "finished components are kept: run the same command again to go on"
-    if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
+    if not isinstance(error, OSError) or error.errno not in NO_ROOM:
         return f"cannot write {out}: {error}; {advice}"
     free_bytes = shutil.disk_usage(next(parent for parent in out.parents if parent.exists())).free
     return (

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edge_runtime.arguments import byte_budget, positive
 from edge_runtime.ending import exit_code
 from edge_runtime.interrupts import holding_interrupts
 
@@ -58,10 +59,12 @@ def _parser() -> argparse.ArgumentParser:
         help="what edge-engines sensitivity wrote: the recipe auto chooses by it, within --budget",
     )
     model.add_argument("--target", help=_TARGET_HELP)
-    model.add_argument("--budget", type=_budget, metavar="BYTES", help="refuse a plan beyond this, as 11.4GB or 512MiB")
+    model.add_argument(
+        "--budget", type=byte_budget, metavar="BYTES", help="refuse a plan beyond this, as 11.4GB or 512MiB"
+    )
     model.add_argument(
         "--context",
-        type=_positive,
+        type=positive,
         metavar="TOKENS",
         help="prompt, image and answer that the plan has room for (default: 2048, or the model's most)",
     )
@@ -165,17 +168,8 @@ def _add_sensitivity(commands: Any, shared: argparse.ArgumentParser) -> None:
         ("combinations", 60, "random plans to try beside every group alone"),
         ("processes", 2, "experiments at a time, each on one thread"),
     ):
-        sensitivity.add_argument(f"--{name}", type=_positive, default=default, help=f"{what} (default: {default})")
+        sensitivity.add_argument(f"--{name}", type=positive, default=default, help=f"{what} (default: {default})")
     sensitivity.set_defaults(after_interrupt="; finished experiments are kept: run the same command again to go on")
-
-
-def _budget(text: str) -> int:
-    from edge_runtime.budget import parse_bytes
-
-    try:
-        return parse_bytes(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _capabilities(text: str) -> tuple[str, ...]:
@@ -183,12 +177,6 @@ def _capabilities(text: str) -> tuple[str, ...]:
     if not all(re.fullmatch(r"\d+\.\d", capability) for capability in capabilities):
         raise argparse.ArgumentTypeError(f"{text!r} is no list of compute capabilities; write for instance 8.6,8.9")
     return capabilities
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
 
 
 _CALIBRATION_HELP = "images to calibrate on, of the kind to be inspected (default: rendered:512)"
