@@ -20,6 +20,7 @@ from pathlib import Path
 import cv2
 
 from edge_runtime.ending import exit_code
+from edge_runtime.errors import SourceError
 from edge_runtime.flight_log import load_flight
 
 CRACK_IN_MASK = 255  # of the uav75 masks; 204 is a formwork joint
@@ -85,8 +86,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     if not args.photos.is_dir():
-        print(f"real_photos: no folder {args.photos}; these photographs are not part of the repository")
-        return 0
+        raise SourceError(
+            f"there is no folder {args.photos}; give your own, as the photographs are not in the repository"
+        )
     rows = {group.question: count_reports(args.bundle, group, args.rate) for group in groups(args.photos)}
     if args.json:
         print(json.dumps({question: {"reported": hits, "photos": total} for question, (hits, total) in rows.items()}))
