@@ -20,7 +20,6 @@ class MemoryReading:
     available_bytes: int  # of the machine: MemAvailable, which counts reclaimable page cache
     total_bytes: int  # of the machine
     resident_bytes: int  # of this process: RSS, which counts memory-mapped weights that were touched
-    proportional_bytes: int | None  # of this process: PSS, shared pages divided; None where the kernel has none
     peak_resident_bytes: int | None  # highest RSS so far; None where the kernel does not say
 
 
@@ -32,7 +31,6 @@ def read_memory() -> MemoryReading:
         available_bytes=machine.available,
         total_bytes=machine.total,
         resident_bytes=psutil.Process().memory_info().rss,
-        proportional_bytes=_kilobyte_fields(Path("/proc/self/smaps_rollup")).get("Pss"),
         peak_resident_bytes=status.get("VmHWM"),
     )
 

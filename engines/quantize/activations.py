@@ -29,11 +29,6 @@ class Activations:
         """K."""
         return len(self.gram)
 
-    @property
-    def dead_channels(self) -> int:
-        """How many of the K channels were zero in every row: nothing is known of what their weights do."""
-        return int((self.largest_magnitudes == 0).sum())
-
     def block_grams(self, block_size: int) -> Float32:
         """The diagonal blocks of the Gram matrix: (blocks, block_size, block_size), the last padded with zeros."""
         blocks = np.zeros((-(-self.columns // block_size), block_size, block_size), np.float32)

@@ -35,19 +35,12 @@ def share_by_producer(channels: Float32, producers: Producers | None) -> Float32
     return largest[producers]
 
 
-def fold_into_norm(norm: NDArray[np.floating], input_scales: Float32) -> NDArray[np.float16]:
-    """The weight (or bias) of the norm before, divided.
-
-    Raises:
-        CheckpointError: float16 cannot hold the result.
-    """
-    return _float16(norm.astype(np.float32) / input_scales, "a norm's weight")
-
-
 def fold_into_rows(
     weight: NDArray[np.floating], input_scales: Float32, producers: Producers | None = None
 ) -> NDArray[np.float16]:
-    """The rows of the matrix before (or its bias), divided; ``producers`` says which row makes which channel.
+    """The rows of the matrix before (or its bias, or a norm's weight), divided.
+
+    ``producers`` says which row makes which channel.
 
     Raises:
         CheckpointError: float16 cannot hold the result.
@@ -56,7 +49,7 @@ def fold_into_rows(
     if producers is not None:
         scales = np.ones(len(weight), np.float32)
         scales[producers] = input_scales
-    return _float16((weight.astype(np.float32).T / scales).T, "a weight")
+    return _float16((weight.astype(np.float32).T / scales).T)
 
 
 def divided(activations: Activations, input_scales: Float32) -> Activations:
@@ -70,12 +63,12 @@ def divided(activations: Activations, input_scales: Float32) -> Activations:
     )
 
 
-def _float16(values: Float32, what: str) -> NDArray[np.float16]:
+def _float16(values: Float32) -> NDArray[np.float16]:
     with np.errstate(over="ignore"):
         result: NDArray[np.float16] = values.astype(np.float16)
     if not np.isfinite(result).all():
         raise CheckpointError(
-            f"{what} that input scales were folded into reaches {np.abs(values).max():g}, beyond float16's 65504; "
+            f"a weight that input scales were folded into reaches {np.abs(values).max():g}, beyond float16's 65504; "
             "expected ordinary activations: quantize this matrix without scales"
         )
     return result

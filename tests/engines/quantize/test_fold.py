@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.errors import CheckpointError
 from engines.quantize.activations import measure_activations
-from engines.quantize.fold import divided, fold_into_norm, fold_into_rows, head_producers, share_by_producer
+from engines.quantize.fold import divided, fold_into_rows, head_producers, share_by_producer
 
 seeds = st.integers(0, 10_000)
 
@@ -22,7 +22,7 @@ def test_a_norm_and_the_matrix_after_it_compute_the_same(seed):
     x, norm, weight = rng.normal(size=(9, 24)), rng.normal(size=24), rng.normal(size=(5, 24))
     scales = scales_for(rng, 24)
 
-    folded = (x * fold_into_norm(norm, scales)) @ (weight * scales).T
+    folded = (x * fold_into_rows(norm, scales)) @ (weight * scales).T
 
     np.testing.assert_allclose(folded, (x * norm) @ weight.T, atol=0.05)
 
@@ -74,4 +74,4 @@ def test_divided_statistics_are_those_of_divided_inputs(seed):
 
 def test_a_fold_that_float16_cannot_hold_is_refused():
     with pytest.raises(CheckpointError, match="without scales"):
-        fold_into_norm(np.ones(3, np.float32), np.float32([1, 1e-6, 1]))
+        fold_into_rows(np.ones(3, np.float32), np.float32([1, 1e-6, 1]))
