@@ -30,12 +30,12 @@ def binding_of(walk: Walk, graph: Path, tensorrt_version: str, method: str = "en
 
 
 def calibrate_on_cpu(
-    walk: Walk, graph: Path, cache: Path, tensorrt_version: str, method: str = "entropy"
+    walk: Walk, graph: Path, cache: Path, tensorrt_version: str, method: str = "entropy", *, stay: bool = False
 ) -> dict[str, float]:
-    """Scales of the activations on both sides of every weight in ``graph``, by name; the walk goes behind the graph.
+    """Scales of the activations on both sides of every weight in ``graph``, by name.
 
     They are read from ``cache`` where it is fresh, and then nothing is run; written there otherwise. Such a cache is
-    what TensorRT reads too.
+    what TensorRT reads too. The walk goes behind the graph, unless it is to ``stay`` before it.
 
     Raises:
         CalibrationError: the cache is stale or damaged, the graph is not up next, or an activation is not finite.
@@ -45,12 +45,13 @@ def calibrate_on_cpu(
         raise CalibrationError(f"there is no method {method!r}; there are {', '.join(RANGE_METHODS)}")
     binding = binding_of(walk, graph, tensorrt_version, method)
     text = load_cache(cache, binding)
-    if text is not None:
-        walk.skip(graph)
-    else:
-        observed = walk.through(graph, histograms_of=tensors_at_weights(load_graph(graph)))
+    if text is None:
+        look = walk.look if stay else walk.through
+        observed = look(graph, histograms_of=tensors_at_weights(load_graph(graph)))
         find_range = RANGE_METHODS[method]
         scales = {name: scale_of_range(find_range(seen)) for name, seen in observed.histograms.items()}
         text = text_from_scales(scales, tensorrt_version)
         save_cache(cache, text, binding)
+    elif not stay:
+        walk.skip(graph)
     return scales_from_text(text)

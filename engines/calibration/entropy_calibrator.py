@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import CalibrationError, MissingDependencyError
 from engines.calibration.cache import load_cache, save_cache
-from engines.calibration.calibrate import binding_of
+from engines.calibration.calibrate import binding_of, calibrate_on_cpu
 from engines.calibration.walk import Walk
 
 try:
@@ -38,19 +38,22 @@ class EntropyCalibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]  # T
     """Calibrates the component in ``graph``, which is up next in ``walk``; to be used in a ``with`` statement.
 
     Where ``cache`` holds for the component, TensorRT is given that, and nothing is run; otherwise batches of one image,
-    and what it finds is kept there. Afterwards the walk is one component further. What goes wrong in here is raised
+    and what it finds is kept there. It takes any cache for its own: by another ``method`` than entropy, ranges are
+    found on the CPU first. Afterwards the walk is one component further. What goes wrong in here is raised
     when the ``with`` ends, as an exception must not leave a callback of C++.
 
     Raises:
-        CalibrationError: the cache is stale or damaged, or the graph cannot be read.
+        CalibrationError: the cache is stale or damaged, the graph cannot be read, or there is no such method.
     """
 
-    def __init__(self, walk: Walk, graph: Path, cache: Path) -> None:
+    def __init__(self, walk: Walk, graph: Path, cache: Path, method: str = "entropy") -> None:
         super().__init__()  # TensorRT crashes without
         self._walk = walk
         self._graph = graph
         self._cache = cache
-        self._binding = binding_of(walk, graph, trt.__version__)
+        self._binding = binding_of(walk, graph, trt.__version__, method)
+        if method != "entropy":
+            calibrate_on_cpu(walk, graph, cache, trt.__version__, method, stay=True)
         self._text = load_cache(cache, self._binding)
         self._open = ExitStack()
         self._samples: Iterator[Mapping[str, NDArray[Any]]] | None = None

@@ -124,7 +124,7 @@ class TensorRTTarget:
             return self._compiler.compile(path, engine, profiles), nodes
         from engines.calibration.entropy_calibrator import EntropyCalibrator  # here, as it needs TensorRT
 
-        with EntropyCalibrator(walk, emitted, ranges) as calibrator:
+        with EntropyCalibrator(walk, emitted, ranges, precision.method) as calibrator:
             configure = allow_int8(self._trt, load_graph(path), walk.shapes(emitted), calibrator)
             return self._compiler.compile(path, engine, profiles, configure), nodes
 
@@ -149,12 +149,8 @@ def open_tensorrt(options: TargetOptions) -> TensorRTTarget:
 
 
 def precision_to_emit(precision: Precision, route: str) -> Precision:
-    """At what a component's graph is emitted: float16 where TensorRT's calibrator will make it INT8.
-
-    Entropy is the one method of that calibrator; others go the explicit route.
-    """
-    by_calibrator = (route, precision.dtype, precision.method) == ("implicit", "int8", "entropy")
-    return FLOAT16 if by_calibrator else precision
+    """At what a component's graph is emitted: float16 where TensorRT will make it INT8 itself."""
+    return FLOAT16 if (route, precision.dtype) == ("implicit", "int8") else precision
 
 
 def int8_route(trt: Any, asked: str | None) -> str:

@@ -36,7 +36,7 @@ def walk_before(name, parts, images="rendered:3"):
         yield walk
 
 
-def calibrated_build(walk, graph, cache):
+def calibrated_build(walk, graph, cache, method="entropy"):
     """What TensorRT's builder does with a calibrator; the engine, or None."""
     import tensorrt as trt
 
@@ -54,7 +54,7 @@ def calibrated_build(walk, graph, cache):
         profile.set_shape(name, shape, shape, shape)
     config.add_optimization_profile(profile)
     config.set_calibration_profile(profile)
-    with EntropyCalibrator(walk, graph, cache) as calibrator:
+    with EntropyCalibrator(walk, graph, cache, method) as calibrator:
         config.int8_calibrator = calibrator
         return builder.build_serialized_network(network, config)
 
@@ -97,9 +97,19 @@ def test_what_tensorrt_found_is_a_fresh_cache_on_the_cpu(parts, tmp_path):
     assert (tmp_path / "x.cache").stat().st_mtime_ns == written
 
 
-def test_the_walk_is_behind_the_component_afterwards(parts, tmp_path):
+def test_ranges_by_another_method_are_the_cpus(parts, tmp_path):
+    with walk_before("decoder.00", parts) as walk:
+        assert calibrated_build(walk, parts["decoder.00"], tmp_path / "gpu.cache", "percentile")
+    with walk_before("decoder.00", parts) as walk:
+        calibrate_on_cpu(walk, parts["decoder.00"], tmp_path / "cpu.cache", "10.3.0", "percentile")
+
+    assert (tmp_path / "gpu.cache").read_text() == (tmp_path / "cpu.cache").read_text()
+
+
+@pytest.mark.parametrize("method", ["entropy", "percentile"])
+def test_the_walk_is_behind_the_component_afterwards(parts, tmp_path, method):
     with walk_before("vision_encoder", parts) as walk:
-        calibrated_build(walk, parts["vision_encoder"], tmp_path / "x.cache")
+        calibrated_build(walk, parts["vision_encoder"], tmp_path / "x.cache", method)
         assert len(walk.samples(parts["connector"])) == 3
 
 
