@@ -9,13 +9,14 @@ from edge_runtime.bundle import load_bundle
 from edge_runtime.errors import BackendError, RecipeError
 from engines.build import build
 from engines.calibration.images import open_images
+from engines.calibration.model import open_model_walk
 from engines.cli import main
 from engines.graphs.builder import Graph
 from engines.plan import plan_bundle
 from engines.precision import known_recipes, load_recipe
 from engines.synthetic import open_checkpoint
 from engines.targets import TARGETS
-from engines.targets.base import TargetOptions
+from engines.targets.base import Calibration, TargetOptions
 from engines.targets.tensorrt_compiler import Compiler
 from tests.engines.checkpoints import LoudCheckpoint, tiny_variant
 from tests.engines.targets.test_int8 import everything_int8
@@ -149,3 +150,20 @@ def test_a_component_of_13b_weighs_what_the_ledger_predicts(name, recipe, tmp_pa
     predicted = ledger.item(part.kind).planned_bytes
     groups = sum(other.kind == part.kind for other in plan.parts)
     assert component.size_bytes * groups == pytest.approx(predicted, rel=0.03)
+
+
+@pytest.mark.slow
+def test_a_layer_group_of_13b_in_int8_weighs_what_was_planned(tmp_path):
+    checkpoint, precisions = open_checkpoint("synthetic:llava-1.5-13b"), load_recipe("asymmetric-int8")
+    plan = plan_bundle(checkpoint, precisions, "tensorrt-rtx")
+    target = TARGETS["tensorrt-rtx"].open(TargetOptions(2048, 704, has_int8=True))
+    parts = {part.name: part for part in plan.parts}
+
+    with open_model_walk(checkpoint, plan.model, open_images("rendered:1"), tmp_path) as walk:
+        for name in ("vision_encoder", "connector", "decoder.00"):
+            precision = precisions.components[parts[name].kind]
+            calibration = Calibration(walk, tmp_path / "calibration")
+            component = target.write_component(tmp_path, parts[name], checkpoint, precision, calibration)
+
+    [planned] = [component for component in plan.manifest.components if component.name == "decoder.00"]
+    assert component.size_bytes == pytest.approx(planned.size_bytes, rel=0.03)
