@@ -69,7 +69,8 @@ def quantize_classifier(
         path.write_bytes(model.SerializeToString())
         with open_observed(path, histograms_of=names) as (engine, observation):
             for frame in frames:
-                observation.add(engine.evaluate({name: pixels_from_frame(frame, spec)}))
+                sample = {name: pixels_from_frame(frame, spec)}
+                observation.add({**sample, **engine.evaluate(sample)})
     scales = {n: scale_of_range(RANGE_METHODS[method](seen)) for n, seen in observation.histograms.items()}
     for node in layers:
         if not node.name:

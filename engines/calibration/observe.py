@@ -42,7 +42,7 @@ class Observation:
     held_out: dict[str, Array] = field(default_factory=dict)  # the last image's, which no meter has been told
 
     def add(self, outputs: Mapping[str, Array]) -> None:
-        """Count the outputs of one run of an observed graph.
+        """Count the outputs of one run of an observed graph, and those of its inputs that are asked for too.
 
         Raises:
             CalibrationError: a tensor holds NaN or infinity; its name is told.
@@ -64,7 +64,7 @@ def open_observed(
     peaks_of: Collection[str] = (),
     products_of: Mapping[str, int] = MappingProxyType({}),
 ) -> Iterator[tuple[OnnxRuntimeEngine, Observation]]:
-    """Load ``graph`` with more outputs; what its ``evaluate`` gives is to be added to the observation.
+    """Load ``graph`` with more outputs; its inputs and what ``evaluate`` gives are to be added to the observation.
 
     ``products_of`` has the width of each tensor whose meter is wanted.
 
@@ -74,7 +74,8 @@ def open_observed(
     """
     model = float32_twin(load_graph(graph))
     _check_tensors(model, {*histograms_of, *peaks_of, *products_of}, graph)
-    own = {value.name for value in model.graph.output}
+    # Not inputs: ONNX Runtime 1.23 gives back other memory for an output that is one, and the caller has them.
+    own = {value.name for value in (*model.graph.input, *model.graph.output)}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted({*histograms_of, *products_of} - own))
     for name in peaks_of:
         model.graph.node.extend(_peak_nodes(name))

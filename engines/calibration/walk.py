@@ -172,7 +172,7 @@ class Walk:
             progress = tqdm(samples, desc=f"observing {graph.stem}", unit="image", disable=None)
             for index, sample in enumerate(progress):
                 outputs = engine.evaluate(sample)
-                observation.add(outputs)
+                observation.add({**sample, **outputs})
                 if following is not None and output is not None:
                     following.append(self._placed(output, outputs[output], index))
         if following is not None:
