@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from edge_runtime.budget import check_fits, format_bytes
@@ -23,7 +22,6 @@ from edge_runtime.bundle import Bundle, load_bundle, sha256_of_file
 from edge_runtime.ending import NO_ROOM
 from edge_runtime.errors import BuildError, CheckpointError, EdgeRuntimeError
 from edge_runtime.manifest import MANIFEST_NAME, Component, manifest_to_json
-from edge_runtime.tokenization import PromptTokens, prompt_tokens
 from edge_runtime.typed_json import MismatchError, dataclass_from_json
 from engines.calibration.images import DEFAULT_IMAGES, CalibrationImages, open_images
 from engines.calibration.model import open_model_walk
@@ -33,13 +31,12 @@ from engines.families import DEFAULT_GROUP_PARAMETERS
 from engines.families.base import Part
 from engines.graphs.builder import HashedFile
 from engines.graphs.weights import TensorSource
-from engines.plan import BundlePlan, plan_bundle
+from engines.plan import OPENING_TOKENS, BundlePlan, plan_bundle, prompt_of
 from engines.precision import PrecisionPlan
 from engines.targets import TARGETS
 from engines.targets.base import Calibration, TargetOptions
 
 _JOURNAL_NAME = "journal.json"
-_OPENING_TOKENS = 64  # of the answer, that are the same in every answer and so run with the prompt
 
 
 def build(
@@ -69,7 +66,7 @@ def build(
     stderr.
 
     Raises:
-        RecipeError: there is no such target.
+        RecipeError: there is no such target; ``context`` leaves no room for an answer.
         CheckpointError: the checkpoint cannot be read, or is not supported.
         CalibrationError: activations are not finite, or nothing but zeros; a cache holds for something else.
         SourceError: there is no image to calibrate on.
@@ -153,21 +150,9 @@ def build(
 
 def _longest_step(plan: BundlePlan, checkpoint: Checkpoint) -> int:
     """Tokens of the longest step that a runtime makes: the image and the text behind it, or the text before it."""
-    prompt = _prompt_tokens(plan, checkpoint)
-    behind = plan.manifest.model.num_image_tokens + len(prompt.after_image) + _OPENING_TOKENS
+    prompt = prompt_of(checkpoint, plan.model)
+    behind = plan.manifest.model.num_image_tokens + len(prompt.after_image) + OPENING_TOKENS
     return min(max(len(prompt.before_image), behind), plan.context_tokens)
-
-
-def _prompt_tokens(plan: BundlePlan, checkpoint: Checkpoint) -> PromptTokens:
-    try:
-        tokenizer = Tokenizer.from_str(checkpoint.tokenizer_json.decode("utf-8"))
-        return prompt_tokens(tokenizer, plan.manifest.prompt, plan.manifest.model.image_token_id)
-    except EdgeRuntimeError:
-        raise
-    except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(
-            f"the tokenizer.json of {checkpoint.name} is none, or not of this model: {error}; copy the checkpoint again"
-        ) from error
 
 
 @dataclass(frozen=True)

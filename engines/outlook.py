@@ -86,13 +86,16 @@ def outlook(
     device: Device | None = None,
     budget_bytes: int | None = None,
 ) -> Outlook:
-    """Hold ``plan`` against ``device`` and ``budget_bytes``, whichever leaves less."""
+    """Hold ``plan`` against ``device`` and ``budget_bytes``, whichever leaves less.
+
+    How fast it ought to be is said where the plan is for the target whose rates the device's profile has.
+    """
     limits = [limit for limit in (budget_bytes, device.budget_bytes if device else None) if limit is not None]
     whole = Outlook(
         plan=plan,
         ledger=replace(plan.ledger, budget_bytes=min(limits, default=None)),
         device=device,
-        prediction=predict(plan, device) if device else None,
+        prediction=predict(plan, device) if device and device.target == plan.manifest.target else None,
         changes=(),
     )
     if whole.fits or whole.ledger.budget_bytes is None:

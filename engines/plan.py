@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from tokenizers import Tokenizer
+
 from edge_runtime.budget import Ledger, LedgerItem, plan_ledger
-from edge_runtime.errors import RecipeError
+from edge_runtime.errors import CheckpointError, EdgeRuntimeError, RecipeError
 from edge_runtime.footprint import FOOTPRINTS
 from edge_runtime.manifest import SCHEMA_VERSION, Component, FileEntry, Hashes, Manifest, TensorSpec
+from edge_runtime.tokenization import PromptTokens, prompt_tokens
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS, read_model
 from engines.families.base import Model, Part, VisionWork
@@ -17,6 +20,7 @@ from engines.targets import TARGETS
 from engines.targets.base import TargetKind, component_of
 
 _CONTEXT = 2048  # tokens of prompt, image and answer together, where nothing else is asked for
+OPENING_TOKENS = 64  # of the answer, that are the same in every answer and so run with the prompt
 _TEXT = 512  # of them, for prompt and answer: 130 and 256 with LLaMA's tokenizer
 
 
@@ -46,7 +50,7 @@ def plan_bundle(
     """Plan every component at its precision, and the memory that a cache of ``context`` tokens takes with them.
 
     Raises:
-        RecipeError: there is no such target.
+        RecipeError: there is no such target; ``context`` leaves no room for an answer.
         CheckpointError: the checkpoint is not supported, or contradicts itself.
     """
     if target not in TARGETS:
@@ -54,6 +58,8 @@ def plan_bundle(
     kind = TARGETS[target]
     model = read_model(checkpoint, group_parameters)
     parts = tuple(piece for part in model.parts for piece in split_head(part, kind.head_parameters))
+    if context is not None and context < shortest_context(model):
+        _check_context(checkpoint, model, context)
     context_tokens = min(context or max(_CONTEXT, shortest_context(model)), model.spec.max_positions)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -72,6 +78,34 @@ def plan_bundle(
         fidelity=None,
     )
     return BundlePlan(model, parts, manifest, _plan_memory(manifest, model, context_tokens), context_tokens)
+
+
+def prompt_of(checkpoint: Checkpoint, model: Model) -> PromptTokens:
+    """The model's own prompt in tokens.
+
+    Raises:
+        CheckpointError: the checkpoint's tokenizer cannot be read, or does not know the image's token.
+    """
+    try:
+        tokenizer = Tokenizer.from_str(checkpoint.tokenizer_json.decode("utf-8"))
+        return prompt_tokens(tokenizer, model.prompt, model.spec.image_token_id)
+    except EdgeRuntimeError:
+        raise
+    except Exception as error:  # the library raises bare Exception
+        raise CheckpointError(
+            f"the tokenizer.json of {checkpoint.name} is none, or not of this model: {error}; copy the checkpoint again"
+        ) from error
+
+
+def _check_context(checkpoint: Checkpoint, model: Model, context: int) -> None:
+    prompt = prompt_of(checkpoint, model)
+    text_tokens, image_tokens = len(prompt.before_image) + len(prompt.after_image), model.spec.num_image_tokens
+    least = text_tokens + image_tokens + OPENING_TOKENS
+    if context < least:
+        raise RecipeError(
+            f"a context of {context} tokens leaves no room for an answer: the prompt takes {text_tokens}, the image "
+            f"{image_tokens}, and what opens an answer up to {OPENING_TOKENS}; ask for a --context of {least} or more"
+        )
 
 
 def shortest_context(model: Model) -> int:

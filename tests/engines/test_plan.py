@@ -171,6 +171,29 @@ def test_a_prediction_says_that_it_is_one(capsys):
     assert "predicted from bandwidth and arithmetic, not measured" in capsys.readouterr().out
 
 
+def test_nothing_is_predicted_for_another_target_than_the_one_whose_rates_the_device_has(capsys):
+    command = ["plan", "synthetic:llava-1.5-7b", "--device", "orin-nx-16gb", "--target", "onnxruntime"]
+    assert main(command) == 0
+
+    assert "predicted" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["plan"], ["build", "--out", "bundle"]])
+def test_a_context_that_leaves_no_room_for_an_answer_is_refused_with_the_least_that_does(
+    tmp_path, monkeypatch, capsys, command
+):
+    monkeypatch.chdir(tmp_path)
+
+    assert main([*command, "synthetic:tiny-llava", "--context", "5"]) == 1
+
+    said = capsys.readouterr().err
+    assert "a context of 5 tokens leaves no room for an answer" in said
+    least = int(said.split("--context of ")[1].split()[0])
+    assert plan_of("tiny-llava", context=least).context_tokens == least
+    with pytest.raises(RecipeError):
+        plan_of("tiny-llava", context=least - 1)
+
+
 def test_scratch_is_planned_for_the_longest_step_and_not_for_the_whole_context():
     short, long = (plan_of(target="tensorrt-rtx", context=context).ledger for context in (2048, 4096))
 
