@@ -31,12 +31,13 @@ from engines.families import DEFAULT_GROUP_PARAMETERS
 from engines.families.base import Part
 from engines.graphs.builder import HashedFile
 from engines.graphs.weights import TensorSource
-from engines.plan import OPENING_TOKENS, BundlePlan, plan_bundle, prompt_of
+from engines.plan import BundlePlan, plan_bundle, prompt_of
 from engines.precision import PrecisionPlan
 from engines.targets import TARGETS
 from engines.targets.base import Calibration, TargetOptions
 
 _JOURNAL_NAME = "journal.json"
+_OPENING_TOKENS = 64  # of the answer, that are the same in every answer and so run with the prompt
 
 
 def build(
@@ -151,7 +152,7 @@ def build(
 def _longest_step(plan: BundlePlan, checkpoint: Checkpoint) -> int:
     """Tokens of the longest step that a runtime makes: the image and the text behind it, or the text before it."""
     prompt = prompt_of(checkpoint, plan.model)
-    behind = plan.manifest.model.num_image_tokens + len(prompt.after_image) + OPENING_TOKENS
+    behind = plan.manifest.model.num_image_tokens + len(prompt.after_image) + _OPENING_TOKENS
     return min(max(len(prompt.before_image), behind), plan.context_tokens)
 
 

@@ -16,11 +16,10 @@ from engines.families import DEFAULT_GROUP_PARAMETERS, read_model
 from engines.families.base import Model, Part, VisionWork
 from engines.families.heads import split_head
 from engines.precision import PrecisionPlan
-from engines.targets import TARGETS
+from engines.targets import target_kind
 from engines.targets.base import TargetKind, component_of
 
 _CONTEXT = 2048  # tokens of prompt, image and answer together, where nothing else is asked for
-OPENING_TOKENS = 64  # of the answer, that are the same in every answer and so run with the prompt
 _TEXT = 512  # of them, for prompt and answer: 130 and 256 with LLaMA's tokenizer
 
 
@@ -53,9 +52,7 @@ def plan_bundle(
         RecipeError: there is no such target; ``context`` leaves no room for an answer.
         CheckpointError: the checkpoint is not supported, or contradicts itself.
     """
-    if target not in TARGETS:
-        raise RecipeError(f"there is no target {target!r}; there are {', '.join(TARGETS)}")
-    kind = TARGETS[target]
+    kind = target_kind(target)
     model = read_model(checkpoint, group_parameters)
     parts = tuple(piece for part in model.parts for piece in split_head(part, kind.head_parameters))
     if context is not None and context < shortest_context(model):
@@ -100,11 +97,10 @@ def prompt_of(checkpoint: Checkpoint, model: Model) -> PromptTokens:
 def _check_context(checkpoint: Checkpoint, model: Model, context: int) -> None:
     prompt = prompt_of(checkpoint, model)
     text_tokens, image_tokens = len(prompt.before_image) + len(prompt.after_image), model.spec.num_image_tokens
-    least = text_tokens + image_tokens + OPENING_TOKENS
-    if context < least:
+    if context <= text_tokens + image_tokens:
         raise RecipeError(
-            f"a context of {context} tokens leaves no room for an answer: the prompt takes {text_tokens}, the image "
-            f"{image_tokens}, and what opens an answer up to {OPENING_TOKENS}; ask for a --context of {least} or more"
+            f"a context of {context} tokens leaves no room for an answer: the prompt takes {text_tokens}, and the "
+            f"image {image_tokens}; ask for a --context of {shortest_context(model)}, or leave it out"
         )
 
 

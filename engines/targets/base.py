@@ -91,6 +91,7 @@ class TargetKind:
     """A target as it can be planned for where its library is not installed."""
 
     open: Callable[[TargetOptions], Target]
+    options: frozenset[str] = frozenset()  # fields of TargetOptions that a user may set
     computes_float16: bool = False  # so that activations may overflow
     head_parameters: int | None = None  # an LM head with more is split over the vocabulary; None: never
     planned_bytes: Callable[[Part, Precision], int] = field(default=stored_bytes)  # of a component's files
