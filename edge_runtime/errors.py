@@ -1,6 +1,7 @@
 """Every error this project raises on purpose, and the exit code a command ends with; imports nothing.
 
     EdgeRuntimeError                    1
+    |-- UsageError (ValueError)         2   options of a command that have nothing to act on
     |-- CheckpointError (ValueError)    1   a checkpoint that cannot be read or is not supported
     |-- RecipeError (ValueError)        1   an unknown or contradictory recipe or precision plan
     |-- CalibrationError (ValueError)   1   calibration data or a calibration cache that must not be used
@@ -28,6 +29,12 @@ class EdgeRuntimeError(Exception):
     """Base of every error raised on purpose; ``exit_code`` is what a command returns for it."""
 
     exit_code = 1
+
+
+class UsageError(EdgeRuntimeError, ValueError):
+    """An option of a command has nothing to act on beside the others."""
+
+    exit_code = 2
 
 
 class CheckpointError(EdgeRuntimeError, ValueError):

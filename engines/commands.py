@@ -20,6 +20,7 @@ from engines.calibration.classifier import quantize_classifier
 from engines.calibration.images import DEFAULT_IMAGES, open_images
 from engines.checkpoint import Checkpoint
 from engines.device import load_device
+from engines.options import check_build_options, check_classifier_options, check_recipe_options
 from engines.outlook import outlook
 from engines.plan import plan_bundle
 from engines.precision import PrecisionPlan, load_recipe
@@ -52,10 +53,12 @@ def _plan(options: argparse.Namespace) -> None:
 
 def _build(options: argparse.Namespace) -> None:
     if options.family == "cnn":
+        check_classifier_options(options)
         _build_classifier(options)
         return
     checkpoint, target = open_checkpoint(options.checkpoint), options.target or _DEFAULT_TARGET
     recipe, chosen = _recipe(options, checkpoint, target)
+    check_build_options(options, target, recipe)
     bundle = build(
         checkpoint,
         recipe,
@@ -100,6 +103,7 @@ def _build_classifier(options: argparse.Namespace) -> None:
 
 def _recipe(options: argparse.Namespace, checkpoint: Checkpoint, target: str) -> tuple[PrecisionPlan, str]:
     """The plan that is asked for; of one that was chosen also what the choice was."""
+    check_recipe_options(options)
     if options.recipe != "auto":
         return load_recipe(options.recipe), ""
     if options.measurements is None or options.budget is None:

@@ -108,6 +108,30 @@ def test_wrong_usage_ends_with_2(arguments):
     assert ending.value.code == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--int8-route", "explicit"], "--int8-route means nothing to the target onnxruntime"),
+        (["--compute-capability", "8.7"], "build for tensorrt and tensorrt-rtx"),
+        (["--timing-cache", "file"], "build for tensorrt and tensorrt-rtx"),
+        (["--target", "tensorrt-rtx", "--int8-route", "explicit"], "asymmetric-int4, which has no INT8"),
+        (["--images", "rendered:1"], "calibrates nothing"),
+        (["--calibration-cache", "folder"], "finds no ranges"),
+        (["--target", "tensorrt-rtx", "--calibration-cache", "folder"], "finds no ranges"),
+        (["--measurements", "file"], "ask for --recipe auto"),
+        (["--per-tensor"], "without --family cnn"),
+        (["--family", "cnn", "--target", "tensorrt", "--context", "9"], "--target, --context mean nothing"),
+    ],
+)
+def test_an_option_that_has_nothing_to_act_on_is_wrong_usage(capsys, tmp_path, monkeypatch, options, complaint):
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["build", TINY, "--out", "bundle", *options]) == 2
+
+    assert complaint in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_folder_of_damaged_images_is_refused(capsys, tmp_path, images):
     bundle = str(tmp_path / "bundle")
     main(["build", TINY, "--out", bundle])
