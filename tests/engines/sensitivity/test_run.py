@@ -6,6 +6,7 @@ import pytest
 
 from edge_runtime.errors import CalibrationError
 from engines.calibration.images import open_images
+from engines.cli import main
 from engines.sensitivity.grid import Experiment, combinations, one_at_a_time
 from engines.sensitivity.journal import load_journal
 from engines.sensitivity.run import Study, run_experiments
@@ -100,6 +101,18 @@ def test_the_table_says_what_every_group_lost_by_every_treatment(journal):
     assert losses["decoder.2-3.down"] == {"rtn2": 0}
     assert rows[0] == "| group | parameters | rtn2 | rtn8 |"
     assert len(rows) == 2 + len(groups)
+
+
+def test_the_command_measures_every_group_and_says_what_it_found(tmp_path, capsys):
+    counts = {"scenes": 1, "traced": 1, "combinations": 1, "processes": 1, "block-groups": 1}
+    options = [text for name, count in counts.items() for text in (f"--{name}", str(count))]
+    where = ["--out", str(tmp_path / "found.jsonl"), "--images", "rendered:2", "--treatments", "rtn3", "--json"]
+
+    assert main(["sensitivity", STUDY.checkpoint, *where, *options]) == 0
+
+    found = json.loads(capsys.readouterr().out)
+    assert found["groups"].keys() == found["logits_divergence"].keys()
+    assert found["logits_divergence"]["decoder.0-3.down"]["rtn3"] > 0
 
 
 def test_every_matrix_is_in_one_group():
