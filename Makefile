@@ -75,10 +75,11 @@ clean: ## remove what was built; the virtual environments stay
 	rm -rf build out .venv/.ros-* .venv/.jetson-* *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis ros2_ws/build ros2_ws/install ros2_ws/log
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
+# Messages of these ROS versions are compiled against NumPy 1.
 $(VENV): | check-python
 	rm -rf .venv
 	$(PYTHON) -m venv $(if $(ROS_DISTRO),--system-site-packages) .venv
-	.venv/bin/pip install -qq --editable '.[build,dev]'
+	.venv/bin/pip install -qq --editable '.[build,dev]' $(if $(filter humble jazzy,$(ROS_DISTRO)),'numpy<2')
 	@command -v cmake >/dev/null || .venv/bin/pip install -qq cmake
 	@touch $@
 

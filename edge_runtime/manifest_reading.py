@@ -45,7 +45,7 @@ def manifest_from_json(text: str) -> Manifest:
     if version > SCHEMA_VERSION:
         raise BundleVersionError(
             f"the bundle has schema version {version}, and this runtime reads up to {SCHEMA_VERSION}; "
-            "update it: pip install --upgrade edge-runtime"
+            "update it, in its repository: git pull && pip install --upgrade ."
         )
     try:
         manifest = dataclass_from_json(document, Manifest)
