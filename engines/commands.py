@@ -20,7 +20,12 @@ from engines.calibration.classifier import quantize_classifier
 from engines.calibration.images import DEFAULT_IMAGES, open_images
 from engines.checkpoint import Checkpoint
 from engines.device import load_device
-from engines.options import check_build_options, check_classifier_options, check_recipe_options
+from engines.options import (
+    check_build_options,
+    check_classifier_options,
+    check_recipe_options,
+    check_route_option,
+)
 from engines.outlook import outlook
 from engines.plan import plan_bundle
 from engines.precision import PrecisionPlan, load_recipe
@@ -86,6 +91,7 @@ def _calibrate(options: argparse.Namespace) -> None:
         load_recipe(options.recipe),
         open_images(options.images),
     )
+    check_route_option(options, recipe)
     written = calibrate(checkpoint, recipe, images, options.out, options.tensorrt, int8_route=options.int8_route)
     text = f"{options.out}: {len(written)} files; build with --target tensorrt --calibration-cache {options.out.name}"
     _print_result(options, text, {"caches": [str(path) for path in written]})

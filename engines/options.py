@@ -35,8 +35,7 @@ def check_build_options(options: argparse.Namespace, target: str, recipe: Precis
         if getattr(options, name) is not None and name not in kind.options:
             knowing = " and ".join(other for other, its in TARGETS.items() if name in its.options)
             raise UsageError(f"{flag} means nothing to the target {target}; leave it out, or build for {knowing}")
-    if options.int8_route and not recipe.has_int8:
-        raise UsageError(f"--int8-route means nothing to the recipe {recipe.recipe}, which has no INT8; leave it out")
+    check_route_option(options, recipe)
     if options.images and not (recipe.has_int8 or recipe.is_calibrated or kind.computes_float16):
         raise UsageError(
             f"--images mean nothing to the recipe {recipe.recipe} for {target}, which calibrates nothing; leave them "
@@ -49,6 +48,16 @@ def check_build_options(options: argparse.Namespace, target: str, recipe: Precis
         )
     if options.per_tensor:
         raise UsageError("--per-tensor means nothing without --family cnn; leave it out")
+
+
+def check_route_option(options: argparse.Namespace, recipe: PrecisionPlan) -> None:
+    """Refuse a route for INT8 where there is none.
+
+    Raises:
+        UsageError: one was given.
+    """
+    if options.int8_route and not recipe.has_int8:
+        raise UsageError(f"--int8-route means nothing to the recipe {recipe.recipe}, which has no INT8; leave it out")
 
 
 def check_recipe_options(options: argparse.Namespace) -> None:

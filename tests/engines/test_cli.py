@@ -132,6 +132,14 @@ def test_an_option_that_has_nothing_to_act_on_is_wrong_usage(capsys, tmp_path, m
     assert os.listdir(tmp_path) == []
 
 
+def test_a_route_for_int8_is_wrong_usage_where_nothing_becomes_int8(capsys, tmp_path):
+    arguments = ["calibrate", TINY, "--recipe", "asymmetric-int4", "--out", str(tmp_path / "ranges")]
+
+    assert main([*arguments, "--int8-route", "explicit"]) == 2
+
+    assert "--int8-route means nothing to the recipe asymmetric-int4" in capsys.readouterr().err
+
+
 def test_a_folder_of_damaged_images_is_refused(capsys, tmp_path, images):
     bundle = str(tmp_path / "bundle")
     main(["build", TINY, "--out", bundle])
