@@ -6,6 +6,7 @@ Hypothesis tries the same examples each time, and has no clock, which on a busy 
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from engines.cli import main as build_command
 
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
+
+# A shell that starts something in the background makes it deaf to Ctrl-C, and all that it starts; tests press Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def build_tiny(out: Path, recipe: str) -> Path:
