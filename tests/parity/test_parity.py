@@ -37,7 +37,6 @@ def test_the_golden_arrays_are_what_transformers_makes_today(name, tmp_path):
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.skipif(not (REFERENCE / "model.safetensors").exists(), reason="there is no reference checkpoint yet")
 def test_the_reference_inspector_says_the_same_in_both_on_50_scenes(tmp_path):
     checkpoint = load_checkpoint(REFERENCE)
     bundle = build(checkpoint, load_recipe("fp16"), "onnxruntime", tmp_path / "bundle")

@@ -75,13 +75,13 @@ class IProgressMonitor:
         pass
 
     def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-        raise NotImplementedError("phase_start")
+        raise NotImplementedError('Tried to call pure virtual function "IProgressMonitor::phase_start"')
 
     def step_complete(self, phase_name: str, step: int) -> bool:
-        raise NotImplementedError("step_complete")
+        raise NotImplementedError('Tried to call pure virtual function "IProgressMonitor::step_complete"')
 
     def phase_finish(self, phase_name: str) -> None:
-        raise NotImplementedError("phase_finish")
+        raise NotImplementedError('Tried to call pure virtual function "IProgressMonitor::phase_finish"')
 
 
 @real

@@ -50,7 +50,7 @@ class IInt8EntropyCalibrator2(IInt8Calibrator):
         return 1
 
     def get_batch(self, names: list[str]) -> list[int] | None:
-        raise NotImplementedError("get_batch")
+        raise NotImplementedError('Tried to call pure virtual function "IInt8EntropyCalibrator2::get_batch"')
 
     def read_calibration_cache(self) -> Any:
         return None

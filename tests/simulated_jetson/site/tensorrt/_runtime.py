@@ -30,10 +30,10 @@ class IGpuAllocator:
         pass
 
     def allocate(self, size: int, alignment: int, flags: int) -> int:
-        raise NotImplementedError("allocate")
+        raise NotImplementedError('Tried to call pure virtual function "IGpuAllocator::allocate"')
 
     def deallocate(self, memory: int) -> bool:
-        raise NotImplementedError("deallocate")
+        raise NotImplementedError('Tried to call pure virtual function "IGpuAllocator::deallocate"')
 
     def reallocate(self, address: int, alignment: int, new_size: int) -> int:
         return 0
