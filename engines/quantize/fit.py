@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.quantize.int4 import Int4Matrix, in_blocks, int4_from_steps, row_slabs
+from engines.quantize.int4 import Int4Matrix, int4_by_slabs
 from engines.quantize.rtn import rtn_scales, steps_at
 
 Float32 = NDArray[np.float32]
@@ -27,15 +27,13 @@ def quantize_fitted(
     Raises:
         CheckpointError: a value is NaN, infinite, or too large for a float16 scale.
     """
-    rows, columns = weight.shape
-    blocks = -(-columns // block_size)
-    steps = np.empty((rows, blocks, block_size), np.int8)
-    scales = np.empty((rows, blocks), np.float16)
-    for part in row_slabs(rows, blocks * block_size):
-        slab = np.ascontiguousarray(in_blocks(weight[part], block_size).transpose(1, 0, 2))  # (blocks, n, block_size)
-        best_steps, best_scales = _fit(slab, block_grams, bits)
-        steps[part], scales[part] = best_steps.transpose(1, 0, 2), best_scales.T
-    return int4_from_steps(steps, scales, columns)
+
+    def rounded(slab: Float32) -> tuple[Float32, NDArray[np.float16]]:
+        by_block = np.ascontiguousarray(slab.transpose(1, 0, 2))  # (blocks, n, block_size)
+        steps, scales = _fit(by_block, block_grams, bits)
+        return steps.transpose(1, 0, 2), scales.T
+
+    return int4_by_slabs(weight, block_size, rounded)
 
 
 def _fit(values: Float32, grams: Float32 | None, bits: int) -> tuple[Float32, NDArray[np.float16]]:

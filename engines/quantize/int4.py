@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +68,21 @@ def block_size_for(columns: int, largest: int) -> int:
 def quantized_bytes(rows: int, columns: int, block_size: int) -> int:
     """Bytes of the packed codes and float16 scales of a (rows, columns) matrix."""
     return rows * -(-columns // block_size) * (block_size // 2 + 2)
+
+
+def int4_by_slabs(
+    weight: NDArray[np.floating],
+    block_size: int,
+    rounded: Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float16]]],
+) -> Int4Matrix:
+    """``weight`` (N, K), a slab of rows at a time: ``rounded`` turns (n, blocks, block_size) into steps and scales."""
+    rows, columns = weight.shape
+    blocks = -(-columns // block_size)
+    steps = np.empty((rows, blocks, block_size), np.int8)
+    scales = np.empty((rows, blocks), np.float16)
+    for part in row_slabs(rows, blocks * block_size):
+        steps[part], scales[part] = rounded(in_blocks(weight[part], block_size))
+    return int4_from_steps(steps, scales, columns)
 
 
 def in_blocks(weight: NDArray[np.floating], block_size: int) -> NDArray[np.float32]:

@@ -11,10 +11,8 @@ from engines.quantize.int4 import (
     Int4Matrix,
     block_size_for,
     dequantize,
-    in_blocks,
-    int4_from_steps,
+    int4_by_slabs,
     quantized_bytes,
-    row_slabs,
     step_range,
 )
 
@@ -38,15 +36,12 @@ def quantize_rtn(weight: NDArray[np.floating], block_size: int, bits: int = 4) -
     Raises:
         CheckpointError: a value is NaN, infinite, or too large for a float16 scale.
     """
-    rows, columns = weight.shape
-    blocks = -(-columns // block_size)
-    steps = np.empty((rows, blocks, block_size), np.int8)
-    scales = np.empty((rows, blocks), np.float16)
-    for part in row_slabs(rows, blocks * block_size):
-        slab = in_blocks(weight[part], block_size)
-        scales[part] = rtn_scales(slab, bits)
-        steps[part] = steps_at(slab, scales[part], bits)
-    return int4_from_steps(steps, scales, columns)
+
+    def rounded(slab: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+        scales = rtn_scales(slab, bits)
+        return steps_at(slab, scales, bits), scales
+
+    return int4_by_slabs(weight, block_size, rounded)
 
 
 def rtn_scales(blocks: NDArray[np.float32], bits: int = 4) -> NDArray[np.float16]:

@@ -10,20 +10,10 @@ from hypothesis import strategies as st
 
 from edge_runtime.errors import FrameError
 from edge_runtime.messages import frame_from_compressed, frame_from_image
+from tests.edge_runtime.test_messages import OPENCV
 
 CASES = 10_000
-CONVERSIONS = {
-    "bgr8": (3, None),
-    "rgb8": (3, cv2.COLOR_RGB2BGR),
-    "bgra8": (4, cv2.COLOR_BGRA2BGR),
-    "rgba8": (4, cv2.COLOR_RGBA2BGR),
-    "mono8": (1, cv2.COLOR_GRAY2BGR),
-    "mono16": (2, cv2.COLOR_GRAY2BGR),
-    "uyvy": (2, cv2.COLOR_YUV2BGR_UYVY),
-    "yuv422": (2, cv2.COLOR_YUV2BGR_UYVY),
-    "yuyv": (2, cv2.COLOR_YUV2BGR_YUYV),
-    "yuv422_yuy2": (2, cv2.COLOR_YUV2BGR_YUYV),
-}
+CONVERSIONS = {**OPENCV, "mono16": (2, cv2.COLOR_GRAY2BGR)}
 PAIRED = {"uyvy", "yuv422", "yuyv", "yuv422_yuy2"}  # two pixels share their colour
 SIZES = st.integers(0, 2**32 - 1)
 BREAKS = st.fixed_dictionaries(
