@@ -90,6 +90,8 @@ def bring_up_and_watch(
 
     station.change_state(Transition.TRANSITION_CONFIGURE, CONFIGURE_TIMEOUT_S, node_runs)
     station.change_state(Transition.TRANSITION_ACTIVATE, CHANGE_TIMEOUT_S, node_runs)
+    # Once a second; a flight that is interrupted before the first would have no counters to end with.
+    station.wait_until(lambda: counters_from_values(station.health) is not None or not node_runs(), CHANGE_TIMEOUT_S)
     with running(camera) as player:
         station.wait_until(lambda: player.poll() is not None or not node_runs(), timeout_s)
         if player.poll():
