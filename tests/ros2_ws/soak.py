@@ -39,8 +39,8 @@ PICTURES = 30
 WARM_UP_SHARE = 0.25
 WAIT_S = 120.0
 
-GROWTH_LIMIT_MB = 1.0  # in 10 minutes, after warm-up
-PAGES_MB = 1.0  # an allocator's steps, which a flight of few minutes cannot tell from growth
+SLOPE_LIMIT_MB = 1.0  # in 10 minutes, after warm-up
+PAGES_MB = 1.0  # an allocator's steps, which a flight of less than 10 minutes cannot tell from growth
 HANDOVER_LIMIT_MS = 10.0
 STALE_LIMIT_S = 0.25  # a frame's age when its inspection starts: 7 frames of the camera
 
@@ -49,13 +49,14 @@ class Flight:
     """A camera and an audience on one executor."""
 
     def __init__(self, is_raw: bool) -> None:
-        self.reports: list[tuple[float, int]] = []  # age when the inspection started, index
+        self.reports: list[InspectionReport] = []
         self.health: dict[str, str] = {}
+        self.handovers_ms: list[float] = []  # the 99th percentile of 512 callbacks, told once a second
         self.published = 0
         self._node = rclpy.create_node("soak")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
-        self._node.create_subscription(InspectionReport, "inspection/reports", self._hear_report, 50)
+        self._node.create_subscription(InspectionReport, "inspection/reports", self.reports.append, 50)
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._hear_health, 10)
         kind, topic = (Image, "image") if is_raw else (CompressedImage, "image/compressed")
         self._camera = self._node.create_publisher(kind, topic, QoSProfile(depth=1))
@@ -87,11 +88,9 @@ class Flight:
         now = counters_from_values(self.health)
         return now is not None and now.received == now.reported + now.skipped + now.dropped + now.failed
 
-    def _hear_report(self, message: InspectionReport) -> None:
-        self.reports.append((message.frame_age_s - message.timings.total_ms / 1000, message.frame_index))
-
     def _hear_health(self, message: DiagnosticArray) -> None:
         self.health = {pair.key: pair.value for pair in message.status[0].values}
+        self.handovers_ms.append(float(self.health.get("handover_p99_ms", 0.0)))
 
 
 def pictures():
@@ -125,9 +124,7 @@ def fly(bundle: str, minutes: float, is_raw: bool) -> dict[str, object]:
         process.send_signal(signal.SIGINT)
         exit_code = process.wait(WAIT_S)
         landing_s = time.monotonic() - landed_s
-    warm = resident_mb[int(len(resident_mb) * WARM_UP_SHARE) :]
-    quarter = max(len(warm) // 4, 1)
-    started_old_s = sorted(age_s for age_s, _ in flight.reports)
+    age_at_start_s = sorted(report.frame_age_s - report.timings.total_ms / 1000 for report in flight.reports)
     return {
         "minutes": minutes,
         "published": flight.published,
@@ -135,30 +132,49 @@ def fly(bundle: str, minutes: float, is_raw: bool) -> dict[str, object]:
         "counters": vars(counters_from_values(flight.health)),
         "settled": flight.settled(),
         "heard": len(flight.reports),
-        "in_order": all(before < after for (_, before), (_, after) in pairwise(flight.reports)),
-        "frame_age_at_start_p99_s": round(started_old_s[int(0.99 * (len(started_old_s) - 1))], 3),
-        "handover_p99_ms": float(flight.health["handover_p99_ms"]),
+        "in_order": all(before.frame_index < after.frame_index for before, after in pairwise(flight.reports)),
+        "about_the_newest": are_about_the_newest(flight.reports),
+        "frame_age_at_start_median_s": round(median(age_at_start_s), 3),
+        "frame_age_at_start_p99_s": round(age_at_start_s[int(0.99 * (len(age_at_start_s) - 1))], 3),
+        "handover_worst_p99_ms": max(flight.handovers_ms),
         "latency_median_ms": float(flight.health["latency_median_ms"]),
-        "resident_mb": round(median(warm), 1),
-        "growth_mb": round(median(warm[-quarter:]) - median(warm[:quarter]), 2),
+        **growth_of(resident_mb),
         "exit_code": exit_code,
         "landing_s": round(landing_s, 2),
+        "load": [round(load, 1) for load in os.getloadavg()],
+    }
+
+
+def are_about_the_newest(reports: list[InspectionReport]) -> bool:
+    """Whether each inspection took the newest frame that had arrived when the one before it had ended, or a newer."""
+    return all(after.frame_index >= before.frames_received - 1 for before, after in pairwise(reports))
+
+
+def growth_of(resident_mb: list[float]) -> dict[str, float]:
+    """How much memory the node holds after warm-up, and the slope of a line through it."""
+    warm = np.array(resident_mb[int(len(resident_mb) * WARM_UP_SHARE) :])
+    a_second, _ = np.polyfit(np.arange(len(warm)), warm, 1)
+    return {
+        "resident_mb": round(float(np.median(warm)), 1),
+        "growth_mb": round(float(a_second * len(warm)), 2),
+        "growth_in_10_minutes_mb": round(float(a_second * 600), 2),
     }
 
 
 def faults_of(measured: dict[str, object]) -> list[str]:
     """What is not as it must be."""
     counters = measured["counters"]
-    growth_limit_mb = GROWTH_LIMIT_MB * measured["minutes"] / 10 + PAGES_MB
     must = {
         "frames arrive": counters["received"] > 0.5 * measured["published"],
         "every frame is accounted for": measured["settled"],
         "none fails": counters["failed"] == 0,
         "every report is heard, in order": measured["heard"] == counters["reported"] and measured["in_order"],
-        f"callbacks take at most {HANDOVER_LIMIT_MS} ms": measured["handover_p99_ms"] <= HANDOVER_LIMIT_MS,
+        "every inspection takes the newest frame": measured["about_the_newest"],
         f"inspections start on frames of at most {STALE_LIMIT_S} s": measured["frame_age_at_start_p99_s"]
         <= STALE_LIMIT_S,
-        f"memory grows by at most {growth_limit_mb:.1f} MB": measured["growth_mb"] <= growth_limit_mb,
+        f"callbacks take at most {HANDOVER_LIMIT_MS} ms": measured["handover_worst_p99_ms"] <= HANDOVER_LIMIT_MS,
+        f"memory grows by at most {SLOPE_LIMIT_MB} MB in 10 minutes": measured["growth_mb"] <= PAGES_MB
+        or measured["growth_in_10_minutes_mb"] <= SLOPE_LIMIT_MB,
         "it lands cleanly": measured["exit_code"] == 0,
     }
     return [rule for rule, holds in must.items() if not holds]
