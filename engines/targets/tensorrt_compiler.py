@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,8 @@ class Compiler:
         config.progress_monitor = monitor
         timing = self._attach_timing_cache(config)
         plan = builder.build_serialized_network(network, config)
-        if monitor.interrupted:
-            raise KeyboardInterrupt
+        if monitor.failure is not None:
+            raise monitor.failure
         if plan is None:
             raise BackendError(f"{self._name} builds no engine of {graph.stem}: {self._reason()}")
         if timing is not None:
@@ -144,29 +145,40 @@ def make_profile(builder: Any, profile: Profile) -> Any:
 
 
 def open_monitor(trt: Any, name: str) -> Any:
-    """An ``IProgressMonitor`` that draws the outermost phase on stderr, and ends a build at Ctrl-C."""
+    """An ``IProgressMonitor`` that draws the outermost phase on stderr, and ends a build at Ctrl-C.
+
+    ``failure`` is what ended the build, as no exception may leave a callback of C++.
+    """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.interrupted = False
+            self.failure: BaseException | None = None
             self._bars: dict[str, Any] = {}
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            if not parent_phase:
-                self._bars[phase_name] = tqdm(total=num_steps, desc=f"{name}: {phase_name}", disable=None, leave=False)
+            with self._kept():
+                if not parent_phase:
+                    bar = tqdm(total=num_steps, desc=f"{name}: {phase_name}", disable=None, leave=False)
+                    self._bars[phase_name] = bar
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            try:
+            with self._kept():
                 if phase_name in self._bars:
                     self._bars[phase_name].update(step + 1 - self._bars[phase_name].n)
-            except KeyboardInterrupt:  # an exception must not leave a callback of C++
-                self.interrupted = True
-            return not self.interrupted
+            return self.failure is None
 
         def phase_finish(self, phase_name: str) -> None:
-            if phase_name in self._bars:
-                self._bars.pop(phase_name).close()
+            with self._kept():
+                if phase_name in self._bars:
+                    self._bars.pop(phase_name).close()
+
+        @contextmanager
+        def _kept(self) -> Iterator[None]:
+            try:
+                yield
+            except BaseException as failure:
+                self.failure = self.failure or failure
 
     return Monitor()
 

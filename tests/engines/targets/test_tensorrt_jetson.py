@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr
 from dataclasses import replace
 
 import numpy as np
@@ -149,6 +151,39 @@ def test_a_four_bit_decoder_has_profiles_for_prefill_and_decode(tmp_path):
     assert [steps[0] for steps in tokens] == [1, 1]
     assert tokens[0][2] > 1
     assert tokens[1] == [1, 1, 1]
+
+
+class Terminal(io.StringIO):
+    """One at which somebody presses Ctrl-C as soon as ``last_words`` are to be read."""
+
+    def __init__(self, last_words=None):
+        super().__init__()
+        self.last_words = last_words
+
+    def isatty(self):
+        return True
+
+    def write(self, text):
+        if self.last_words and self.last_words in text:
+            raise KeyboardInterrupt
+        return super().write(text)
+
+
+def test_the_progress_of_every_engine_is_shown_on_a_terminal(tmp_path):
+    with redirect_stderr(Terminal()) as terminal:
+        bundle = build_tiny(tmp_path / "bundle", "asymmetric-int4")
+
+    engines = [component.name for component in bundle.manifest.components if component.kind != "embedding"]
+    assert [f"{name}: Building engine" in terminal.getvalue() for name in engines] == [True] * 5
+
+
+def test_ctrl_c_while_an_engine_is_built_ends_the_build_and_keeps_the_engines_before_it(tmp_path):
+    with redirect_stderr(Terminal("decoder.01: Building engine")), pytest.raises(KeyboardInterrupt):
+        build_tiny(tmp_path / "bundle", "asymmetric-int4")
+
+    engines = {path.stem for path in (tmp_path / "bundle.partial").glob("*.engine")}
+    assert engines == {"vision_encoder", "connector", "decoder.00"}
+    assert build_tiny(tmp_path / "bundle", "asymmetric-int4").path.exists()
 
 
 def test_another_gpu_than_the_one_that_is_there_is_refused(tmp_path):
