@@ -45,14 +45,22 @@ class Fidelity:
         }
 
 
-# Float16 must be the same model. Fewer bits must give a recognisable one (a scale or a nibble in the wrong place is far
-# outside); whether it is good enough, only an evaluation of its reports can say. So single rows and tokens are counted,
-# not judged: the reference inspector's median error is 0.04 with a 4-bit decoder, 0.11 with everything in 4 bits, 0.15
-# with an INT8 decoder of entropy ranges, while its worst row is off by 0.4 to 0.9 of the largest logit.
+# What a target's arithmetic alone may cost: with float16 weights it must be the same model. Targets that compute in
+# float16 round between any two operators, by 2^-11. On 4 scenes of the reference inspector that moved the worst of 128
+# rows of logits by 0.0016 and the middle one by 0.0002, executed by ONNX Runtime, which like tensor cores adds up in
+# float32; errors grow with the root of the depth, and a 13B model is seven times as deep. There is no room for a real
+# defect in that: weights of 4 bits move the middle row by 0.04.
+FLOAT32_ARITHMETIC = Fidelity(0.9999, 1e-3, logits_median_error=1e-3, identical_tokens=1.0, positions=0)
+FLOAT16_ARITHMETIC = Fidelity(0.999, 0.02, logits_median_error=5e-3, identical_tokens=0.98, positions=0)
+
+# What rounded weights may cost. Fewer bits must give a recognisable model (a scale or a nibble in the wrong place is
+# far outside); whether it is good enough, only an evaluation of its reports can say. So single rows and tokens are
+# counted, not judged: the reference inspector's median error is 0.04 with a 4-bit decoder, 0.11 with everything in 4
+# bits, 0.15 with an INT8 decoder of entropy ranges, while its worst row is off by 0.4 to 0.9 of the largest logit.
 _ANY = float("inf")
 _FOUR_BITS = Fidelity(0.95, _ANY, logits_median_error=0.25, identical_tokens=0.0, positions=0)
 TOLERANCES: Mapping[str, Fidelity] = {
-    "float16": Fidelity(0.9999, 1e-3, logits_median_error=1e-3, identical_tokens=1.0, positions=0),
+    "float16": Fidelity(1.0, 0.0, logits_median_error=0.0, identical_tokens=1.0, positions=0),
     "int8": Fidelity(0.95, _ANY, logits_median_error=0.35, identical_tokens=0.0, positions=0),
     "int4": _FOUR_BITS,
     "nf4": _FOUR_BITS,
@@ -72,10 +80,13 @@ def compare_traces(found: Sequence[Trace], expected: Sequence[Trace]) -> Fidelit
     return Fidelity(float(min(cosines)), worst, middle, float(matches.mean()), len(matches))
 
 
-def outside_tolerance(fidelity: Fidelity, manifest: Manifest) -> list[str]:
-    """What is wrong, in words; nothing if the bundle is as near to its checkpoint as its precisions allow."""
-    vision = [TOLERANCES[c.precision] for c in manifest.components if c.kind == "vision_encoder"]
-    every = [TOLERANCES[c.precision] for c in manifest.components]
+def outside_tolerance(fidelity: Fidelity, manifest: Manifest, arithmetic: Fidelity) -> list[str]:
+    """What is wrong, in words; nothing if the bundle is as near to its checkpoint as its precisions allow.
+
+    ``arithmetic`` is what its target's alone may cost.
+    """
+    vision = [arithmetic, *(TOLERANCES[c.precision] for c in manifest.components if c.kind == "vision_encoder")]
+    every = [arithmetic, *(TOLERANCES[c.precision] for c in manifest.components)]
     cosine = min(tolerance.features_cosine for tolerance in vision)
     worst = max(tolerance.logits_relative_error for tolerance in every)
     middle = max(tolerance.logits_median_error for tolerance in every)

@@ -77,8 +77,9 @@ def verify(
             expected = [trace_reference(image, _TOKENS) for image in pixels]
             led = [trace_bundle(image, trace.tokens) for image, trace in zip(pixels, expected, strict=True)]
             fidelity = compare_traces(led, expected)
-    complaints = outside_tolerance(fidelity, manifest) if fidelity else []
-    if checkpoint is not None and TARGETS[manifest.target].computes_float16:
+    target = TARGETS[manifest.target]
+    complaints = outside_tolerance(fidelity, manifest, target.arithmetic) if fidelity else []
+    if checkpoint is not None and target.computes_float16:
         complaints += _overflows(manifest, checkpoint, frames)
     return Verification(len(manifest.files), len(frames), fidelity, not_compared, tuple(complaints))
 

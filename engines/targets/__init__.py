@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from edge_runtime.errors import RecipeError
+from engines.fidelity import FLOAT16_ARITHMETIC
 from engines.targets.base import TargetKind
 from engines.targets.onnxruntime import OnnxRuntimeTarget
 from engines.targets.tensorrt import open_tensorrt, open_tensorrt_rtx
@@ -16,6 +17,7 @@ TARGETS: Mapping[str, TargetKind] = {
         computes_float16=True,
         head_parameters=LARGEST_HEAD_PARAMETERS,
         planned_bytes=planned_bytes,
+        arithmetic=FLOAT16_ARITHMETIC,
     ),
     "tensorrt-rtx": TargetKind(
         open_tensorrt_rtx,
@@ -23,6 +25,7 @@ TARGETS: Mapping[str, TargetKind] = {
         computes_float16=True,
         head_parameters=LARGEST_HEAD_PARAMETERS,
         planned_bytes=planned_bytes,
+        arithmetic=FLOAT16_ARITHMETIC,
     ),
 }
 

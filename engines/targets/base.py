@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edge_runtime.manifest import Component, FileEntry, TensorSpec
 from engines.calibration.walk import Walk
 from engines.families.base import Part
+from engines.fidelity import FLOAT32_ARITHMETIC, Fidelity
 from engines.graphs.builder import HashedFile
 from engines.graphs.weights import TensorSource, Weights
 from engines.precision import Precision
@@ -95,6 +96,7 @@ class TargetKind:
     computes_float16: bool = False  # so that activations may overflow
     head_parameters: int | None = None  # an LM head with more is split over the vocabulary; None: never
     planned_bytes: Callable[[Part, Precision], int] = field(default=stored_bytes)  # of a component's files
+    arithmetic: Fidelity = FLOAT32_ARITHMETIC  # how far it is off with the very weights of the checkpoint
 
 
 def write_rows(directory: Path, part: Part, source: TensorSource, precision: Precision) -> Component:

@@ -18,9 +18,18 @@ from edge_runtime.errors import (
 from edge_runtime.manifest import PRECISIONS
 from engines.build import build
 from engines.cli import main
-from engines.fidelity import TOLERANCES, Fidelity, Trace, compare_traces, outside_tolerance
+from engines.fidelity import (
+    FLOAT16_ARITHMETIC,
+    FLOAT32_ARITHMETIC,
+    TOLERANCES,
+    Fidelity,
+    Trace,
+    compare_traces,
+    outside_tolerance,
+)
 from engines.precision import load_recipe
 from engines.synthetic import open_checkpoint
+from engines.targets import TARGETS
 from engines.verify import record_fidelity, verify
 
 FRAMES = [np.full((40, 60, 3), shade, np.uint8) for shade in (20, 200)]
@@ -143,6 +152,12 @@ def test_tokens_count_as_identical_where_the_same_one_would_be_chosen():
     assert compare_traces([found], [expected]).identical_tokens == 0.75
 
 
+def complaints_of(bundle, fidelity, arithmetic=FLOAT32_ARITHMETIC, vision="float16", decoder="float16"):
+    precisions = dict.fromkeys(("embedding", "lm_head", "decoder"), decoder)
+    components = (replace(c, precision=precisions.get(c.kind, vision)) for c in bundle.manifest.components)
+    return outside_tolerance(fidelity, replace(bundle.manifest, components=tuple(components)), arithmetic)
+
+
 @pytest.mark.parametrize(
     ("vision", "decoder", "fidelity", "complaints"),
     [
@@ -159,11 +174,20 @@ def test_tokens_count_as_identical_where_the_same_one_would_be_chosen():
     ],
 )
 def test_tolerances_are_as_wide_as_the_precisions_on_the_way(bundle, vision, decoder, fidelity, complaints):
-    precisions = dict.fromkeys(("embedding", "lm_head", "decoder"), decoder)
-    manifest = bundle.manifest
-    components = tuple(replace(c, precision=precisions.get(c.kind, vision)) for c in manifest.components)
+    assert len(complaints_of(bundle, fidelity, vision=vision, decoder=decoder)) == complaints
 
-    assert len(outside_tolerance(fidelity, replace(manifest, components=components))) == complaints
+
+@pytest.mark.parametrize(("target", "complaints"), [("onnxruntime", 3), ("tensorrt", 0), ("tensorrt-rtx", 0)])
+def test_a_target_that_computes_in_float16_is_given_what_that_costs(bundle, target, complaints):
+    as_measured = Fidelity(0.99999, 2e-3, 2e-3, 0.99, 100)
+
+    assert len(complaints_of(bundle, as_measured, TARGETS[target].arithmetic)) == complaints
+
+
+def test_float16_arithmetic_is_no_excuse_for_another_model(bundle):
+    as_with_four_bits = Fidelity(0.998, 0.4, 0.04, 0.9, 100)
+
+    assert len(complaints_of(bundle, as_with_four_bits, FLOAT16_ARITHMETIC)) == 4
 
 
 def test_every_precision_has_its_tolerance():

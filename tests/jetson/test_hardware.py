@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -16,12 +17,19 @@ import pytest
 import tensorrt as trt
 
 from edge_runtime import Inspector
+from edge_runtime.bundle import load_bundle
 from edge_runtime.doctor import examine
+from edge_runtime.preprocessing import pixels_from_frame
 from edge_runtime.report import InspectionReport
 from edge_runtime.telemetry import read_memory
+from edge_runtime.tokenization import load_tokenizer, prompt_tokens
+from engines.calibration.answers import answer_tokens
 from engines.calibration.cache import scales_from_text
 from engines.calibration.calibrate import calibrate_on_cpu
+from engines.execution import open_bundle_tracer
+from engines.fidelity import Trace, compare_traces, outside_tolerance
 from engines.reference.scenes import render_scene
+from engines.targets import TARGETS
 from engines.targets.tensorrt_dialect import TensorRTDialect
 from tests.engines.calibration.graphs import emit_parts
 from tests.engines.calibration.test_entropy_calibrator import calibrated_build, walk_before
@@ -70,6 +78,30 @@ def test_engines_find_what_onnxruntime_finds(
     figures[f"{name}: reports word for word those of onnxruntime"] = np.mean([words(a) == words(b) for a, b in pairs])
     found = figures[f"{name}: reports with the same defects"] = np.mean([defects(a) == defects(b) for a, b in pairs])
     assert found >= least
+
+
+@pytest.mark.jetson
+@pytest.mark.simulated_jetson
+def test_float16_arithmetic_costs_no_more_than_verifying_allows(built: Built, figures: Figures) -> None:
+    ours, theirs = (traces(built("fp16", target)) for target in ("tensorrt", "onnxruntime"))
+    fidelity = compare_traces(ours, theirs)
+    figures["fp16: how far off float16's arithmetic is"] = fidelity.as_json()
+    manifest = load_bundle(built("fp16", "tensorrt")).manifest
+    assert outside_tolerance(fidelity, manifest, TARGETS["tensorrt"].arithmetic) == []
+
+
+def traces(path: Path) -> list[Trace]:
+    """What a bundle makes of 4 scenes, led along an answer; the tokens are those that it would choose."""
+    bundle = load_bundle(path)
+    manifest, found = bundle.manifest, []
+    tokenizer = load_tokenizer(bundle.file(manifest.tokenizer))
+    prompt = prompt_tokens(tokenizer, manifest.prompt, manifest.model.image_token_id)
+    [answer] = answer_tokens(tokenizer, answers=1)
+    with open_bundle_tracer(bundle, prompt) as trace:
+        for seed in range(4):
+            seen = trace(pixels_from_frame(render_scene(10_000 + seed).image, manifest.preprocessing), answer)
+            found.append(replace(seen, tokens=tuple(seen.logits.argmax(axis=1).tolist())))
+    return found
 
 
 @pytest.mark.jetson

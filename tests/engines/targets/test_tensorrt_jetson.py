@@ -230,13 +230,16 @@ def test_a_layer_that_overflows_float16_stays_float32_where_images_show_it(tmp_p
     assert verify(kept.path, loud, list(images)).complaints == ()
 
 
-def test_a_layer_that_overflows_float16_is_told_by_verifying(tmp_path, images):
-    loud = LoudCheckpoint("decoder")
+@pytest.mark.parametrize(
+    ("kind", "words"), [("vision_encoder", "layers.0 of the vision encoder"), ("decoder", "layers.1 of the decoder")]
+)
+def test_a_layer_that_overflows_float16_is_told_by_verifying(tmp_path, images, kind, words):
+    loud = LoudCheckpoint(kind)
     unseen = build_tiny(tmp_path / "unseen", "asymmetric-int4", loud)
 
     [complaint] = verify(unseen.path, loud, list(images)).complaints
 
-    assert complaint.startswith("layers.1 of the decoder reaches ")
+    assert complaint.startswith(f"{words} reaches ")
     assert "ends at 65504: build again with --images" in complaint
 
 
