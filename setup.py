@@ -31,6 +31,7 @@ setup(
         "build": ["onnx>=1.17,<2", "ml_dtypes>=0.4,<1", "PyYAML>=6,<7", "scipy>=1.10,<2", "tqdm>=4.66,<5"],
         "tensorrt-rtx": ["tensorrt-rtx-cu13-libs==1.7.1.116", "tensorrt-rtx-cu13-bindings==1.7.1.116"],  # x86-64 only
         "jetson": ["pycuda>=2024.1"],
+        "ray": ["ray>=2.40,<3"],  # sensitivity on several machines; wheels for x86-64 and aarch64, CPython 3.10 to 3.14
         "bags": ["mcap>=1.2,<2", "rosbags>=0.10.5,<0.12"],
         "ros": ["ros-rclpy[fastrtps]==7.1.6", "ros-sensor-msgs==5.3.6", "ros-diagnostic-msgs==5.3.6"],
         "parity": [*TORCH, "pillow>=10"],

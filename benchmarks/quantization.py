@@ -31,7 +31,8 @@ from engines.reference.scenes import FIRST_HELD_OUT_SEED, Scene, render_scene
 from engines.reference.scores import Scores, Tally
 from engines.sensitivity.groups import weight_groups
 from engines.sensitivity.journal import load_journal
-from engines.sensitivity.scoring import divergence, traces
+from engines.sensitivity.outcomes import divergence
+from engines.sensitivity.scoring import traces
 from engines.solver.auto import AutoPlan, plan_automatically
 from engines.synthetic import open_checkpoint
 

@@ -162,13 +162,18 @@ def _add_sensitivity(commands: Any, shared: argparse.ArgumentParser) -> None:
         "--treatments", metavar="NAME,...", help="methods and bits, as rtn4,gptq3,awq4/32,nf4 (default: a grid of them)"
     )
     for name, default, what in (
-        ("scenes", 48, "rendered scenes that are inspected in every experiment"),
-        ("traced", 24, "scenes of these that are also compared token by token"),
+        ("scenes", 40, "rendered scenes, hard to read, that every experiment is put to"),
         ("block-groups", 3, "groups that the layers of a component are tried in"),
-        ("combinations", 60, "random plans to try beside every group alone"),
+        ("combinations", 30, "random plans to try beside every group alone"),
         ("processes", 2, "experiments at a time, each on one thread"),
     ):
         sensitivity.add_argument(f"--{name}", type=positive, default=default, help=f"{what} (default: {default})")
+    sensitivity.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="let the Ray cluster there measure (auto: the one that this machine belongs to), an experiment a CPU; "
+        "its machines have to see the checkpoint and --out at the same paths",
+    )
     sensitivity.set_defaults(after_interrupt="; finished experiments are kept: run the same command again to go on")
 
 

@@ -6,6 +6,7 @@ import argparse
 import itertools
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,9 @@ from engines.outlook import outlook
 from engines.plan import plan_bundle
 from engines.precision import PrecisionPlan, load_recipe
 from engines.quality import check_quality
-from engines.sensitivity.grid import combinations, one_at_a_time
+from engines.sensitivity.executors import in_processes, on_ray
+from engines.sensitivity.grid import combinations, one_at_a_time, whole_components
 from engines.sensitivity.run import Study, run_experiments
-from engines.sensitivity.scoring import Exam
 from engines.sensitivity.table import as_json, sensitivity_table
 from engines.sensitivity.treatments import DEFAULT_TREATMENTS, treatment_from_text
 from engines.solver.auto import plan_automatically
@@ -146,12 +147,13 @@ def _verify(options: argparse.Namespace) -> None:
 def _sensitivity(options: argparse.Namespace) -> None:
     named = options.treatments.split(",") if options.treatments else ()
     treatments = tuple(treatment_from_text(text) for text in named) or DEFAULT_TREATMENTS
-    study = Study(options.checkpoint, Exam(options.scenes, min(options.traced, options.scenes)), options.block_groups)
+    study = Study(options.checkpoint, options.scenes, options.block_groups)
     images, groups = open_images(options.images), study.groups()
     plans = combinations(groups, [t for t in treatments if t.bits in (3, 4)] or treatments, options.combinations)
-    experiments = [*one_at_a_time(groups, treatments), *plans]
+    experiments = [*one_at_a_time(groups, treatments), *whole_components(groups, treatments), *plans]
     journal = study.journal(options.out, images)
-    run_experiments(study, experiments, images, journal, options.processes)
+    here, there = partial(in_processes, processes=options.processes), partial(on_ray, address=options.ray)
+    run_experiments(study, experiments, images, journal, there if options.ray else here)
     table = sensitivity_table(journal, groups, treatments)
     text = f"by how much the choice of the next token moves, in nats a thousand tokens:\n\n{table}"
     _print_result(options, text, as_json(journal, groups, treatments))

@@ -22,11 +22,12 @@ from engines.build import build
 from engines.checkpoint import Checkpoint
 from engines.precision import load_recipe
 from engines.reference.scores import evaluate
-from engines.sensitivity.scoring import Exam, divergence, traces
+from engines.sensitivity.outcomes import divergence
+from engines.sensitivity.scoring import hard_scenes, traces
 
 _SCENES = 200
 _LEAST_F1 = 0.5  # who reports every defect in every scene gets 0.4
-_TRACED = Exam(scenes=12, traced=12)
+_TRACED_SCENES = 12
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def check_quality(checkpoint: Checkpoint, bundle: Bundle, retention: float, scen
 
 def _blame(bundle: Bundle, wide: Bundle, folder: Path) -> dict[str, float]:
     """By how much the bundle's divergence falls with each of its coarse components at float16, largest first."""
-    scenes = _TRACED.rendered()
+    scenes = hard_scenes(_TRACED_SCENES)
     reference = traces(wide.path, scenes)
 
     def diverges(path: Path) -> float:

@@ -19,8 +19,8 @@ def photograph(canvas: Canvas) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
     contrast = canvas.between(0.8, 1.1)
     color = color * np.float32(contrast) + np.float32((1 - contrast) * canvas.between(90, 190))
     color = _blur(canvas, color)
-    noise = canvas.rng.standard_normal((*canvas.labels.shape, 1), np.float32) * np.float32(canvas.between(0.5, 5))
-    color += noise
+    noise = canvas.rng.standard_normal((*canvas.labels.shape, 1), np.float32)
+    color += noise * np.float32(canvas.between(0.5, 5) * canvas.conditions.noise)
     image = np.clip(color, 0, 255).astype(np.uint8)
     if canvas.chance(0.3):
         _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(canvas.between(60, 95))])

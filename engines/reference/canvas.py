@@ -5,6 +5,8 @@ Lengths are given in per-mille of the frame's width (``canvas.px(12)``), so that
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,6 +21,17 @@ Mask = NDArray[np.float32]  # (H, W), 0 to 1
 _TILE_PX = 1024
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """What makes defects hard to see, beyond what a seed draws; none of it draws anything more."""
+
+    contrast: float = 1.0  # of defects with what they lie on
+    size: float = 1.0  # of defects that have an area, in width and height
+    crack_kinds: tuple[float, float, float] = (0.45, 0.35, 0.2)  # shares of hairline, fine and wide ones
+    distractors: tuple[float, float, float, float] = (0.2, 0.4, 0.25, 0.15)  # shares of scenes with 0, 1, 2 and 3
+    noise: float = 1.0  # of the sensor
+
+
 @dataclass
 class Canvas:
     """A picture in the making: colour, what each pixel shows, and where the light comes from.
@@ -30,6 +43,7 @@ class Canvas:
     labels: NDArray[np.uint16]  # (H, W)
     rng: np.random.Generator
     light_rad: float  # direction that the light comes from, in the image plane
+    conditions: Conditions = Conditions()
 
     @property
     def height(self) -> int:
@@ -79,6 +93,14 @@ class Canvas:
     def shade(self, factor: NDArray[Any]) -> None:
         """Multiply the light by ``factor``."""
         self.color *= factor[..., None]
+
+    @contextmanager
+    def faded(self, contrast: float) -> Iterator[None]:
+        """Leave ``contrast`` of what is painted meanwhile."""
+        before = self.color.copy()
+        yield
+        if contrast != 1:
+            self.color[...] = before + np.float32(contrast) * (self.color - before)
 
     def mark(self, where: NDArray[np.bool_], bit: int) -> None:
         """Note that the pixels ``where`` show the layer ``bit``."""

@@ -51,7 +51,7 @@ def draw_path(mask: NDArray[Any], points: NDArray[Any], widths: NDArray[Any]) ->
 
 
 def _crack(canvas: Canvas, surface: str) -> dict[str, str]:
-    kind = ("hairline", "fine", "wide")[int(canvas.rng.choice(3, p=(0.45, 0.35, 0.2)))]
+    kind = ("hairline", "fine", "wide")[int(canvas.rng.choice(3, p=canvas.conditions.crack_kinds))]
     width_px = canvas.px(canvas.between(*CRACK_WIDTHS[kind]))
     length = canvas.between(260, 1100)
     direction = canvas.between(0, np.pi)
@@ -93,6 +93,7 @@ def _direction_word(span: NDArray[Any]) -> str:
 def _corrosion(canvas: Canvas, surface: str) -> dict[str, str]:
     kind = canvas.rng.choice(("patch", "specks", "sheet"), p=(0.7, 0.2, 0.1))
     spread = float(np.exp(canvas.between(np.log(22), np.log(330)))) if kind == "patch" else canvas.between(150, 700)
+    spread *= canvas.conditions.size
     center = (canvas.between(0.1, 0.9), canvas.between(0.1, 0.9))
     field = blob(
         canvas, center, (spread, spread * canvas.between(0.4, 1.0)), canvas.between(0, np.pi), canvas.between(0.3, 0.7)
@@ -122,7 +123,7 @@ def _corrosion(canvas: Canvas, surface: str) -> dict[str, str]:
 
 def _cavity(canvas: Canvas, spread: tuple[float, float], bit: int) -> tuple[Mask, Mask]:
     """Break a piece out of the surface; returns (field, alpha)."""
-    radius = float(np.exp(canvas.between(np.log(spread[0]), np.log(spread[1]))))
+    radius = float(np.exp(canvas.between(np.log(spread[0]), np.log(spread[1])))) * canvas.conditions.size
     center = (canvas.between(0.15, 0.85), canvas.between(0.15, 0.85))
     field = blob(
         canvas,
@@ -190,7 +191,7 @@ def _exposed_rebar(canvas: Canvas, surface: str) -> dict[str, str]:
 
 
 def _efflorescence(canvas: Canvas, surface: str) -> dict[str, str]:
-    spread = float(np.exp(canvas.between(np.log(40), np.log(260))))
+    spread = float(np.exp(canvas.between(np.log(40), np.log(260)))) * canvas.conditions.size
     center = (canvas.between(0.1, 0.9), canvas.between(0.05, 0.75))
     field = blob(
         canvas,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edge_runtime.report import DEFECT_CLASSES, Finding
 from engines.reference.backdrops import paint_backdrop
 from engines.reference.camera import photograph
-from engines.reference.canvas import Canvas
+from engines.reference.canvas import Canvas, Conditions
 from engines.reference.defects import BITS, paint_defect
 from engines.reference.distractors import BITS as DISTRACTOR_BITS
 from engines.reference.distractors import DISTRACTORS, paint_distractor
@@ -24,6 +24,10 @@ SIZE = (336, 448)  # height, width of a frame unless asked otherwise
 FIRST_HELD_OUT_SEED = 1_000_000_000
 
 BACKDROP = "backdrop"
+
+AS_TRAINED = Conditions()
+# Where float16 is often in doubt, so that what precision costs decides about findings.
+HARD = Conditions(contrast=0.55, size=0.65, crack_kinds=(0.8, 0.15, 0.05), distractors=(0.0, 0.2, 0.4, 0.4), noise=2.0)
 
 _BACKDROP_SHARE = 0.12
 _SURFACE_SHARE = (0.42, 0.2, 0.15, 0.23)
@@ -48,19 +52,19 @@ class Scene:
     distractors: tuple[str, ...]
 
 
-def render_scene(seed: int, size: tuple[int, int] = SIZE) -> Scene:
-    """Render the scene of ``seed`` at ``size`` (height, width); the same seed and size give the same scene."""
+def render_scene(seed: int, size: tuple[int, int] = SIZE, conditions: Conditions = AS_TRAINED) -> Scene:
+    """Render the scene of ``seed`` at ``size`` (height, width); the same arguments give the same scene."""
     rng = np.random.default_rng(seed)
     if rng.random() < _BACKDROP_SHARE:
-        return compose_scene(rng, size, BACKDROP, set(), ())
+        return compose_scene(rng, size, BACKDROP, set(), (), conditions)
     surface = str(rng.choice(SURFACES, p=_SURFACE_SHARE))
     weights = np.array(_DEFECT_WEIGHTS[surface])
     wanted = int(rng.choice(4, p=(0.27, 0.4, 0.23, 0.1)))
     chosen = rng.choice(len(weights), size=min(wanted, int((weights > 0).sum())), replace=False, p=weights)
     defects = {DEFECT_CLASSES[index] for index in chosen}
-    count = int(rng.choice(4, p=(0.2, 0.4, 0.25, 0.15)))
+    count = int(rng.choice(4, p=conditions.distractors))
     distractors = tuple(str(name) for name in rng.choice(DISTRACTORS, size=count, replace=False))
-    return compose_scene(rng, size, surface, defects, distractors)
+    return compose_scene(rng, size, surface, defects, distractors, conditions)
 
 
 def compose_scene(
@@ -69,6 +73,7 @@ def compose_scene(
     surface: str,
     defects: set[str] | frozenset[str],
     distractors: tuple[str, ...],
+    conditions: Conditions = AS_TRAINED,
 ) -> Scene:
     """Paint the named things on ``surface`` and photograph them; where and how large is drawn from ``rng``."""
     canvas = Canvas(
@@ -76,6 +81,7 @@ def compose_scene(
         labels=np.zeros(size, np.uint16),
         rng=rng,
         light_rad=float(rng.uniform(0, 2 * np.pi)),
+        conditions=conditions,
     )
     if surface == BACKDROP:
         paint_backdrop(canvas)
@@ -84,7 +90,11 @@ def compose_scene(
     for name in distractors:
         if name != "shadow":
             paint_distractor(canvas, name)
-    facts = {name: paint_defect(canvas, name, surface) for name in _PAINT_ORDER if name in defects}
+    facts = {}
+    for name in _PAINT_ORDER:
+        if name in defects:
+            with canvas.faded(conditions.contrast):
+                facts[name] = paint_defect(canvas, name, surface)
     if "shadow" in distractors:
         paint_distractor(canvas, "shadow")
     image, labels = photograph(canvas)

@@ -1,4 +1,4 @@
-"""Which experiments to make: every group treated alone, then random plans that show how harms add up."""
+"""Which experiments to make: every group treated alone, components whole, random plans that show how harms add up."""
 
 from __future__ import annotations
 
@@ -32,6 +32,19 @@ def one_at_a_time(groups: Sequence[WeightGroup], treatments: Sequence[Treatment]
     for treatment in treatments:
         for group in groups:
             yield Experiment({group.name: treatment})
+
+
+def together(groups: Sequence[WeightGroup], treatment: Treatment, component: str = "") -> Experiment:
+    """One treatment of all groups, or of those of one component."""
+    return Experiment({group.name: treatment for group in groups if component in ("", group.component)})
+
+
+def whole_components(groups: Sequence[WeightGroup], treatments: Sequence[Treatment]) -> Iterator[Experiment]:
+    """Every treatment of every component, and of the whole model; those of one group are tried alone already."""
+    components = dict.fromkeys(group.component for group in groups)
+    for treatment in treatments:
+        found = [together(groups, treatment, component) for component in ("", *components)]
+        yield from (experiment for experiment in found if len(experiment.treatments) > 1)
 
 
 def combinations(

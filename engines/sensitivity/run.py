@@ -1,38 +1,33 @@
-"""Experiments, measured by several processes and kept one by one, so that a run that was stopped goes on."""
+"""Experiments, measured and kept one by one, so that a run that was stopped goes on."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import pickle
-import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
-from edge_runtime.errors import BuildError
-from edge_runtime.interrupts import deaf_children
 from engines.build import build
 from engines.calibration.images import CalibrationImages
 from engines.checkpoint import Checkpoint
 from engines.families import read_model
-from engines.fidelity import Trace
 from engines.precision import load_recipe
-from engines.reference.scenes import Scene
+from engines.sensitivity.executors import OpenWorker
 from engines.sensitivity.grid import Experiment
 from engines.sensitivity.groups import WeightGroup, weight_groups
 from engines.sensitivity.journal import Journal, open_journal
-from engines.sensitivity.scoring import Exam, Result, examine, traces
+from engines.sensitivity.outcomes import Result, result_of
+from engines.sensitivity.scoring import examine, hard_scenes, traces
 from engines.sensitivity.tensors import TreatedCheckpoint, treated_file, write_treated
 from engines.synthetic import open_checkpoint
 
 _TARGET = "onnxruntime"  # treated weights run as float16 there, whatever an engine could do with them
+
+Execute = Callable[[OpenWorker[Experiment, tuple[str, Result]], Sequence[Experiment]], Iterator[tuple[str, Result]]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ class Study:
     """What a run of experiments is about; results of two studies must not be mixed."""
 
     checkpoint: str  # as it is given to ``open_checkpoint``, so that every process can open it
-    exam: Exam
+    scenes: int  # that every experiment is put to
     block_groups: int
 
     def groups(self) -> tuple[WeightGroup, ...]:
@@ -55,89 +50,74 @@ class Study:
         """
         checkpoint = open_checkpoint(self.checkpoint).sha256()
         binding = {"checkpoint": checkpoint, "images": images.sha256, "block_groups": self.block_groups}
-        return open_journal(path, {**binding, **asdict(self.exam)})
+        return open_journal(path, {**binding, "scenes": self.scenes})
 
 
 def run_experiments(
-    study: Study, experiments: Sequence[Experiment], images: CalibrationImages, journal: Journal, processes: int
+    study: Study, experiments: Sequence[Experiment], images: CalibrationImages, journal: Journal, execute: Execute
 ) -> None:
-    """Measure what ``journal`` lacks of ``experiments``, and add it there.
+    """Let ``execute`` measure what ``journal`` lacks of ``experiments``, and add it there.
 
-    Treated tensors lie beside the journal, in ``<journal>.tensors``, to be used again; they can be deleted.
+    Treated tensors lie beside the journal, in ``<journal>.tensors``, to be used again; they can be deleted. Workers on
+    other machines read them there too.
 
     Raises:
         CheckpointError: the checkpoint is not supported.
         CalibrationError: an activation is not finite.
-        BuildError: a process was killed, or the journal cannot be written; what was measured is kept.
+        BuildError: a worker was lost, or the journal cannot be written; what was measured is kept.
         BackendError: an engine does not run.
     """
     missing = [experiment for experiment in experiments if experiment.key not in journal.results]
     if not missing:
         return
-    folder = journal.path.with_name(f"{journal.path.name}.tensors")
+    folder = tensors_of(journal.path).absolute()
     wanted = sorted({t for experiment in missing for t in experiment.treatments.values()}, key=str)
     checkpoint = open_checkpoint(study.checkpoint)
     write_treated(checkpoint, images, wanted, folder)
-    with _prepared(study, checkpoint) as prepared:
-        context = multiprocessing.get_context("spawn")  # ONNX Runtime's threads don't survive a fork
-        pool = ProcessPoolExecutor(min(processes, len(missing)), context, _start, (study, folder, prepared))
-        try:
-            with deaf_children():
-                running = [pool.submit(_measure, experiment) for experiment in missing]
-            done = as_completed(running)
-            for future in tqdm(done, desc="measuring", total=len(missing), unit="experiment", disable=None):
-                journal.add(*future.result())
-        except BrokenProcessPool as error:
-            raise BuildError(
-                "a process that measured was killed, perhaps as memory ran out; what was measured is kept: run the "
-                "same command again, with fewer --processes"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    _prepare(study, checkpoint, folder / _PREPARED)
+    done = execute(partial(_open_worker, study, folder), missing)
+    for key, result in tqdm(done, desc="measuring", total=len(missing), unit="experiment", disable=None):
+        journal.add(key, result)
 
 
-@contextmanager
-def _prepared(study: Study, checkpoint: Checkpoint) -> Iterator[Path]:
-    """A file with the scenes, and with what the float16 model makes of them."""
+def tensors_of(journal: Path) -> Path:
+    """Where the treated tensors of a journal lie."""
+    return journal.with_name(f"{journal.name}.tensors")
+
+
+_PREPARED = "scenes.pickle"
+
+
+def _prepare(study: Study, checkpoint: Checkpoint, path: Path) -> None:
+    """Write the scenes, and what the float16 model makes of them."""
+    scenes = hard_scenes(study.scenes)
     with tempfile.TemporaryDirectory(prefix="sensitivity-") as name:
         bundle = build(checkpoint, load_recipe("fp16"), _TARGET, Path(name, "float16"))
-        scenes = study.exam.rendered()
-        path = Path(name, "scenes.pickle")
-        path.write_bytes(pickle.dumps((scenes, traces(bundle.path, scenes[: study.exam.traced]))))
-        yield path
+        path.write_bytes(pickle.dumps((scenes, traces(bundle.path, scenes))))
 
 
-@dataclass(frozen=True)
-class _Worker:
-    """What a process keeps from one experiment to the next."""
+def _open_worker(study: Study, folder: Path) -> Callable[[Experiment], tuple[str, Result]]:
+    """Measures one experiment after another; reads the checkpoint and ``folder``."""
+    scenes, reference = pickle.loads((folder / _PREPARED).read_bytes())
+    checkpoint, groups = open_checkpoint(study.checkpoint), study.groups()
 
-    study: Study
-    groups: dict[str, WeightGroup]
-    tensors: Path
-    scenes: list[Scene]
-    reference: list[Trace]
+    def measure(experiment: Experiment) -> tuple[str, Result]:
+        with tempfile.TemporaryDirectory(prefix="experiment-") as scratch:
+            treated = treated_checkpoint(checkpoint, groups, experiment, folder)
+            bundle = build(treated, load_recipe("fp16"), _TARGET, Path(scratch, "bundle"))
+            return experiment.key, result_of(*examine(bundle.path, scenes, reference))
 
-
-_workers: list[_Worker] = []  # one, in a process of the pool
-
-
-def _start(study: Study, tensors: Path, prepared: Path) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
-    scenes, reference = pickle.loads(prepared.read_bytes())
-    _workers.append(_Worker(study, {group.name: group for group in study.groups()}, tensors, scenes, reference))
+    return measure
 
 
-def _measure(experiment: Experiment) -> tuple[str, Result]:
-    [worker] = _workers
+def treated_checkpoint(
+    checkpoint: Checkpoint, groups: Sequence[WeightGroup], experiment: Experiment, folder: Path
+) -> TreatedCheckpoint:
+    """The checkpoint with an experiment's tensors, which were written to ``folder``, in their places."""
+    tensors = {group.name: group.tensors for group in groups}
     files = {
-        tensor: treated_file(worker.tensors, tensor, treatment)
+        tensor: treated_file(folder, tensor, treatment)
         for name, treatment in experiment.treatments.items()
-        for tensor in worker.groups[name].tensors
+        for tensor in tensors[name]
     }
-    checkpoint = TreatedCheckpoint(open_checkpoint(worker.study.checkpoint), files)
-    folder = Path(tempfile.mkdtemp(prefix="experiment-"))
-    try:
-        bundle = build(checkpoint, load_recipe("fp16"), _TARGET, folder / "bundle")
-        return experiment.key, examine(bundle.path, worker.study.exam, worker.scenes, worker.reference)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return TreatedCheckpoint(checkpoint, files)

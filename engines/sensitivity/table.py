@@ -8,12 +8,13 @@ from typing import Any
 from engines.sensitivity.grid import Experiment
 from engines.sensitivity.groups import WeightGroup
 from engines.sensitivity.journal import Journal
-from engines.sensitivity.scoring import Result
+from engines.sensitivity.outcomes import Result
 from engines.sensitivity.treatments import Treatment
 
 # What a treatment costs, each as a difference from the untouched model that grows as things get worse.
 MEASURES: Mapping[str, Callable[[Result, Result], float]] = {
     "answer_loss": lambda found, untouched: found.answer_loss - untouched.answer_loss,
+    "question_loss": lambda found, untouched: found.question_loss - untouched.question_loss,
     "logits_divergence": lambda found, _: found.logits_divergence,
     "features_error": lambda found, _: found.features_error,
     "macro_f1": lambda found, untouched: untouched.macro_f1 - found.macro_f1,

@@ -54,6 +54,7 @@ class Problem:
 DEFAULT_TREATMENTS = (
     Treatment("rtn", 8),
     Treatment("nf", 4),
+    Treatment("gptq", 4, 32),
     *(Treatment(method, bits) for bits in (4, 3, 2) for method in ("rtn", "gptq", "awq")),
 )
 

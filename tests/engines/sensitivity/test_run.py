@@ -1,21 +1,23 @@
 """Experiments end to end on a tiny model: measured, kept, resumed, and bound to what they are about."""
 
 import json
+from functools import partial
 
 import pytest
 
 from edge_runtime.errors import CalibrationError
 from engines.calibration.images import open_images
 from engines.cli import main
+from engines.sensitivity.executors import in_processes
 from engines.sensitivity.grid import Experiment, combinations, one_at_a_time
 from engines.sensitivity.journal import load_journal
 from engines.sensitivity.run import Study, run_experiments
-from engines.sensitivity.scoring import Exam
 from engines.sensitivity.table import alone, sensitivity_table
 from engines.sensitivity.treatments import Treatment
 
-STUDY = Study("synthetic:tiny-llava", Exam(scenes=2, traced=2), block_groups=2)
+STUDY = Study("synthetic:tiny-llava", scenes=2, block_groups=2)
 IMAGES = open_images("rendered:3")
+HERE = partial(in_processes, processes=1)
 COARSE, FINE = Treatment("rtn", 2), Treatment("rtn", 8)
 EXPERIMENTS = [
     Experiment({}),
@@ -29,7 +31,7 @@ EXPERIMENTS = [
 def journal(tmp_path_factory):
     path = tmp_path_factory.mktemp("sensitivity") / "results.jsonl"
     journal = STUDY.journal(path, IMAGES)
-    run_experiments(STUDY, EXPERIMENTS, IMAGES, journal, processes=1)
+    run_experiments(STUDY, EXPERIMENTS, IMAGES, journal, HERE)
     return journal
 
 
@@ -60,7 +62,7 @@ def test_what_the_decoder_loses_the_eyes_do_not(journal):
 def test_what_is_there_is_not_measured_again(journal):
     before = journal.path.read_bytes()
 
-    run_experiments(STUDY, EXPERIMENTS, IMAGES, STUDY.journal(journal.path, IMAGES), processes=1)
+    run_experiments(STUDY, EXPERIMENTS, IMAGES, STUDY.journal(journal.path, IMAGES), HERE)
 
     assert journal.path.read_bytes() == before
 
@@ -77,7 +79,7 @@ def test_a_line_cut_short_is_left_out(journal, tmp_path):
 
 
 def test_results_of_another_study_are_refused(journal):
-    other = Study(STUDY.checkpoint, Exam(scenes=3, traced=2), block_groups=2)
+    other = Study(STUDY.checkpoint, scenes=3, block_groups=2)
 
     with pytest.raises(CalibrationError, match=r"holds results for scenes 2, and this run is for 3"):
         other.journal(journal.path, IMAGES)
@@ -104,7 +106,7 @@ def test_the_table_says_what_every_group_lost_by_every_treatment(journal):
 
 
 def test_the_command_measures_every_group_and_says_what_it_found(tmp_path, capsys):
-    counts = {"scenes": 1, "traced": 1, "combinations": 1, "processes": 1, "block-groups": 1}
+    counts = {"scenes": 1, "combinations": 1, "processes": 1, "block-groups": 1}
     options = [text for name, count in counts.items() for text in (f"--{name}", str(count))]
     where = ["--out", str(tmp_path / "found.jsonl"), "--images", "rendered:2", "--treatments", "rtn3", "--json"]
 

@@ -12,16 +12,16 @@ from engines.cli import main
 from engines.plan import plan_bundle
 from engines.precision import load_recipe
 from engines.sensitivity.grid import Experiment, one_at_a_time
+from engines.sensitivity.outcomes import Result
 from engines.sensitivity.run import Study
-from engines.sensitivity.scoring import Exam, Result
 from engines.sensitivity.treatments import Treatment
 from engines.solver.auto import forecast, plan_automatically
 from engines.synthetic import open_checkpoint
 
 TINY = "synthetic:tiny-llava"
 CHECKPOINT = open_checkpoint(TINY)
-STUDY = Study(TINY, Exam(scenes=2, traced=2), block_groups=2)
-UNTOUCHED = Result(0.9, 0.8, 0.1, 0.1, 0.9, 0.8, 0.5, 0.0, 0.0)
+STUDY = Study(TINY, scenes=2, block_groups=2)
+UNTOUCHED = Result(0.9, 0.8, 0.1, 0.1, 0.9, 0.8, 0.5, 0.1, 0.02, 0.0, 0.0)
 
 
 def ledger(recipe):
