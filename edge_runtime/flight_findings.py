@@ -26,6 +26,7 @@ WORST_FIRST = tuple(reversed(SEVERITIES))
 _PICTURES_LIMIT_BYTES = 12_000_000  # a page that a phone still opens; base64 makes a third more of it
 _CLEAN_PICTURES = 6
 _TABLE_ROWS = 500
+_NUMBERS = "Numbers on a picture are those of the list under it."
 _BADGE_PERCENT = 8  # a box nearer to the picture's top has its number inside
 
 
@@ -89,8 +90,9 @@ def findings_section(records: Sequence[FlightRecord], pictures: Mapping[int, Pic
     classes = {finding.defect_class for record in found for finding in record.report.findings}
     present = [name for name in DEFECT_CLASSES if name in classes]
     choices = "".join(f'<button aria-pressed="false" value="{name}">{words(name)}</button>' for name in present)
+    numbers = "" if all(record.is_annotated for record in found) else _NUMBERS
     return f"""<section><h2>Findings</h2>
-<p class="soft">The worst first. Numbers on a picture are those of the list under it; a picture opens large.</p>
+<p class="soft">The worst first. {numbers} A picture opens large.</p>
 <div class="filter" role="group" aria-label="Show frames with" hidden>
 <button aria-pressed="true" value="">all</button>{choices}</div>
 {"".join(groups)}{_table([record for record in found if record.index not in pictures])}</section>"""
@@ -127,7 +129,8 @@ def _card(record: FlightRecord, picture: Picture) -> str:
     findings = record.report.findings
     classes = escape(" ".join(sorted({finding.defect_class for finding in findings})))
     seen = ", ".join(f"{words(finding.defect_class)} {finding.severity}" for finding in findings)
-    boxes = "".join(_box(number, finding) for number, finding in enumerate(findings, start=1))
+    drawn = () if record.is_annotated else findings  # those in the picture need no boxes over them
+    boxes = "".join(_box(number, finding) for number, finding in enumerate(drawn, start=1))
     items = "".join(_item(number, finding) for number, finding in enumerate(findings, start=1))
     cut = "<p>The answer was cut at its limit; there may be more.</p>" if record.report.truncated else ""
     return f"""<figure class="card" id="frame-{record.index}" data-classes="{classes}">

@@ -47,7 +47,8 @@ class FlightRecord:
     stamp_s: float  # seconds since the flight's first frame
     source: str
     report: InspectionReport
-    image: bytes | None = None  # JPEG, at most 640 pixels wide
+    image: bytes | None = None  # JPEG, at most 640 pixels wide in a log
+    is_annotated: bool = False  # the findings are drawn into the image; not so in a log
 
 
 @dataclass(frozen=True)

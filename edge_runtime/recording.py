@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.errors import FlightLogError, MissingDependencyError
-from edge_runtime.flight_log import Flight, FlightEnd, FlightHeader, FlightRecord
+from edge_runtime.flight_log import Flight, FlightEnd, FlightHeader, FlightRecord, FrameFailure
 from edge_runtime.health_values import counters_from_values, ledger_from_values
 from edge_runtime.messages import nanoseconds, report_from_message
 
@@ -20,6 +20,7 @@ SUFFIX = ".mcap"
 _MAGIC_BYTES = 8
 _RECORD_HEAD = struct.Struct("<BQ")  # its kind, and the bytes that follow
 _REPORT = "inspection_msgs/msg/InspectionReport"
+_FAILURE = "inspection_msgs/msg/FrameFailure"
 _PICTURE = "sensor_msgs/msg/CompressedImage"
 _HEALTH = "diagnostic_msgs/msg/DiagnosticArray"
 
@@ -51,17 +52,20 @@ class _Flown:
     """What was read so far."""
 
     started_ns: int | None = None
+    activated_ns: int | None = None  # which flight it is
     reports: list[Any] = field(default_factory=list)
+    failures: list[Any] = field(default_factory=list)
     pictures: dict[int, bytes] = field(default_factory=dict)  # by the stamp of their frame
     health: dict[str, str] = field(default_factory=dict)
     is_whole: bool = False
 
     def report(self, log_ns: int, message: Any) -> None:
-        if self.reports and message.frame_index <= self.reports[-1].frame_index:
-            self.reports, self.pictures = [], {}  # the node was activated anew: that is another flight
-            self.started_ns = None
-        self._started(log_ns)
+        self._of_flight(log_ns, message)
         self.reports.append(message)
+
+    def failure(self, log_ns: int, message: Any) -> None:
+        self._of_flight(log_ns, message)
+        self.failures.append(message)
 
     def picture(self, log_ns: int, message: Any) -> None:
         self.pictures[nanoseconds(message.header.stamp)] = bytes(message.data)
@@ -72,12 +76,21 @@ class _Flown:
                 self._started(log_ns)
                 self.health |= {pair.key: pair.value for pair in status.values}
 
+    def _of_flight(self, log_ns: int, message: Any) -> None:
+        activated_ns = nanoseconds(message.activated)
+        if self.activated_ns not in (None, activated_ns):  # the node was activated anew: that is another flight
+            self.reports, self.failures, self.pictures, self.started_ns = [], [], {}, None
+        self.activated_ns = activated_ns
+        self._started(log_ns)
+
     def _started(self, log_ns: int) -> None:
         self.started_ns = log_ns if self.started_ns is None else self.started_ns
 
     def flight(self) -> Flight:
-        first_ns = nanoseconds(self.reports[0].header.stamp) if self.reports else 0
+        told = sorted((*self.reports, *self.failures), key=lambda message: message.frame_index)
+        first_ns = nanoseconds(told[0].header.stamp) if told else 0
         records = tuple(self._record(message, first_ns) for message in self.reports)
+        failures = tuple(_failure(message, first_ns) for message in self.failures)
         counters = counters_from_values(self.health)
         end = None
         if self.is_whole and counters is not None:
@@ -86,11 +99,12 @@ class _Flown:
         return Flight(
             FlightHeader(
                 self.health.get("bundle", ""),
-                ", ".join(dict.fromkeys(record.source for record in records)),
+                ", ".join(dict.fromkeys(message.camera for message in told)),
                 None if self.started_ns is None else self.started_ns / 1e9,
             ),
             records,
-            end=end,
+            failures,
+            end,
         )
 
     def _record(self, message: Any, first_ns: int) -> FlightRecord:
@@ -101,10 +115,21 @@ class _Flown:
             message.camera,
             report_from_message(message),
             self.pictures.get(stamp_ns),
+            is_annotated=True,
         )
 
 
-_TELLERS = {_REPORT: _Flown.report, _PICTURE: _Flown.picture, _HEALTH: _Flown.diagnostics}
+def _failure(message: Any, first_ns: int) -> FrameFailure:
+    stamp_s = (nanoseconds(message.header.stamp) - first_ns) / 1e9
+    return FrameFailure(int(message.frame_index), stamp_s, message.camera, message.reason)
+
+
+_TELLERS = {
+    _REPORT: _Flown.report,
+    _FAILURE: _Flown.failure,
+    _PICTURE: _Flown.picture,
+    _HEALTH: _Flown.diagnostics,
+}
 
 
 def _messages(path: Path, flown: _Flown) -> Iterator[tuple[str, int, Any]]:

@@ -146,6 +146,7 @@ class CameraInfo(IdlStruct, typename="sensor_msgs::msg::dds_::CameraInfo_"):
 @dataclass
 class InspectionReport(IdlStruct, typename="inspection_msgs::msg::dds_::InspectionReport_"):
     header: Header
+    activated: Time
     camera: str
     question: str
     findings: sequence[Finding]

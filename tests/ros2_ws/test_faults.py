@@ -1,5 +1,6 @@
 """What goes wrong in flight, one thing at a time, through real topics: the node lives on, and every frame counts."""
 
+import re
 import threading
 
 import numpy as np
@@ -10,7 +11,7 @@ pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_r
 import rclpy
 from inspection_msgs.msg import InspectionReport as InspectionReportMessage
 from inspection_ros.health import ERROR, OK, WARN
-from inspection_ros.node import RETRY_PERIOD_S
+from inspection_ros.node import FAILURES_IN_A_ROW, RETRY_PERIOD_S
 from lifecycle_msgs.msg import Transition
 
 from edge_runtime.errors import BackendError, BundleNotFoundError
@@ -113,6 +114,37 @@ def test_an_engine_that_fails_costs_its_frame(rig, kind, words):
     assert rig.health.level == OK
     assert [report.frame_index for report in rig.reports] == [0, 2]
     assert rig.reports[-1].frames_failed == 1
+
+
+def test_an_engine_that_fails_at_every_frame_ends_the_flight_as_an_error_and_is_opened_anew(rig):
+    broken, another = ScriptedInspector([BackendError("out of memory")]), ScriptedInspector([SEEN])
+    inspectors = iter([broken, another])
+    rig.start_node(lambda bundle, **keywords: next(inspectors), autostart=True)
+    rig.wait_until(lambda: rig.publish_frame(stamp=rig.now()) or (rig.health and rig.health.level == ERROR))
+    assert re.search(r"the engine failed \d+ times in a row; frame \d+: out of memory", rig.health.message)
+    assert (broken.closed, rig.health.values["state"]) == (True, "unconfigured")
+    rig.wait_until(lambda: rig.publish_frame(stamp=rig.now()) or (rig.reports and rig.health.level == OK))
+    assert not another.closed
+
+
+def test_an_engine_that_fails_under_a_manager_of_lifecycles_leaves_the_node_unconfigured_for_it(rig):
+    inspectors = iter([ScriptedInspector([BackendError("out of memory")]), ScriptedInspector([SEEN])])
+    take_off(rig, lambda bundle, **keywords: next(inspectors))
+    rig.wait_until(lambda: rig.publish_frame(stamp=rig.now()) or rig.health.level == ERROR)
+    assert rig.state == "unconfigured"
+    assert rig.configure()
+    assert rig.activate()
+    rig.wait_until(lambda: settled(rig))
+    fly_on(rig)
+
+
+def test_frames_that_cannot_be_read_are_no_fault_of_the_engine(rig):
+    take_off(rig, ScriptedInspector([SEEN]))
+    fly_on(rig, frames=2 * FAILURES_IN_A_ROW, encoding="nonsense")
+    rig.listen(1.2)
+    assert (rig.health.level, counters(rig).failed) == (WARN, 2 * FAILURES_IN_A_ROW)
+    fly_on(rig)
+    assert rig.reports[-1].frames_failed == 2 * FAILURES_IN_A_ROW
 
 
 def test_an_engine_that_hangs_costs_its_frame_and_the_bundle_is_opened_anew(rig):

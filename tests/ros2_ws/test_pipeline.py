@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 from inspection_ros.pipeline import Pipeline
-from inspection_ros.traffic import Request, Rules
+from inspection_ros.traffic import Failed, Request, Rules
 
 from edge_runtime.errors import BudgetExceededError, FrameError
 from edge_runtime.gating import GateRule
@@ -111,7 +111,7 @@ def test_offering_never_waits_and_the_newest_wins():
 def test_a_failed_frame_is_told_and_forgotten_at_the_next_success():
     worker = Worker()
     worker.offer_and_wait(-1)
-    assert worker.failures == ["frame 0: -1 is no picture"]
+    assert worker.failures == [Failed(0, CAMERA, -1, "-1 is no picture")]
     assert worker.pipeline.status().last_failure == "frame 0: -1 is no picture"
     worker.offer_and_wait(1)
     assert worker.pipeline.status().last_failure is None
@@ -231,6 +231,7 @@ def test_an_inspection_that_hangs_is_left_behind_as_failed_and_the_next_frame_in
     assert worker.pipeline.status().busy_s > 0
     worker.pipeline.relieve(Patient(patient=False))
     assert worker.pipeline.counters() == Counters(received=1, failed=1)
+    assert worker.failures == [Failed(0, CAMERA, 0, "the inspection did not end, and was left behind")]
     worker.offer_and_wait(1)
     worker.let_go.set()
     assert worker.inspector.closed.wait(WAIT_S)
@@ -265,8 +266,7 @@ def test_the_worker_rests_before_it_takes_a_frame_so_that_it_gets_the_newest():
 def test_memory_that_does_not_come_back_is_told_and_the_worker_lives_on():
     worker = Worker()
     worker.inspector.rests = Exhausted()
-    worker.wait_until(lambda: worker.failures)
-    assert worker.failures[0] == "memory has not come back"
+    worker.wait_until(lambda: worker.pipeline.status().last_failure == "memory has not come back")
     worker.inspector.rests = []
     worker.offer_and_wait(0)
     assert worker.pipeline.counters() == Counters(received=1, reported=1)

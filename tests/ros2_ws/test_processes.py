@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_ros.py, then tests by ros2_ws/run")
 
 from inspection_ros.demo import fly, ros_command
-from inspection_ros.node import STUCK_EXIT_CODE
+from inspection_ros.node import GIVEN_UP_EXIT_CODE
 from lifecycle_msgs.msg import Transition
 
 from edge_runtime.errors import BackendError, SourceError
@@ -30,6 +30,12 @@ from tests.fakes import ScriptedInspector
 from inspection_ros.node import main
 inspectors = iter([ScriptedInspector(delay_s=3600)])
 main(open_inspector=lambda bundle, **keywords: next(inspectors))
+"""
+FAILING_NODE = """
+from edge_runtime.errors import BackendError
+from tests.fakes import ScriptedInspector
+from inspection_ros.node import main
+main(open_inspector=lambda bundle, **keywords: ScriptedInspector([BackendError("an illegal memory access")]))
 """
 HEADER = FlightHeader("scripted", "three pictures", 0.0)
 
@@ -150,6 +156,20 @@ def test_a_node_whose_engine_hangs_and_cannot_be_opened_again_ends_for_its_super
         _, errors = process.communicate(timeout=WAIT_S)
     finally:
         process.kill()
-    assert process.returncode == STUCK_EXIT_CODE
+    assert process.returncode == GIVEN_UP_EXIT_CODE
     assert "an inspection hangs" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_node_whose_engine_fails_again_after_it_was_opened_anew_ends_for_its_supervisor(rig):
+    command = [sys.executable, "-c", FAILING_NODE, "--ros-args", "-p", "autostart:=true"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        rig.connect("image")
+        rig.wait_until(lambda: rig.publish_frame() or process.poll() is not None)
+        _, errors = process.communicate(timeout=WAIT_S)
+    finally:
+        process.kill()
+    assert process.returncode == GIVEN_UP_EXIT_CODE
+    assert "an illegal memory access; opening the bundle anew has not helped" in errors
     assert "Traceback" not in errors

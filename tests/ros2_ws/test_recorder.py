@@ -6,20 +6,26 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from functools import reduce
 
 import pytest
 
 pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_ros.py, then tests by ros2_ws/run")
 pytest.importorskip("mcap", reason="recording needs edge-runtime[bags]")
 
+from inspection_msgs.msg import InspectionReport as InspectionReportMessage
 from inspection_ros.mcap_file import McapFile
 from inspection_ros.recorder import FlightRecorder
 from inspection_ros.running import spin
+from lifecycle_msgs.msg import Transition
 from mcap.reader import make_reader
 from rclpy.parameter import Parameter
 
 from edge_runtime.cli import main
-from edge_runtime.errors import FlightLogError
+from edge_runtime.errors import BackendError, FlightLogError
+from edge_runtime.flight_log import FrameFailure
+from edge_runtime.flight_page import page_from_flight
+from edge_runtime.health_values import counters_from_values
 from edge_runtime.recording import load_recording
 from edge_runtime.report import InspectionReport
 from tests.fakes import CRACK, ScriptedInspector
@@ -53,16 +59,26 @@ class Recording:
 
 @pytest.fixture
 def recorded(rig, tmp_path):
-    """The recording of a flight with three reports."""
-    rig.fly(scripted(ScriptedInspector([SEEN])), bundle="reference")
+    """The recording of a flight with three reports, and a failure before the last of them."""
+    rig.fly(scripted(ScriptedInspector([SEEN, SEEN, BackendError("the engine failed"), SEEN])), bundle="reference")
     with Recording(tmp_path) as recording:
-        rig.wait_until(lambda: rig.audience("inspection/reports") == 2 and rig.audience("inspection/annotated") == 1)
-        for second in (1, 2, 3):
-            rig.publish_frame(stamp=(second, 0))
-            rig.wait_until(lambda: len(rig.reports) == second)  # noqa: B023
-        rig.wait_until(lambda: rig.health and rig.health.values.get("frames_reported") == "3")
-        rig.listen(1.2)  # the health that tells of the last report
+        record(rig)
     return recording.path
+
+
+def record(rig):
+    """Four frames, one a second, recorded with the health that tells of the last."""
+    rig.wait_until(lambda: rig.audience("inspection/reports") == 2 and rig.audience("inspection/annotated") == 1)
+    rig.wait_until(lambda: rig.audience("inspection/failures") == 1)
+    for second in (1, 2, 3, 4):
+        rig.publish_frame(stamp=(second, 0))
+        rig.wait_until(lambda: accounted_for(rig) == second)  # noqa: B023
+    rig.listen(1.2)
+
+
+def accounted_for(rig):
+    counters = rig.health and counters_from_values(rig.health.values)
+    return counters.reported + counters.failed if counters else None
 
 
 def test_a_recording_holds_reports_pictures_counters_and_ledger_and_becomes_a_page(recorded, capsys):
@@ -70,17 +86,40 @@ def test_a_recording_holds_reports_pictures_counters_and_ledger_and_becomes_a_pa
     assert [(record.index, record.stamp_s, record.source) for record in flight.records] == [
         (0, 0.0, "image"),
         (1, 1.0, "image"),
-        (2, 2.0, "image"),
+        (3, 3.0, "image"),
     ]
+    assert flight.failures == (FrameFailure(2, 2.0, "image", "the engine failed"),)
     assert {finding.track_id for record in flight.records for finding in record.report.findings} == {1}
     assert any(record.image for record in flight.records)
-    assert (flight.end.received, flight.end.dropped, flight.end.failed, flight.end.skipped) == (3, 0, 0, 0)
+    assert (flight.end.received, flight.end.dropped, flight.end.failed, flight.end.skipped) == (4, 0, 1, 0)
     assert flight.end.ledger.planned_bytes == 1_000_000
     assert (flight.header.bundle, flight.header.source) == ("reference", "image")
     assert main(["report", str(recorded)]) == 0
     page = recorded.with_suffix(".html")
     assert capsys.readouterr().out.strip() == str(page)
     assert "1 moderate finding in 3 inspected frames" in page.read_text()
+    assert '<td class="left">the engine failed</td>' in page.read_text()
+
+
+def test_the_page_of_a_recording_draws_no_boxes_over_those_that_its_pictures_have(recorded):
+    page = page_from_flight(load_recording(recorded))
+    assert "data:image/jpeg" in page
+    assert 'class="box' not in page
+
+
+def test_a_node_that_was_activated_anew_flies_another_flight_which_is_the_one_that_is_read(rig, tmp_path):
+    rig.fly(scripted(ScriptedInspector([SEEN])))
+    with Recording(tmp_path) as recording:
+        record(rig)
+        assert rig.change(Transition.TRANSITION_DEACTIVATE)
+        assert rig.activate()
+        rig.wait_until(lambda: accounted_for(rig) == 0)
+        rig.publish_frame(stamp=(9, 0))
+        rig.wait_until(lambda: accounted_for(rig) == 1)
+        rig.listen(1.2)
+    flight = load_recording(recording.path)
+    assert [record.index for record in flight.records] == [0]
+    assert flight.end.received == 1
 
 
 def test_a_power_cut_loses_nothing_that_had_reached_the_disk(recorded, tmp_path):
@@ -109,14 +148,34 @@ def test_a_recording_with_wrong_bytes_is_read_as_far_as_it_makes_sense_or_refuse
             assert len(load_recording(damaged).records) <= 3
 
 
-def test_the_foxglove_layout_shows_topics_that_are_recorded(recorded):
-    layout = (PACKAGE / "config" / "foxglove.json").read_text()
-    asked = set(re.findall(r'"(/[a-z_/]+)', layout))
+LAYOUT = (PACKAGE / "config" / "foxglove.json").read_text()
+# Of the panels that the app exports, the settings that say what they show.
+FOXGLOVE_PANELS = {
+    "Image": {"imageMode"},
+    "RawMessages": {"topicPath", "diffEnabled"},
+    "Plot": {"paths", "showLegend"},
+    "DiagnosticSummary": {"topicToRender", "minLevel", "pinnedIds", "hardwareIdFilter"},
+}
+
+
+def test_the_foxglove_layout_shows_the_topics_that_are_recorded_and_no_others(recorded):
     with recorded.open("rb") as file:
         summary = make_reader(file).get_summary()
-    assert asked == {channel.topic for channel in summary.channels.values()}
-    panels = set(json.loads(layout)["configById"])
-    assert panels == set(re.findall(r'"(?:first|second)": "([^"]+)"', layout))
+    assert set(re.findall(r'"(/[a-z_/]+)', LAYOUT)) == {channel.topic for channel in summary.channels.values()}
+
+
+def test_the_foxglove_layout_places_each_of_its_panels_once_and_sets_what_such_panels_have():
+    panels = json.loads(LAYOUT)["configById"]
+    assert sorted(panels) == sorted(re.findall(r'"(?:first|second)": "([^"]+)"', LAYOUT))
+    for name, settings in panels.items():
+        assert set(settings) == FOXGLOVE_PANELS[name.partition("!")[0]] | {"foxglovePanelTitle"}
+
+
+def test_what_the_foxglove_layout_plots_are_numbers_of_a_report():
+    plotted = re.findall(r'"/inspection/reports\.([a-z_.]+)"', LAYOUT)
+    assert len(plotted) == 7
+    for path in plotted:
+        assert isinstance(reduce(getattr, path.split("."), InspectionReportMessage()), int | float)
 
 
 def test_what_sync_has_returned_from_can_be_read_while_the_recording_goes_on(tmp_path):

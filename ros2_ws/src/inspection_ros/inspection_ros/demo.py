@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import rclpy
+from inspection_msgs.msg import FrameFailure
 from inspection_msgs.msg import InspectionReport as InspectionReportMessage
 from lifecycle_msgs.msg import Transition
 from rclpy.signals import SignalHandlerOptions
@@ -60,7 +61,10 @@ def fly(node: Sequence[str], camera: Sequence[str], header: FlightHeader, out: P
         stamp_s = logbook.keep_report(stamp_ns, message.frame_index, report)
         print(f"{stamp_s:6.1f} s  frame {message.frame_index}: {text_from_report(report)}", flush=True)
 
-    station = GroundStation(logbook.keep_frame, hear)
+    def hear_failure(stamp_ns: int, message: FrameFailure) -> None:
+        logbook.keep_failure(stamp_ns, message.frame_index, message.reason)
+
+    station = GroundStation(logbook.keep_frame, hear, hear_failure)
     try:
         with running(node) as node_process:
             bring_up_and_watch(station, logbook, node_process, camera, timeout_s)

@@ -1,4 +1,4 @@
-"""The audience of one flight: hears frames, reports and health, and moves the node through its lifecycle; no files."""
+"""The audience of one flight: hears what is seen, found and lost, and moves the node through its states; no files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from inspection_msgs.msg import InspectionReport
+from inspection_msgs.msg import FrameFailure, InspectionReport
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import SingleThreadedExecutor
@@ -24,21 +24,26 @@ _AUDIENCE_QOS = QoSProfile(depth=50)  # reliable: the audience is slow now and t
 
 
 class GroundStation:
-    """Calls ``on_frame(stamp_ns, frame)`` and ``on_report(stamp_ns, message, report)``; must be closed."""
+    """Calls ``on_frame(stamp_ns, frame)``, and ``on_report(stamp_ns, message, report)`` or ``on_failure(stamp_ns,
+    message)`` for what became of it; must be closed.
+    """
 
     def __init__(
         self,
         on_frame: Callable[[int, Frame], None],
         on_report: Callable[[int, InspectionReport, Any], None],
+        on_failure: Callable[[int, FrameFailure], None],
     ) -> None:
         self._on_frame = on_frame
         self._on_report = on_report
+        self._on_failure = on_failure
         self._health: dict[str, str] = {}
         self._node = rclpy.create_node("ground_station")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         self._node.create_subscription(Image, "image", self._hear_frame, _AUDIENCE_QOS)
         self._node.create_subscription(InspectionReport, "inspection/reports", self._hear_report, _AUDIENCE_QOS)
+        self._node.create_subscription(FrameFailure, "inspection/failures", self._hear_failure, _AUDIENCE_QOS)
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._hear_health, _AUDIENCE_QOS)
         self._change = self._node.create_client(ChangeState, "inspection/change_state")
 
@@ -96,6 +101,9 @@ class GroundStation:
 
     def _hear_report(self, message: InspectionReport) -> None:
         self._on_report(nanoseconds(message.header.stamp), message, report_from_message(message))
+
+    def _hear_failure(self, message: FrameFailure) -> None:
+        self._on_failure(nanoseconds(message.header.stamp), message)
 
     def _hear_health(self, message: DiagnosticArray) -> None:
         for status in message.status:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edge_runtime.annotate import thumbnail_jpeg
 from edge_runtime.budget import Ledger
-from edge_runtime.flight_log import FlightEnd, FlightHeader, FlightLog, FlightRecord
+from edge_runtime.flight_log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
 from edge_runtime.messages import Frame
 from edge_runtime.report import InspectionReport
 from edge_runtime.streaming import Counters
@@ -31,22 +31,30 @@ class Logbook:
 
     def keep_frame(self, stamp_ns: int, frame: Frame) -> None:
         """Remember a frame until its report comes, or until it is too old to be waited for."""
-        if self._first_ns is None:
-            self._first_ns = stamp_ns
+        self._seconds(stamp_ns)
         self._thumbnails[stamp_ns] = thumbnail_jpeg(frame)
         while len(self._thumbnails) > _PENDING:
             del self._thumbnails[next(iter(self._thumbnails))]
 
     def keep_report(self, stamp_ns: int, index: int, report: InspectionReport) -> float:
         """Log a report with its frame, where that was seen; seconds since the first frame."""
-        if self._first_ns is None:
-            self._first_ns = stamp_ns
-        stamp_s = (stamp_ns - self._first_ns) / 1e9
+        stamp_s = self._seconds(stamp_ns)
         image = self._thumbnails.pop(stamp_ns, None)
         self._log.write_record(FlightRecord(index, stamp_s, self._source, report, image))
         self.reports += 1
         self.findings += len(report.findings)
         return stamp_s
+
+    def keep_failure(self, stamp_ns: int, index: int, reason: str) -> None:
+        """Log why there is no report of a frame."""
+        self._thumbnails.pop(stamp_ns, None)
+        self._log.write_failure(FrameFailure(index, self._seconds(stamp_ns), self._source, reason))
+
+    def _seconds(self, stamp_ns: int) -> float:
+        """Since the first frame of which this was told anything."""
+        if self._first_ns is None:
+            self._first_ns = stamp_ns
+        return (stamp_ns - self._first_ns) / 1e9
 
     def close(self, counters: Counters | None, ledger: Ledger | None) -> None:
         """Write how the flight ended, as far as that is known, and close the log."""

@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import inspection_msgs.msg
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
@@ -16,12 +15,10 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 
 from edge_runtime.budget import Ledger
-from edge_runtime.errors import EdgeRuntimeError
+from edge_runtime.errors import BackendError, EdgeRuntimeError
 from edge_runtime.inspector import Inspector
-from edge_runtime.messages import message_from_report, nanoseconds
 from edge_runtime.power import read_power
 from edge_runtime.pressure import Step
-from edge_runtime.report import InspectionReport
 from edge_runtime.telemetry import read_temperature_c
 from inspection_ros.asking import Desk
 from inspection_ros.health import assess
@@ -30,13 +27,15 @@ from inspection_ros.pipeline import Pipeline
 from inspection_ros.running import run_node
 from inspection_ros.saying import Voice, diagnostics_of
 from inspection_ros.settings import SETTINGS, check_setting, declare_settings, refusal, rules_from
-from inspection_ros.traffic import ClosableInspector, Inspected
+from inspection_ros.traffic import ClosableInspector, Failed, Status
+from inspection_ros.transitions import answer_impossible_transitions
 
 DIAGNOSTICS_PERIOD_S = 1.0
 STOP_TIMEOUT_S = 60.0  # a report in progress may take this long on a slow machine before the node gives up on it
 RETRY_PERIOD_S = 5.0  # a disk that is mounted late, or memory that comes back
 LOG_PERIOD_S = 5.0  # a camera that sends nothing but rubbish must not fill the log
-STUCK_EXIT_CODE = 70  # EX_SOFTWARE: whoever supervises the process is to start it again
+FAILURES_IN_A_ROW = 5  # of the engine: one is its frame's, so many are its own
+GIVEN_UP_EXIT_CODE = 70  # EX_SOFTWARE: whoever supervises the process is to start it again
 
 
 class OpenInspector(ClosableInspector, Protocol):
@@ -63,21 +62,22 @@ class InspectionNode(LifecycleNode):
         super().__init__("inspection", **node_options)
         self._open_inspector = open_inspector
         self._inspector: OpenInspector | None = None
-        self._voice: Voice | None = None
+        self._voice = Voice(self, self._locate)
         self._ears: Ears | None = None
-        self._frame_age_s = 0.0
         self._failed_transition = ""
+        self._engine_fails = ""  # why what is open must not go on
+        self._opened_anew = False  # because of that
         self.pipeline: Pipeline[Any] | None = None
         self.given_up = ""  # why the process must be started anew; empty while it need not
         declare_settings(self)
         self.add_on_set_parameters_callback(self._consider_parameters)
-        self._desk = Desk(self, self, self._message_of)
+        self._desk = Desk(self, self, self._voice.message_of)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # health is told even where simulated time stands still
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._watch, clock=steady)
         self._retry = self.create_timer(RETRY_PERIOD_S, self.autostart, clock=steady)
         self._retry.cancel()
-        _answer_impossible_transitions(self)
+        answer_impossible_transitions(self)
 
     @property
     def ledger(self) -> Ledger | None:
@@ -110,7 +110,7 @@ class InspectionNode(LifecycleNode):
             for setting in SETTINGS:  # what the node was started with has passed no callback
                 check_setting(setting.name, self._value(setting.name))
             self._inspector = self._open()
-            self._voice = Voice(self)
+            self._voice.open()
         except Exception as error:
             return self._failed("configure", error)
         self._retry.cancel()
@@ -124,12 +124,13 @@ class InspectionNode(LifecycleNode):
         result = super().on_activate(state)
         cameras = self.cameras
         try:
+            self._voice.begin_flight()
             self.pipeline = Pipeline(
                 cameras,
                 frame_from_message,
                 self._inspector,
-                self._publish,
-                self._warn,
+                self._voice.report,
+                self._tell_failure,
                 rules=lambda: rules_from(self._value),
                 priorities=dict(zip(cameras, self._value("priorities"), strict=False)),
             )
@@ -139,10 +140,12 @@ class InspectionNode(LifecycleNode):
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Let the report in progress be published, then stop."""
+        """Let the report in progress be published, then stop; an engine that must not go on is an error."""
         try:
             self._stop(STOP_TIMEOUT_S)
-        except TimeoutError as error:
+            if self._engine_fails:
+                raise BackendError(self._engine_fails)
+        except (TimeoutError, BackendError) as error:
             return self._failed("deactivate", error)
         return super().on_deactivate(state)
 
@@ -174,9 +177,7 @@ class InspectionNode(LifecycleNode):
             self._stop(STOP_TIMEOUT_S)
         except TimeoutError as error:
             self.get_logger().error(str(error))
-        if self._voice is not None:
-            self._voice.close()
-            self._voice = None
+        self._voice.close()
         if self._inspector is not None:
             self._inspector.close()
             self._inspector = None
@@ -201,47 +202,58 @@ class InspectionNode(LifecycleNode):
 
     # What the worker calls, on its own thread.
 
-    def _message_of(self, camera: str, question: str, message: Any, report: InspectionReport) -> Any:
-        """The report of a camera's message, with the frame's header, its age and where it was taken."""
-        answer = message_from_report(report, inspection_msgs.msg)
-        answer.header, answer.camera, answer.question = message.header, camera, question
-        answer.frame_age_s = (self.get_clock().now().nanoseconds - nanoseconds(message.header.stamp)) / 1e9
+    def _locate(self, report: Any, camera: str) -> None:
         if self._ears is not None:
-            self._ears.locate(answer, camera)
-        return answer
+            self._ears.locate(report, camera)
 
-    def _publish(self, inspected: Inspected[Any]) -> None:
-        assert self._voice is not None, "it speaks as long as the worker works"
-        report = self._message_of(inspected.camera, inspected.question, inspected.message, inspected.report)
-        self._voice.report(report, inspected)
-        self._frame_age_s = report.frame_age_s
-
-    def _warn(self, failure: str) -> None:
-        if self.context.ok():  # a report in progress when ROS is shut down finds no topic to go to
-            self.get_logger().warning(failure, throttle_duration_sec=LOG_PERIOD_S)
+    def _tell_failure(self, failed: Failed[Any]) -> None:
+        if self.context.ok():  # a frame in progress when ROS is shut down finds no topic to go to
+            self._voice.failure(failed)
+            self.get_logger().warning(f"frame {failed.index}: {failed.reason}", throttle_duration_sec=LOG_PERIOD_S)
 
     # Health, in every state.
 
     def _watch(self) -> None:
-        pipeline = self.pipeline
-        stuck_after_s = self._value("stuck_after_s")
-        if pipeline is not None and 0 < stuck_after_s < pipeline.status().busy_s:
-            self._relieve(pipeline, stuck_after_s)
+        if self.pipeline is not None:
+            status = self.pipeline.status()
+            if 0 < self._value("stuck_after_s") < status.busy_s:
+                self._relieve(self.pipeline, status)
+            elif status.engine_failures >= FAILURES_IN_A_ROW:
+                self._open_anew(status)
         self._publish_diagnostics()
 
-    def _relieve(self, pipeline: Pipeline[Any], stuck_after_s: float) -> None:
+    def _relieve(self, pipeline: Pipeline[Any], status: Status) -> None:
         """Leave an inspection that hangs, with its engines, and open the bundle once more.
 
         Frames would have nobody to inspect them meanwhile, so nothing is lost by doing it here.
         """
-        self.get_logger().error(f"an inspection has taken more than {stuck_after_s:.1f} s; opening the bundle anew")
+        self.get_logger().error(f"an inspection has taken {status.busy_s:.1f} s; opening the bundle anew")
         try:
             self._inspector = self._open()
         except Exception as error:
-            self.given_up = f"an inspection hangs, and the bundle cannot be opened beside it: {error}"
-            self.get_logger().fatal(self.given_up)
+            self._give_up(f"an inspection hangs, and the bundle cannot be opened beside it: {error}")
         else:
             pipeline.relieve(self._inspector)
+
+    def _open_anew(self, status: Status) -> None:
+        """End a flight whose engine fails at every frame, through the lifecycle's error, and start another.
+
+        What fails from its first frame on although it was opened anew is past help in this process: a CUDA context
+        that has seen an illegal access, say, is lost to it.
+        """
+        failure = f"the engine failed {status.engine_failures} times in a row; {status.last_failure}"
+        if self._opened_anew and status.counters.reported == 0:
+            self._give_up(f"{failure}; opening the bundle anew has not helped")
+            return
+        self._engine_fails, self._opened_anew = failure, True
+        self.trigger_deactivate()  # which fails, and frees everything
+        self._engine_fails = ""
+        self._publish_diagnostics()
+        self.autostart()
+
+    def _give_up(self, why: str) -> None:
+        self.given_up = why
+        self.get_logger().fatal(why)
 
     def _publish_diagnostics(self) -> None:
         inspector, pipeline = self._inspector, self.pipeline
@@ -251,7 +263,7 @@ class InspectionNode(LifecycleNode):
             ledger=None if inspector is None else inspector.ledger,
             temperature_c=read_temperature_c(),
             stale_after_s=self._value("stale_after_s"),
-            frame_age_s=self._frame_age_s,
+            frame_age_s=self._voice.frame_age_s,
             steps=() if inspector is None else inspector.steps,
             failed_transition=self._failed_transition,
             power=read_power(),
@@ -267,27 +279,8 @@ class InspectionNode(LifecycleNode):
         super().destroy_node()
 
 
-def _answer_impossible_transitions(node: LifecycleNode) -> None:
-    """Have the node say no to a transition that its state does not allow.
-
-    rclpy raises instead and sends no answer, so that whoever asked, of two at once say, would wait for ever.
-    """
-    service = node._service_change_state
-    change_state = service.callback
-
-    def answer(request: Any, response: Any) -> Any:
-        try:
-            return change_state(request, response)
-        except Exception as error:
-            node.get_logger().error(f"no such transition now: {error}")
-            response.success = False
-            return response
-
-    service.callback = answer
-
-
 def main(args: list[str] | None = None, open_inspector: Callable[..., OpenInspector] = Inspector.open) -> None:
-    """Run the node until Ctrl-C; exit code 70 where a hanging engine is to be ended with its process."""
+    """Run the node until Ctrl-C; exit code 70 where an engine is past help in this process."""
     try:
         node = run_node(
             lambda: InspectionNode(open_inspector),
@@ -299,7 +292,7 @@ def main(args: list[str] | None = None, open_inspector: Callable[..., OpenInspec
     except (InvalidParameterTypeException, InvalidParameterValueException) as error:
         sys.exit(f"inspection: {error}")
     if node.given_up:
-        sys.exit(STUCK_EXIT_CODE)
+        sys.exit(GIVEN_UP_EXIT_CODE)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """One thread between cameras and their reports: newest message in, report out, every frame accounted for.
 
 Knows neither ROS nor models: what makes a frame of a message, what inspects it and what publishes the result are
-handed in. A frame that fails is counted and told about, and the next one is taken. An inspection that never ends is
-left behind with its inspector (:meth:`Pipeline.relieve`), as no thread can be ended from outside.
+handed in. A frame that fails is told about, and the next one is taken. An inspection that never ends is left behind
+with its inspector (:meth:`Pipeline.relieve`), as no thread can be ended from outside.
 """
 
 from __future__ import annotations
@@ -20,20 +20,31 @@ from edge_runtime.intake import Intake
 from edge_runtime.messages import Frame
 from edge_runtime.report import InspectionReport
 from edge_runtime.streaming import Counters, within
-from edge_runtime.telemetry import LatencyWindow
 from edge_runtime.tiling import Tiling, inspect_in_tiles
-from inspection_ros.traffic import ClosableInspector, Inspected, Message, Request, Rules, Status
+from inspection_ros.tally import Tally
+from inspection_ros.traffic import ClosableInspector, Failed, Inspected, Message, Request, Rules, Status
 
 _IDLE_WAIT_S = 0.5
 _REQUESTS = "\n"  # a lane of the intake beside the cameras' topics, whose names hold no line ends
 _FIRST = 2**31  # its priority, above every camera's
+_BLAMELESS = (ValueError, MemoryError)  # of what is raised: the frame's fault, the question's or the machine's
+_LEFT_BEHIND = "the inspection did not end, and was left behind"
 
 
 @dataclass(frozen=True)
 class _Arrival(Generic[Message]):
     index: int
+    camera: str
     message: Message
     arrived_s: float  # monotonic
+
+
+@dataclass(frozen=True)
+class _UnderWay(Generic[Message]):
+    """An inspection in progress; no arrival where it was asked for, and its frame is none of the stream's."""
+
+    began_s: float  # monotonic
+    arrival: _Arrival[Message] | None = None
 
 
 def look(
@@ -48,7 +59,8 @@ def look(
 class Pipeline(Generic[Message]):
     """Starts its thread at once; :meth:`stop` ends it. The inspector is the caller's to close, unless it is left.
 
-    ``rules`` is asked before every frame. ``publish`` and ``on_failure`` are called by the worker.
+    ``rules`` is asked before every frame. ``publish`` and ``on_failure`` are called by the worker; ``on_failure`` also
+    by who calls :meth:`relieve`.
     """
 
     def __init__(
@@ -57,7 +69,7 @@ class Pipeline(Generic[Message]):
         to_frame: Callable[[Message], Frame],
         inspector: ClosableInspector,
         publish: Callable[[Inspected[Message]], None],
-        on_failure: Callable[[str], None],
+        on_failure: Callable[[Failed[Message]], None],
         rules: Callable[[], Rules] = Rules,
         priorities: Mapping[str, int] | None = None,
     ) -> None:
@@ -69,15 +81,11 @@ class Pipeline(Generic[Message]):
         self._intake: Intake[_Arrival[Message] | None] = Intake(
             (*cameras, _REQUESTS), {**(priorities or {}), _REQUESTS: _FIRST}
         )
+        self._tally = Tally()
         self._stopping = threading.Event()
-        self._lock = threading.Lock()  # held for a moment: around the counters, the requests, and who works
-        self._received = self._reported = self._skipped = self._failed = self._relieved = 0
+        self._lock = threading.Lock()  # held for a moment: around the requests, and who works on what
         self._ready: deque[Request[Message]] = deque()
         self._awaiting: list[Request[Message]] = []  # their camera's next frame
-        self._newest_frame_s = time.monotonic()
-        self._latency, self._first_token, self._handover = LatencyWindow(), LatencyWindow(), LatencyWindow()
-        self._pace: deque[tuple[int, float]] = deque(maxlen=32)  # tokens and milliseconds of the latest answers
-        self._last_failure: str | None = None
         self._inspection_began_s = float("-inf")
         self._track_ids = itertools.count(1)
         self._shift = 0
@@ -86,19 +94,17 @@ class Pipeline(Generic[Message]):
     def offer(self, camera: str, message: Message) -> None:
         """Hand over the camera's newest message, in place of one that still waits; never blocks."""
         arrived_s = time.monotonic()
+        index = self._tally.receive(arrived_s)
         with self._lock:
-            self._newest_frame_s = arrived_s
-            index = self._received
-            self._received += 1
             asked = [request for request in self._awaiting if request.camera == camera]
             for request in asked:
                 self._awaiting.remove(request)
                 request.message = message
             self._ready.extend(asked)
-        self._intake.put(camera, _Arrival(index, message, arrived_s))
+        self._intake.put(camera, _Arrival(index, camera, message, arrived_s))
         if asked:
             self._intake.put(_REQUESTS, None)
-        self._handover.add((time.monotonic() - arrived_s) * 1000)
+        self._tally.hand_over((time.monotonic() - arrived_s) * 1000)
 
     def ask(self, request: Request[Message]) -> None:
         """Have a frame inspected before those that wait."""
@@ -108,26 +114,12 @@ class Pipeline(Generic[Message]):
 
     def counters(self) -> Counters:
         """What became of the frames so far."""
-        with self._lock:
-            dropped = sum(map(self._intake.dropped, self._cameras))
-            return Counters(self._received, self._reported, self._skipped, dropped, self._failed)
+        return self._tally.counters(self._dropped)
 
     def status(self) -> Status:
         """A snapshot for diagnostics."""
-        now_s = time.monotonic()
-        began_s, answers = self._under_way, tuple(self._pace)
-        written_ms = sum(duration_ms for _, duration_ms in answers)
-        return Status(
-            self.counters(),
-            self._latency.statistics(),
-            since_frame_s=now_s - self._newest_frame_s,
-            last_failure=self._last_failure,
-            first_token=self._first_token.statistics(),
-            handover=self._handover.statistics(),
-            tokens_per_s=1000 * sum(tokens for tokens, _ in answers) / written_ms if written_ms else None,
-            busy_s=0.0 if began_s is None else now_s - began_s,
-            relieved=self._relieved,
-        )
+        under_way = self._under_way
+        return self._tally.status(self._dropped, time.monotonic() - under_way.began_s if under_way else 0.0)
 
     def relieve(self, inspector: ClosableInspector) -> None:
         """Leave the inspection in progress behind, as failed, and go on with another inspector on another thread.
@@ -136,11 +128,11 @@ class Pipeline(Generic[Message]):
         """
         with self._lock:
             self._shift += 1
-            self._relieved += 1
-            if self._counted:
-                self._failed += 1
-        self._last_failure = "an inspection did not end, and was left behind"
+            under_way = self._under_way
+        self._tally.relieve()
         self._start_shift(inspector)
+        if under_way and under_way.arrival:
+            self._fail(under_way.arrival, TimeoutError(_LEFT_BEHIND), by_engine=True)
 
     def stop(self, timeout_s: float) -> None:
         """Finish the frame in progress, drop those that wait, refuse what was asked, and end the thread.
@@ -157,9 +149,12 @@ class Pipeline(Generic[Message]):
                 self._shift += 1  # left behind, with its inspector
             raise TimeoutError(f"the inspection in progress did not end within {timeout_s:.0f} s")
 
+    @property
+    def _dropped(self) -> int:
+        return sum(map(self._intake.dropped, self._cameras))
+
     def _start_shift(self, inspector: ClosableInspector) -> None:
-        self._under_way: float | None = None  # when the inspection in progress started
-        self._counted = False  # whether its frame is one of the stream's
+        self._under_way: _UnderWay[Message] | None = None
         self._continuity = {camera: Continuity(self._track_ids) for camera in self._cameras}
         self._worker = threading.Thread(
             target=self._work, args=(self._shift, inspector), name="inspection", daemon=True
@@ -171,7 +166,7 @@ class Pipeline(Generic[Message]):
             self._rest(inspector)
             turn = self._intake.take(_IDLE_WAIT_S)
             if turn is not None and turn[1] is not None:
-                self._process(shift, inspector, turn[0], turn[1])
+                self._process(shift, inspector, turn[1])
             if shift == self._shift:
                 self._serve_requests(shift, inspector)
             if shift != self._shift:
@@ -185,76 +180,73 @@ class Pipeline(Generic[Message]):
             while (rest_s := inspector.rest_s()) > 0 and not self._stopping.wait(rest_s):
                 pass
         except Exception as error:  # memory does not come back; the frame itself will tell whether there is enough
-            self._last_failure = str(error) or type(error).__name__
-            self._on_failure(self._last_failure)
+            self._tally.worry(_words(error))
             self._stopping.wait(_IDLE_WAIT_S)
 
-    def _process(self, shift: int, inspector: ClosableInspector, camera: str, arrival: _Arrival[Message]) -> None:
+    def _process(self, shift: int, inspector: ClosableInspector, arrival: _Arrival[Message]) -> None:
         rules = self._rules()
         began_s = time.monotonic()
         if began_s - self._inspection_began_s < rules.period_s:
-            with self._lock:
-                self._skipped += 1
+            self._tally.skip()
             return
 
         def inspect(frame: Frame) -> InspectionReport:
             self._inspection_began_s = began_s
             return look(inspector, frame, rules.tiling, rules.question, within(rules.deadline_s))
 
-        self._under_way, self._counted = began_s, True
-        report, failure = None, ""
+        self._under_way = _UnderWay(began_s, arrival)
         try:
             frame = self._to_frame(arrival.message)
-            report = self._continuity[camera].inspect(frame, began_s, rules.gate, inspect)
-            if report is not None and self._ended(shift):
-                self._publish(
-                    Inspected(arrival.index, camera, arrival.message, frame, rules.question, report, self.counters())
-                )
+            report = self._continuity[arrival.camera].inspect(frame, began_s, rules.gate, inspect)
         except Exception as error:  # whatever it is, the next frame deserves its chance
-            failure = str(error) or type(error).__name__
+            if self._ended(shift):
+                self._fail(arrival, error, by_engine=not isinstance(error, _BLAMELESS))
+            return
         if not self._ended(shift):
             return
-        with self._lock:
-            self._failed += bool(failure)
-            self._reported += report is not None and not failure
-            self._skipped += report is None and not failure
-        if failure:
-            self._last_failure = f"frame {arrival.index}: {failure}"
-            self._on_failure(self._last_failure)
-        elif report is not None:
-            self._last_failure = None
-            self._measure(report, (time.monotonic() - arrival.arrived_s) * 1000)
+        if report is None:
+            self._tally.skip()
+            return
+        try:
+            self._publish(
+                Inspected(
+                    arrival.index, arrival.camera, arrival.message, frame, rules.question, report, self.counters()
+                )
+            )
+        except Exception as error:  # of the topics
+            self._fail(arrival, error, by_engine=False)
+        else:
+            self._tally.report(report, (time.monotonic() - arrival.arrived_s) * 1000)
 
     def _ended(self, shift: int) -> bool:
         """Note that the inspection in progress has ended; False where it had been left behind."""
         with self._lock:
             if shift != self._shift:
                 return False
-            self._under_way, self._counted = None, False
+            self._under_way = None
             return True
 
-    def _measure(self, report: InspectionReport, latency_ms: float) -> None:
-        timings = report.timings
-        self._latency.add(latency_ms)
-        self._first_token.add(timings.preprocess_ms + timings.vision_ms + timings.prefill_ms)
-        self._pace.append((report.tokens, timings.decode_ms))
+    def _fail(self, arrival: _Arrival[Message], error: Exception, by_engine: bool) -> None:
+        reason = _words(error)
+        self._tally.fail(f"frame {arrival.index}: {reason}", by_engine)
+        self._on_failure(Failed(arrival.index, arrival.camera, arrival.message, reason))
 
     def _serve_requests(self, shift: int, inspector: ClosableInspector) -> None:
         self._refuse(lambda request: not request.go_on(""), "no frame came in time")
         while self._ready and shift == self._shift and not self._stopping.is_set():
             request = self._ready.popleft()
             assert request.message is not None, "only those with a message are ready"
-            self._under_way = time.monotonic()
+            self._under_way = _UnderWay(time.monotonic())
             report, failure = None, ""
             try:
                 frame = self._to_frame(request.message)
                 report = look(inspector, frame, self._rules().tiling, request.question, request.go_on)
             except Exception as error:
-                failure = str(error) or type(error).__name__
+                failure = _words(error)
             if self._ended(shift):
                 request.done(request.message, report, failure)
             else:
-                request.done(request.message, None, "the inspection did not end in time, and was left behind")
+                request.done(request.message, None, _LEFT_BEHIND)
 
     def _refuse(self, which: Callable[[Request[Message]], bool], reason: str) -> None:
         with self._lock:
@@ -265,3 +257,7 @@ class Pipeline(Generic[Message]):
                 self._ready.clear()
         for request in refused:
             request.done(None, None, reason)
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""The flight recorder: reports, diagnostics and annotated frames into an MCAP file; inspects nothing.
+"""The flight recorder: reports, failures, diagnostics and annotated frames into an MCAP file; inspects nothing.
 
 ros2 run inspection_ros recorder --ros-args -p folder:=/data/flights -p pictures_hz:=1.0
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
-from inspection_msgs.msg import InspectionReport
+from inspection_msgs.msg import FrameFailure, InspectionReport
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -52,6 +52,7 @@ class FlightRecorder(Node):
         self._file = McapFile(self.path, definition_of)
         self._last_picture_s = float("-inf")
         self._hear_raw(InspectionReport, "inspection/reports", "inspection_msgs/msg/InspectionReport")
+        self._hear_raw(FrameFailure, "inspection/failures", "inspection_msgs/msg/FrameFailure")
         self._hear_raw(DiagnosticArray, "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")
         if self._value("pictures_hz"):
             self.create_subscription(Image, "inspection/annotated", self._keep_picture, camera_qos())

@@ -1,48 +1,102 @@
-"""What the node says: reports, annotated frames, diagnostics; puts them into messages, and decides nothing."""
+"""What the node says: reports, failures, annotated frames, diagnostics; makes messages of them, and decides nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import inspection_msgs.msg
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from inspection_msgs.msg import InspectionReport
+from inspection_msgs.msg import FrameFailure
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import Image
 
 from edge_runtime.annotate import draw_report
-from edge_runtime.messages import fill_image
+from edge_runtime.messages import fill_image, message_from_report, nanoseconds
+from edge_runtime.report import InspectionReport
 from inspection_ros.health import Health
 from inspection_ros.hearing import camera_qos
-from inspection_ros.traffic import Inspected
+from inspection_ros.traffic import Failed, Inspected
 
-REPORT_QOS = QoSProfile(depth=10)  # reports are small and few, and none should be lost
+# Reliable, as reports are few and none should be lost; deeper, 10 of them wait for a subscriber that is slow.
+REPORT_DEPTH = 10
 
 
 class Voice:
-    """Publishes from activation to deactivation; must be closed."""
+    """Has topics from :meth:`open` to :meth:`close`, and is heard while the node is active.
 
-    def __init__(self, node: LifecycleNode) -> None:
+    ``locate(message, camera)`` puts into a report's message where its frame was taken. Its topics take
+    the parameters ``qos_overrides./TOPIC.publisher.*``.
+    """
+
+    def __init__(self, node: LifecycleNode, locate: Callable[[Any, str], None]) -> None:
         self._node = node
-        self._reports = node.create_lifecycle_publisher(InspectionReport, "inspection/reports", REPORT_QOS)
-        self._annotated = node.create_lifecycle_publisher(Image, "inspection/annotated", camera_qos())
+        self._locate = locate
+        self._clock = Clock(clock_type=ClockType.SYSTEM_TIME)  # simulated time may stand still between two flights
+        self._activated = self._clock.now().to_msg()
+        self.frame_age_s = 0.0  # of the latest report's frame, when that was published
+        self._publishers: dict[Any, Any] = {}  # by the type of their messages
 
-    def report(self, report: Any, inspected: Inspected[Any]) -> None:
-        """Publish the message of a report with its counters, and its frame with the findings, if someone looks."""
+    def open(self) -> None:
+        """Take the topics up."""
+        for message_type, topic, qos in (
+            (inspection_msgs.msg.InspectionReport, "inspection/reports", QoSProfile(depth=REPORT_DEPTH)),
+            (FrameFailure, "inspection/failures", QoSProfile(depth=REPORT_DEPTH)),
+            (Image, "inspection/annotated", camera_qos()),
+        ):
+            self._publishers[message_type] = self._node.create_lifecycle_publisher(
+                message_type, topic, qos, qos_overriding_options=QoSOverridingOptions.with_default_policies()
+            )
+
+    def begin_flight(self) -> None:
+        """From now on, what is said belongs to another flight."""
+        self._activated = self._clock.now().to_msg()
+
+    def message_of(self, camera: str, question: str, message: Any, report: InspectionReport) -> Any:
+        """The report of a camera's message, with the frame's header, its age and where it was taken."""
+        answer = message_from_report(report, inspection_msgs.msg)
+        answer.header, answer.activated = message.header, self._activated
+        answer.camera, answer.question = camera, question
+        answer.frame_age_s = (self._node.get_clock().now().nanoseconds - nanoseconds(message.header.stamp)) / 1e9
+        self._locate(answer, camera)
+        return answer
+
+    def report(self, inspected: Inspected[Any]) -> None:
+        """Publish a report with its counters, and its frame with the findings, if someone looks."""
+        report = self.message_of(inspected.camera, inspected.question, inspected.message, inspected.report)
         report.frame_index = inspected.index
         for name in ("received", "skipped", "dropped", "failed"):
             setattr(report, f"frames_{name}", getattr(inspected.counters, name))
-        self._reports.publish(report)
-        if self._annotated.get_subscription_count():
+        self._say(report)
+        self.frame_age_s = report.frame_age_s
+        if self._publishers[Image].get_subscription_count():
             picture = Image(header=report.header)
             fill_image(picture, draw_report(inspected.frame, inspected.report))
-            self._annotated.publish(picture)
+            self._say(picture)
+
+    def failure(self, failed: Failed[Any]) -> None:
+        """Publish why there is no report of a frame."""
+        self._say(
+            FrameFailure(
+                header=failed.message.header,
+                activated=self._activated,
+                camera=failed.camera,
+                frame_index=failed.index,
+                reason=failed.reason,
+            )
+        )
 
     def close(self) -> None:
-        """Leave both topics."""
-        for publisher in (self._reports, self._annotated):
-            self._node.destroy_lifecycle_publisher(publisher)
+        """Leave every topic; does nothing where there is none."""
+        while self._publishers:
+            self._node.destroy_lifecycle_publisher(self._publishers.popitem()[1])
+
+    def _say(self, message: Any) -> None:
+        self._publishers[type(message)].publish(message)
 
 
 def diagnostics_of(node: Node, health: Health, bundle: str) -> DiagnosticArray:

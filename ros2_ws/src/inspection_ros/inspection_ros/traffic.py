@@ -53,6 +53,7 @@ class Status:
     tokens_per_s: float | None = None  # while it writes, over the latest reports
     busy_s: float = 0.0  # for how long the inspection in progress has been going on
     relieved: int = 0  # inspections that were left behind
+    engine_failures: int = 0  # since the last report
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,16 @@ class Inspected(Generic[Message]):
     question: str
     report: InspectionReport
     counters: Counters  # as they stood when the report was done
+
+
+@dataclass(frozen=True)
+class Failed(Generic[Message]):
+    """A message of which there will be no report, and why."""
+
+    index: int  # among the frames received, from 0
+    camera: str
+    message: Message
+    reason: str
 
 
 @dataclass(eq=False)
