@@ -1,6 +1,8 @@
 """Compilers: from a component's graph to the files that one inference engine loads; one file per engine."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
 from edge_runtime.errors import RecipeError
 from engines.fidelity import FLOAT16_ARITHMETIC
@@ -9,23 +11,20 @@ from engines.targets.onnxruntime import OnnxRuntimeTarget
 from engines.targets.tensorrt import open_tensorrt, open_tensorrt_rtx
 from engines.targets.tensorrt_shapes import LARGEST_HEAD_PARAMETERS, planned_bytes
 
+_TENSORRT = TargetKind(
+    open_tensorrt,
+    frozenset({"compute_capabilities", "timing_cache", "int8_route"}),
+    computes_float16=True,
+    head_parameters=LARGEST_HEAD_PARAMETERS,
+    planned_bytes=partial(planned_bytes, shares_weights=True),
+    arithmetic=FLOAT16_ARITHMETIC,
+)
+
 TARGETS: Mapping[str, TargetKind] = {
     "onnxruntime": TargetKind(OnnxRuntimeTarget),
-    "tensorrt": TargetKind(
-        open_tensorrt,
-        frozenset({"compute_capabilities", "timing_cache", "int8_route"}),
-        computes_float16=True,
-        head_parameters=LARGEST_HEAD_PARAMETERS,
-        planned_bytes=planned_bytes,
-        arithmetic=FLOAT16_ARITHMETIC,
-    ),
-    "tensorrt-rtx": TargetKind(
-        open_tensorrt_rtx,
-        frozenset({"compute_capabilities", "timing_cache", "int8_route"}),
-        computes_float16=True,
-        head_parameters=LARGEST_HEAD_PARAMETERS,
-        planned_bytes=planned_bytes,
-        arithmetic=FLOAT16_ARITHMETIC,
+    "tensorrt": _TENSORRT,
+    "tensorrt-rtx": replace(
+        _TENSORRT, open=open_tensorrt_rtx, planned_bytes=partial(planned_bytes, shares_weights=False)
     ),
 }
 

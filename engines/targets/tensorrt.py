@@ -39,7 +39,9 @@ _RTX_CAPABILITIES = ("8.6", "8.9", "12.0")  # GeForce RTX 30, 40 and 50; one eng
 class TensorRTTarget:
     """Writes one engine a component, in a strongly typed network unless INT8 goes the implicit route."""
 
-    def __init__(self, trt: Any, options: TargetOptions, compute_capabilities: tuple[str, ...], *, aim: bool) -> None:
+    def __init__(
+        self, trt: Any, options: TargetOptions, compute_capabilities: tuple[str, ...], *, is_rtx: bool
+    ) -> None:
         self._trt = trt
         self._options = options
         self._route = int8_route(trt, options.int8_route)
@@ -50,7 +52,8 @@ class TensorRTTarget:
             "step_tokens": str(options.step_tokens),
             **({"int8_route": self._route} if options.has_int8 else {}),
         }
-        self._compiler = Compiler(trt, compute_capabilities if aim else (), options.timing_cache)
+        self._shares_weights = not is_rtx
+        self._compiler = Compiler(trt, compute_capabilities if is_rtx else (), options.timing_cache)
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -77,7 +80,9 @@ class TensorRTTarget:
             with Graph(path) as graph:
                 part.emit(graph, TensorRTDialect(), source, emitted)
                 graph.save()
-            profiles = profiles_of(part.kind, precision, graph.inputs, self._options)
+            profiles = profiles_of(
+                part.kind, precision, graph.inputs, self._options, shares_weights=self._shares_weights
+            )
             if calibration is None:
                 entry = self._compiler.compile(path, engine, profiles)
             else:
@@ -145,7 +150,7 @@ def open_tensorrt(options: TargetOptions) -> TensorRTTarget:
             f"{', '.join(options.compute_capabilities or ())}; build on that machine"
         )
     timing_cache = options.timing_cache or default_timing_cache(trt, here)
-    return TensorRTTarget(trt, replace(options, timing_cache=timing_cache), (here,), aim=False)
+    return TensorRTTarget(trt, replace(options, timing_cache=timing_cache), (here,), is_rtx=False)
 
 
 def precision_to_emit(precision: Precision, route: str) -> Precision:
@@ -175,7 +180,7 @@ def open_tensorrt_rtx(options: TargetOptions) -> TensorRTTarget:
         MissingDependencyError: it is not installed.
     """
     return TensorRTTarget(
-        load_library("tensorrt-rtx"), options, options.compute_capabilities or _RTX_CAPABILITIES, aim=True
+        load_library("tensorrt-rtx"), options, options.compute_capabilities or _RTX_CAPABILITIES, is_rtx=True
     )
 
 

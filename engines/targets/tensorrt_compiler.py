@@ -61,8 +61,8 @@ class Compiler:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _WORKSPACE_BYTES)
         if self._compute_capabilities:
             self._aim(config)
-        for profile in profiles:
-            config.add_optimization_profile(make_profile(builder, profile))
+        for index, profile in enumerate(profiles):
+            config.add_optimization_profile(make_profile(builder, profile, shares_weights=index > 0))
         if configure:
             configure(builder, network, config)
         monitor = open_monitor(trt, graph.stem)
@@ -136,9 +136,11 @@ class Compiler:
         return self._logger.complaints[-1] if self._logger.complaints else "it gives no reason; -v shows its log"
 
 
-def make_profile(builder: Any, profile: Profile) -> Any:
-    """TensorRT's form of ``profile``."""
+def make_profile(builder: Any, profile: Profile, *, shares_weights: bool = False) -> Any:
+    """TensorRT's form of ``profile``; one that ``shares_weights`` takes them as the first profile has laid them out."""
     made = builder.create_optimization_profile()
+    if shares_weights:
+        made.extra_memory_target = 0.0
     for name, (smallest, likeliest, largest) in profile.items():
         made.set_shape(name, smallest, likeliest, largest)
     return made

@@ -28,12 +28,15 @@ from engines.calibration.cache import scales_from_text
 from engines.calibration.calibrate import calibrate_on_cpu
 from engines.execution import open_bundle_tracer
 from engines.fidelity import Trace, compare_traces, outside_tolerance
+from engines.plan import plan_bundle
+from engines.precision import load_recipe
 from engines.reference.scenes import render_scene
+from engines.synthetic import open_checkpoint
 from engines.targets import TARGETS
 from engines.targets.tensorrt_dialect import TensorRTDialect
 from tests.engines.calibration.graphs import emit_parts
 from tests.engines.calibration.test_entropy_calibrator import calibrated_build, walk_before
-from tests.jetson.machine import MemoryWatch, build, is_simulated
+from tests.jetson.machine import CHECKPOINT, MemoryWatch, build, is_simulated
 
 everywhere = [pytest.mark.jetson, pytest.mark.simulated_jetson]
 IMPLICIT, EXPLICIT = ("--int8-route", "implicit"), ("--int8-route", "explicit")
@@ -130,6 +133,16 @@ def test_decoding_becomes_a_cuda_graph(built: Built, caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.INFO, "edge_runtime"):
         reports(built("asymmetric-int4", "tensorrt"), 1)
     assert "no CUDA graph" not in caplog.text
+
+
+@pytest.mark.jetson
+@pytest.mark.simulated_jetson
+def test_the_profiles_of_a_decoder_store_its_weights_once(built: Built, figures: Figures) -> None:
+    bundle = load_bundle(built("fp16", "tensorrt"))
+    plan = plan_bundle(open_checkpoint(str(CHECKPOINT)), load_recipe("fp16"), "tensorrt")
+    stored, planned = (m.decoder_groups[0].size_bytes for m in (bundle.manifest, plan.manifest))
+    figures["fp16: bytes of a decoder with two profiles, and as planned"] = [stored, planned]
+    assert stored < 1.5 * planned
 
 
 @pytest.mark.jetson

@@ -32,8 +32,9 @@ def head_part():
     return head
 
 
-def test_a_four_bit_decoder_has_a_profile_for_prefill_and_one_for_decode():
-    prefill, decode = profiles_of("decoder", INT4, DECODER_INPUTS, OPTIONS)
+@pytest.mark.parametrize(("precision", "shares_weights"), [(FP16, True), (INT4, True), (INT4, False)])
+def test_a_decoder_has_a_profile_for_prefill_and_one_for_decode(precision, shares_weights):
+    prefill, decode = profiles_of("decoder", precision, DECODER_INPUTS, OPTIONS, shares_weights=shares_weights)
 
     assert prefill == {
         "hidden_states": ((1, 1, 128), (1, 300, 128), (1, 300, 128)),
@@ -45,26 +46,28 @@ def test_a_four_bit_decoder_has_a_profile_for_prefill_and_one_for_decode():
     }
 
 
-def test_float16_weights_get_one_profile_as_each_would_store_them_again():
-    [profile] = profiles_of("decoder", FP16, DECODER_INPUTS, OPTIONS)
+def test_where_each_profile_would_store_float16_weights_again_they_get_one():
+    [profile] = profiles_of("decoder", FP16, DECODER_INPUTS, OPTIONS, shares_weights=False)
 
     assert profile["hidden_states"] == ((1, 1, 128), (1, 300, 128), (1, 300, 128))
 
 
 def test_a_head_is_built_for_the_one_row_that_it_sees():
-    [profile] = profiles_of("lm_head", FP16, DECODER_INPUTS[:1], OPTIONS)
+    [profile] = profiles_of("lm_head", FP16, DECODER_INPUTS[:1], OPTIONS, shares_weights=True)
 
     assert profile == {"hidden_states": ((1, 1, 128), (1, 1, 128), (1, 1, 128))}
 
 
 def test_fixed_shapes_need_no_profile():
-    assert profiles_of("connector", FP16, [TensorSpec("features", "float16", (1, 16, 64))], OPTIONS) == []
+    fixed = [TensorSpec("features", "float16", (1, 16, 64))]
+
+    assert profiles_of("connector", FP16, fixed, OPTIONS, shares_weights=True) == []
 
 
 def test_a_short_context_holds_the_likely_sizes_too():
     short = TargetOptions(context_tokens=100, step_tokens=90)
 
-    for profile in profiles_of("decoder", INT4, DECODER_INPUTS, short):
+    for profile in profiles_of("decoder", INT4, DECODER_INPUTS, short, shares_weights=True):
         assert all(a <= b <= c for ranges in profile.values() for a, b, c in zip(*ranges, strict=True))
 
 

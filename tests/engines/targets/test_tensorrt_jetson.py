@@ -144,13 +144,22 @@ def test_times_are_kept_in_the_users_cache_by_version_and_gpu(tmp_path):
     assert (tmp_path / "cache" / "edge-engines" / "tensorrt-10.3.0-sm8.7.timing").is_file()
 
 
-def test_a_four_bit_decoder_has_profiles_for_prefill_and_decode(tmp_path):
-    plan, _ = engine_of(build_tiny(tmp_path / "bundle", "asymmetric-int4"), "decoder.00")
+@pytest.mark.parametrize("recipe", ["fp16", "asymmetric-int4"])
+def test_a_decoder_has_profiles_for_prefill_and_decode_and_its_weights_once(tmp_path, recipe):
+    plan, _ = engine_of(build_tiny(tmp_path / "bundle", recipe), "decoder.00")
 
     tokens = [[shape[1] for shape in profile["hidden_states"]] for profile in plan.profiles]
     assert [steps[0] for steps in tokens] == [1, 1]
     assert tokens[0][2] > 1
     assert tokens[1] == [1, 1, 1]
+    assert plan.weight_copies == 1
+
+
+def test_profiles_for_int8_are_the_same_by_both_routes(bundles):
+    plans = [engine_of(bundles[route], "decoder.00")[0] for route in ("implicit", "explicit")]
+
+    assert plans[0].profiles == plans[1].profiles
+    assert [(len(plan.profiles), plan.weight_copies) for plan in plans] == [(2, 1)] * 2
 
 
 class Terminal(io.StringIO):

@@ -37,8 +37,11 @@ class IHostMemory(bytes):
 class IOptimizationProfile:
     """Shapes that an engine is built for."""
 
+    extra_memory_target: float
+
     def __init__(self) -> None:
         self._shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
+        self.extra_memory_target = 1.0
 
     def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
         shapes = (tuple(min), tuple(opt), tuple(max))
@@ -211,7 +214,8 @@ class Builder:
             config._timing_cache._engines += 1
         shapes = tuple(dict(profile._shapes) for profile in config._profiles) or ({},)
         capabilities = ",".join(config._capabilities.values()) or COMPUTE_CAPABILITY
-        plan = Plan(VERSION, capabilities, network.name, shapes, int8_layers)  # type: ignore[arg-type]
+        copies = 1 + sum(profile.extra_memory_target > 0 for profile in config._profiles[1:])
+        plan = Plan(VERSION, capabilities, network.name, shapes, copies, int8_layers)  # type: ignore[arg-type]
         return IHostMemory(container_of(plan, model))
 
 

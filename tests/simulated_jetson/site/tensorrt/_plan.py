@@ -20,6 +20,7 @@ class Plan:
     compute_capability: str
     name: str
     profiles: tuple[dict[str, tuple[Shape, Shape, Shape]], ...]  # smallest, likeliest, largest
+    weight_copies: int  # one a profile, but for profiles that were to take no more memory
     int8_layers: tuple[str, ...]  # that the implicit route made INT8
 
 

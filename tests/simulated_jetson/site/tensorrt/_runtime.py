@@ -90,7 +90,8 @@ class Runtime:
             )
             return None
         allocator = getattr(self, "gpu_allocator", None)
-        weights = _DeviceMemory(allocator, max(sum(len(t.raw_data) for t in model.graph.initializer), 1))
+        weight_bytes = plan.weight_copies * sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+        weights = _DeviceMemory(allocator, max(weight_bytes, 1))
         if not weights.address:
             complain(self._logger, "Error Code 2: OutOfMemory (no further information)")
             return None
