@@ -32,6 +32,11 @@ _BYTES: Mapping[str, Callable[[int, int], int]] = {
     "nf4": nf4_bytes,
 }
 _TABLE_EXPECTED = "expected float16, or int4 by rtn or fitted"
+# INT8's methods are one that finds ranges, and what is done beforehand: smooth-twin-percentile.
+_SMOOTH, _TWIN = "smooth", "twin"
+_INT8_METHODS = tuple(
+    "-".join([*before, ranges]) for before in ((), (_SMOOTH,), (_TWIN,), (_SMOOTH, _TWIN)) for ranges in RANGE_METHODS
+)
 
 _T = TypeVar("_T", str, int)
 
@@ -49,6 +54,31 @@ class Precision:
         """The precision of one matrix, by its name in the checkpoint or that of the stack it belongs to."""
         stack = stack_of(matrix)
         return next((p for pattern, p in self.exceptions if fnmatchcase(stack, pattern)), self)
+
+    @property
+    def int8(self) -> Precision | None:
+        """What its matrices of 8 bits have, all of them the same; None where there are none."""
+        return next((p for p in (self, *(p for _, p in self.exceptions)) if p.dtype == "int8"), None)
+
+    @property
+    def range_method(self) -> str:
+        """How INT8 finds the ranges of activations."""
+        return self.method.rpartition("-")[2]
+
+    @property
+    def is_smoothed(self) -> bool:
+        """Whether INT8 moves outlier channels of activations into the weights."""
+        return self.dtype == "int8" and _SMOOTH in self.method.split("-")
+
+    @property
+    def has_twin_ranges(self) -> bool:
+        """Whether INT8 rounds what lies below and above zero by scales of their own, behind a GELU."""
+        return self.dtype == "int8" and _TWIN in self.method.split("-")
+
+    @property
+    def looks_at_inputs(self) -> bool:
+        """Whether weights follow what calibration images do with them."""
+        return self.method in CALIBRATED or self.is_smoothed
 
     def matrix_bytes(self, rows: int, columns: int) -> int:
         """Bytes of a (rows, columns) matrix as it is stored."""
@@ -73,13 +103,13 @@ class PrecisionPlan:
     @property
     def has_int8(self) -> bool:
         """Whether ranges of activations are to be found on calibration images."""
-        return any(precision.dtype == "int8" for precision in self.components.values())
+        return any(precision.int8 for precision in self.components.values())
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether weights are rounded by what calibration images do with them."""
+        """Whether weights follow what calibration images do with them."""
         precisions = (p for c in self.components.values() for p in (c, *(exception for _, exception in c.exceptions)))
-        return any(precision.method in CALIBRATED for precision in precisions)
+        return any(precision.looks_at_inputs for precision in precisions)
 
 
 def stack_of(matrix: str) -> str:
@@ -130,12 +160,12 @@ def _precision_from_yaml(where: str, kind: str, entry: Any) -> Precision:
     dtype, is_table = fields.get("dtype"), kind == "embedding"
     if is_table and (dtype in ("int8", "nf4") or exceptions):
         raise RecipeError(f"{where} is {entry!r}; an embedding is one table that no product reads: {_TABLE_EXPECTED}")
-    if not isinstance(exceptions, dict) or (exceptions and dtype == "int8"):
-        raise RecipeError(f"{where} has except: {exceptions!r}; expected precisions by pattern, of other than int8")
+    if not isinstance(exceptions, dict):
+        raise RecipeError(f"{where} has except: {exceptions!r}; expected precisions by pattern")
     if dtype in ("float16", "nf4") and set(fields) == {"dtype"}:
         precision = NF4 if dtype == "nf4" else FLOAT16
     elif dtype == "int8" and set(fields) == {"dtype", "method"}:
-        precision = Precision("int8", _one_of(where, "method", fields["method"], tuple(RANGE_METHODS)), None)
+        precision = Precision("int8", _one_of(where, "method", fields["method"], _INT8_METHODS), None)
     elif dtype == "int4" and set(fields) == {"dtype", "block_size", "method"}:
         block_size = _one_of(where, "block_size", fields["block_size"], _block_sizes())
         methods = tuple(QUANTIZERS) if is_table else (*QUANTIZERS, *CALIBRATED)
@@ -145,14 +175,18 @@ def _precision_from_yaml(where: str, kind: str, entry: Any) -> Precision:
             f"{where} is {entry!r}; expected float16, nf4, {{dtype: int8, method: entropy}}, or "
             "{dtype: int4, block_size: 128, method: rtn}"
         )
-    return replace(precision, exceptions=tuple(_exceptions(where, kind, exceptions)))
+    precision = replace(precision, exceptions=tuple(_exceptions(where, kind, exceptions)))
+    ways = {p.method for p in (precision, *(p for _, p in precision.exceptions)) if p.dtype == "int8"}
+    if len(ways) > 1:
+        raise RecipeError(f"{where} has int8 by {' and '.join(sorted(ways))}; expected one method in a component")
+    return precision
 
 
 def _exceptions(where: str, kind: str, entries: Mapping[Any, Any]) -> Iterator[tuple[str, Precision]]:
     for pattern, entry in entries.items():
         precision = _precision_from_yaml(f"{where}: {pattern}", kind, entry)
-        if precision.dtype == "int8" or precision.exceptions:
-            raise RecipeError(f"{where}: {pattern} is {entry!r}; an exception is float16, nf4 or int4, and has none")
+        if precision.exceptions:
+            raise RecipeError(f"{where}: {pattern} is {entry!r}; an exception has none")
         yield str(pattern), precision
 
 

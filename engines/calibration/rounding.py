@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from engines.calibration.histogram import Histogram
 from engines.calibration.images import CalibrationImages
 from engines.calibration.model import open_model_walk
+from engines.calibration.ranges import RANGE_METHODS
 from engines.calibration.tensors import linear_inputs, load_graph
 from engines.calibration.walk import Walk
 from engines.checkpoint import Checkpoint
@@ -29,13 +32,14 @@ from engines.families import read_model
 from engines.families.base import Part
 from engines.families.folds import Fold
 from engines.graphs.builder import Graph
-from engines.precision import FLOAT16, Precision, PrecisionPlan
+from engines.precision import FLOAT16, Precision, PrecisionPlan, stack_of
 from engines.quantize import CALIBRATED
 from engines.quantize.activations import Activations
 from engines.quantize.awq import quantize_awq
-from engines.quantize.fold import divided, fold_into_rows
+from engines.quantize.fold import divided, fold_into_rows, scale_columns
 from engines.quantize.int4 import Int4Matrix, block_size_for, dequantize
 from engines.quantize.rtn import quantize_rtn
+from engines.quantize.smooth import choose_smoothing
 from engines.targets.onnxruntime import OnnxRuntimeDialect
 
 _HELD_OUT_ROWS = 256  # of the last image, spread over it
@@ -78,7 +82,6 @@ class CalibratedCheckpoint:
         self._part_of = {name: index for index, part in enumerate(self._parts) for name in part.parameters}
         # Of the part that was walked last:
         self._activations: dict[str, Activations] = {}  # by matrix
-        self._input_scales: dict[str, NDArray[np.float32]] = {}  # by matrix
         self._folded: dict[str, NDArray[np.float16]] = {}  # by tensor
 
     def __contains__(self, name: object) -> bool:
@@ -89,8 +92,7 @@ class CalibratedCheckpoint:
         index = self._part_of.get(name, -1)
         if index >= self._walked and self._is_calibrated(self._parts[index]):
             self._walk_to(index)
-        folded = self._folded.get(name)
-        return self._checkpoint.tensor(name) if folded is None else folded
+        return self._tensor_so_far(name)
 
     def rounded(self, name: str, weight: NDArray[np.float16], precision: Precision) -> Int4Matrix:
         """The matrix ``weight`` (N, K), as emitters call it and stack it, by the precision's method.
@@ -99,25 +101,19 @@ class CalibratedCheckpoint:
             CheckpointError: a weight has no float16 scale.
         """
         assert precision.block_size is not None
-        method, activations, scales = (
-            CALIBRATED[precision.method],
-            self._activations[name],
-            self._input_scales.get(name),
-        )
+        activations = self._activations[name]
         block_size = block_size_for(weight.shape[1], precision.block_size)
-        if scales is not None:
-            weight, activations = weight * scales, divided(activations, scales)
-        matrix = method.round(weight, block_size, activations).matrix
+        matrix = CALIBRATED[precision.method].round(weight, block_size, activations).matrix
         warn_where_worse(name, precision.method, weight, matrix, activations)
         return matrix
 
     def _is_calibrated(self, part: Part) -> bool:
         precision = self._precisions.components[part.kind]
         matrices = (name.removesuffix(".weight") for name, p in part.parameters.items() if p.is_matrix)
-        return any(precision.of(name).method in CALIBRATED for name in matrices)
+        return any(precision.of(name).looks_at_inputs for name in matrices)
 
     def _walk_to(self, index: int) -> None:
-        self._activations, self._input_scales, self._folded = {}, {}, {}
+        self._activations, self._folded = {}, {}
         while self._walked < index:
             with _emitted(self._parts[self._walked], self._checkpoint, self._folder) as graph:
                 self._walk.through(graph)
@@ -125,23 +121,44 @@ class CalibratedCheckpoint:
         part = self._parts[index]
         precision = self._precisions.components[part.kind]
         with _emitted(part, self._checkpoint, self._folder) as graph:
-            self._activations = observe(self._walk, graph, lambda name: precision.of(name).method in CALIBRATED)
+            self._activations = observe(self._walk, graph, lambda name: precision.of(name).looks_at_inputs)
             for fold in part.folds:
-                if fold.matrix in self._activations and CALIBRATED[precision.of(fold.matrix).method].scales_inputs:
-                    self._scale_inputs(fold, _stored_weight(graph, fold.matrix), precision.of(fold.matrix))
+                if fold.matrix in self._activations:
+                    weight = _stored_weight(graph, fold.matrix)
+                    self._scale_inputs(part, fold, self._input_scales(fold, weight, precision.of(fold.matrix)))
         self._walked += 1
 
-    def _scale_inputs(self, fold: Fold, weight: NDArray[np.float16], precision: Precision) -> None:
-        """Choose the scales of a matrix' inputs, and fold them into what makes the inputs."""
+    def _input_scales(self, fold: Fold, weight: NDArray[np.float16], precision: Precision) -> NDArray[np.float32]:
+        """What the precision's method wants a matrix' inputs to be divided by."""
+        activations = self._activations[fold.matrix]
+        if precision.is_smoothed:
+            range_of = partial(_range_of, precision.range_method)
+            return choose_smoothing(weight, activations, fold.producers, range_of).input_scales
+        if not CALIBRATED[precision.method].scales_inputs:
+            return np.ones(weight.shape[1], np.float32)
         assert precision.block_size is not None
         block_size = block_size_for(weight.shape[1], precision.block_size)
-        scales = quantize_awq(weight, block_size, self._activations[fold.matrix], fold.producers).input_scales
+        return quantize_awq(weight, block_size, activations, fold.producers).input_scales
+
+    def _scale_inputs(self, part: Part, fold: Fold, scales: NDArray[np.float32]) -> None:
+        """Multiply the columns of a matrix, and divide what makes its inputs."""
         if (scales == 1).all():
             return
-        self._input_scales[fold.matrix] = scales
+        self._activations[fold.matrix] = divided(self._activations[fold.matrix], scales)
+        for name in part.parameters:
+            if name.endswith(".weight") and stack_of(name.removesuffix(".weight")) == fold.matrix:
+                self._folded[name] = scale_columns(self._tensor_so_far(name), scales)
         for name in (*fold.vectors, *([fold.rows] if fold.rows else [])):
-            tensor = self._folded.get(name, self._checkpoint.tensor(name))
-            self._folded[name] = fold_into_rows(tensor, scales, fold.producers)
+            self._folded[name] = fold_into_rows(self._tensor_so_far(name), scales, fold.producers)
+
+    def _tensor_so_far(self, name: str) -> NDArray[Any]:
+        return self._folded[name] if name in self._folded else self._checkpoint.tensor(name)
+
+
+def _range_of(method: str, values: NDArray[np.float32]) -> float:
+    histogram = Histogram()
+    histogram.add(values)
+    return RANGE_METHODS[method](histogram)
 
 
 def warn_where_worse(

@@ -52,6 +52,15 @@ def fold_into_rows(
     return _float16((weight.astype(np.float32).T / scales).T)
 
 
+def scale_columns(weight: NDArray[np.floating], input_scales: Float32) -> NDArray[np.float16]:
+    """The matrix (N, K) for inputs that are divided by ``input_scales`` (K,).
+
+    Raises:
+        CheckpointError: float16 cannot hold the result.
+    """
+    return _float16(weight.astype(np.float32) * input_scales)
+
+
 def divided(activations: Activations, input_scales: Float32) -> Activations:
     """The statistics of the same inputs divided by ``input_scales`` (K,)."""
     return replace(

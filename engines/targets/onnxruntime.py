@@ -177,9 +177,9 @@ class OnnxRuntimeTarget:
         with Graph(path) as graph:
             part.emit(graph, OnnxRuntimeDialect(), source, precision)
             files = graph.save()
-        if precision.dtype == "int8" and calibration:
+        if precision.int8 and calibration:
             emitted, ranges = keep_emitted(path), calibration.cache(f"{part.name}.cache")
-            scales = calibrate_on_cpu(calibration.walk, emitted, ranges, _CACHE_VERSION, precision.method)
+            scales = calibrate_on_cpu(calibration.walk, emitted, ranges, _CACHE_VERSION, precision.int8.range_method)
             files = (save_graph(_in_int8(load_graph(emitted), scales), path), files[1])
         elif calibration:
             calibration.walk.skip(path)

@@ -48,6 +48,32 @@ def test_exceptions_are_by_the_matrices_that_an_engine_has(tmp_path):
     assert load_recipe(str(path)).is_calibrated
 
 
+def test_some_matrices_of_a_component_may_be_int8(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(SOUND % '{dtype: float16, except: {"*.mlp.*": {dtype: int8, method: percentile}}}')
+
+    plan = load_recipe(str(path))
+
+    decoder = plan.components["decoder"]
+    assert decoder.of("layers.0.mlp.down_proj") == decoder.int8 == Precision("int8", "percentile", None)
+    assert decoder.of("layers.0.self_attn.o_proj").dtype == "float16"
+    assert plan.has_int8
+    assert not plan.is_calibrated
+
+
+def test_int8_says_in_one_word_what_is_done_before_ranges_are_found(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(SOUND % "{dtype: int8, method: smooth-twin-mse}")
+
+    plan = load_recipe(str(path))
+
+    decoder = plan.components["decoder"]
+    assert (decoder.range_method, decoder.is_smoothed, decoder.has_twin_ranges) == ("mse", True, True)
+    assert plan.is_calibrated  # as weights are scaled by what calibration images show
+    assert not Precision("int8", "mse", None).is_smoothed
+    assert not Precision("int8", "mse", None).has_twin_ranges
+
+
 def test_a_recipe_may_be_a_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(SOUND % "{dtype: int4, block_size: 32, method: rtn}")
@@ -89,6 +115,11 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones(name):
         (
             SOUND.replace("embedding: float16", "embedding: {dtype: int4, block_size: 32, method: gptq}") % "float16",
             "method 'gptq'",
+        ),
+        (SOUND % "{dtype: int8, method: smoothed}", "method 'smoothed'"),
+        (
+            SOUND % "{dtype: int8, method: max, except: {a: {dtype: int8, method: mse}}}",
+            "int8 by max and mse; expected one method in a component",
         ),
         (SOUND % "!!python/object/apply:os.getcwd []", "is not YAML"),
         ("#" * 100_000, "larger than"),

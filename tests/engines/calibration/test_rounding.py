@@ -88,6 +88,23 @@ def test_matrices_that_share_an_input_may_differ_in_precision_from_others(refere
     assert grown == pytest.approx(sum(math.prod(p.shape) for p in weights) * (2 - 0.5 - 2 / 32), rel=0.02)
 
 
+def test_a_smoothed_model_computes_the_same_until_it_is_rounded():
+    smooth = Precision("int8", "smooth-max", None)
+    plan = PrecisionPlan(
+        "smooth", "smooth", dict.fromkeys(("vision_encoder", "connector", "decoder", "lm_head"), smooth)
+    )
+    layer = "language_model.model.layers.0."
+    names = [f"{layer}{name}.weight" for name in ("input_layernorm", "self_attn.q_proj", "self_attn.v_proj")]
+
+    with open_calibrated(TINY, plan, IMAGES) as source:
+        norm, q_proj, v_proj = (source.tensor(name).astype(np.float64) for name in names)
+
+    plain_norm, plain_q, plain_v = (TINY.tensor(name).astype(np.float64) for name in names)
+    assert not np.array_equal(norm, plain_norm)
+    np.testing.assert_allclose(norm * q_proj, plain_norm * plain_q, rtol=0.01, atol=1e-5)
+    assert not np.array_equal(norm * v_proj, plain_norm * plain_v)  # as o_proj's scales lie in its rows
+
+
 def test_an_image_held_out_tells_when_calibration_images_are_of_another_kind(caplog):
     rng = np.random.default_rng(0)
     weight, seen, unseen = (rng.normal(size=(rows, 96)).astype(np.float32) for rows in (64, 8, 64))

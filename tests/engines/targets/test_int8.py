@@ -46,12 +46,24 @@ def nodes_of(bundle, name):
     return onnx.load(bundle.file(component.files[0]), load_external_data=False).graph.node
 
 
-def everything_int8(path):
+def recipe_of(path, **kinds):
+    """A recipe at ``path``: float16 but for these kinds."""
+    names = ("vision_encoder", "connector", "embedding", "decoder", "lm_head")
+    path.write_text("components:\n" + "".join(f"  {name}: {kinds.get(name, 'float16')}\n" for name in names))
+    return str(path)
+
+
+def everything_int8(path, method="max"):
     """A recipe with the eyes in 8 bits too, whose matrices have biases."""
     kinds = ("vision_encoder", "connector", "decoder", "lm_head")
-    lines = [f"  {kind}: {{dtype: int8, method: max}}" for kind in kinds]
-    path.write_text("\n".join(["components:", "  embedding: float16", *lines]))
-    return str(path)
+    return recipe_of(path, **dict.fromkeys(kinds, f"{{dtype: int8, method: {method}}}"))
+
+
+def feed_forward_int8(path, method="max"):
+    """A recipe whose eyes keep their attention, their norms and their patches."""
+    return recipe_of(
+        path, vision_encoder=f'{{dtype: float16, except: {{"*.mlp.*": {{dtype: int8, method: {method}}}}}}}'
+    )
 
 
 def tracing(bundle):
@@ -93,9 +105,11 @@ def test_an_int8_decoder_is_planned_at_half_of_a_float16_one():
     assert int8 == pytest.approx(wide / 2, rel=0.02)
 
 
-@pytest.mark.parametrize("recipe", ["asymmetric-int8", "everything"])
-def test_an_int8_model_is_still_the_same_model(tmp_path, images, recipe):
-    recipe = everything_int8(tmp_path / "everything.yaml") if recipe == "everything" else recipe
+@pytest.mark.parametrize(
+    ("recipe", "method"), [(everything_int8, "max"), (feed_forward_int8, "max"), (feed_forward_int8, "smooth-max")]
+)
+def test_an_int8_model_is_still_the_same_model(tmp_path, images, recipe, method):
+    recipe = recipe(tmp_path / "recipe.yaml", method)
     rounded = build_int8(tmp_path / "int8", images, recipe=recipe)
     plain = build_int8(tmp_path / "float16", None, recipe="fp16")
 
@@ -104,6 +118,20 @@ def test_an_int8_model_is_still_the_same_model(tmp_path, images, recipe):
     for found, expected in ((ours.logits, theirs.logits), (ours.features, theirs.features)):
         assert np.linalg.norm(found - expected) < 0.2 * np.linalg.norm(expected)
     assert not np.array_equal(ours.logits, theirs.logits)
+
+
+def test_a_recipe_can_keep_attention_and_round_the_feed_forward_alone(tmp_path, images):
+    bundle = build_int8(tmp_path / "bundle", images, recipe=feed_forward_int8(tmp_path / "recipe.yaml"))
+
+    products = [node for node in nodes_of(bundle, "vision_encoder") if "MatMul" in node.op_type]
+    kept = [node.input[1] for node in products if node.op_type == "MatMul"]
+    rounded = [node.input[1] for node in products if node.op_type == "MatMulIntegerToFloat"]
+    assert rounded
+    assert all(".mlp." in name for name in rounded)
+    assert len(kept) == len(rounded) + 1  # qkv and out_proj for fc1 and fc2, and the patches
+    [eyes] = [c for c in bundle.manifest.components if c.kind == "vision_encoder"]
+    assert (eyes.precision, eyes.method) == ("int8", "mixed")
+    assert eyes.float16_bytes > 0
 
 
 def test_an_interrupted_build_goes_on_with_the_ranges_that_it_would_have_had(tmp_path, images, bundle):
