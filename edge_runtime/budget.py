@@ -7,9 +7,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from edge_runtime.errors import BudgetExceededError
 from edge_runtime.footprint import FOOTPRINTS, Footprint
-from edge_runtime.kv_cache import cache_bytes
+from edge_runtime.kv_cache import cache_bytes, cache_dtypes
 from edge_runtime.manifest import COMPONENT_KINDS, Component, Manifest
 
 _UNITS = {
@@ -20,7 +22,7 @@ _UNITS = {
 }  # fmt: skip
 
 _WIDTHS = 24  # of a step's rows are alive at once: hidden states, qkv, context, gate, up and their products
-_FRAME_BYTES = 100_000_000  # an 8K frame, as bytes
+_FRAME_BYTES = 80_000_000  # of 4K: 54 MB to decode one and to make pixels of it, and another one waits
 _HOST_ITEMS = ("process", "embedding", "load_peak", "frame")  # the rest of a ledger is the inference engine's
 _LOAD_ORDER = ("vision_encoder", "connector", "lm_head", "decoder")  # what takes most to load comes while there is room
 _MAPPED_PER_ROW = 1 << 16  # a page that is touched brings its neighbours in: fault_around_bytes, proc(5)
@@ -86,8 +88,8 @@ def plan_ledger(manifest: Manifest, cache_tokens: int) -> Ledger:
     for component in manifest.components:
         weights[component.kind] += _resident_bytes(component, footprint, cache_tokens)
     working = {
-        "kv_cache": cache_bytes(model, cache_tokens, footprint.number_bytes),
-        "image_tokens": _row_buffers(manifest) * cache_tokens * model.hidden_size * footprint.number_bytes,
+        "kv_cache": cache_bytes(model, cache_tokens, _cache_number_bytes(manifest, footprint)),
+        "image_tokens": _rows(manifest, cache_tokens, footprint) * model.hidden_size * footprint.number_bytes,
         "activations": _activation_bytes(manifest, cache_tokens, footprint),
         "frame": _FRAME_BYTES,
     }
@@ -178,9 +180,17 @@ def _load_peak_bytes(manifest: Manifest, footprint: Footprint, working_bytes: in
     return peak
 
 
-def _row_buffers(manifest: Manifest) -> int:
-    """Arrays of a row a token that components pass on: image and prompt, an answer's tokens, two between groups."""
-    return 2 + min(len(manifest.decoder_groups) - 1, 2)
+def _cache_number_bytes(manifest: Manifest, footprint: Footprint) -> int:
+    return max((np.dtype(dtype).itemsize for dtype in cache_dtypes(manifest)), default=footprint.number_bytes)
+
+
+def _rows(manifest: Manifest, cache_tokens: int, footprint: Footprint) -> int:
+    """Rows that components pass on: the image's and the prompt's, and those of a step between two groups."""
+    return cache_tokens + min(len(manifest.decoder_groups) - 1, 2) * _step_rows(manifest, cache_tokens, footprint)
+
+
+def _step_rows(manifest: Manifest, cache_tokens: int, footprint: Footprint) -> int:
+    return min(footprint.step_rows or manifest.step_tokens, cache_tokens)
 
 
 def _activation_bytes(manifest: Manifest, cache_tokens: int, footprint: Footprint) -> int:
@@ -189,7 +199,7 @@ def _activation_bytes(manifest: Manifest, cache_tokens: int, footprint: Footprin
     What TensorRT's engines really want is asked of themselves when they are built.
     """
     model = manifest.model
-    rows = min(footprint.step_rows or manifest.step_tokens, cache_tokens)
+    rows = _step_rows(manifest, cache_tokens, footprint)
     decoding = _WIDTHS * rows * model.hidden_size * footprint.number_bytes + 4 * model.num_heads * rows * cache_tokens
     features = [spec.shape for spec in manifest.component("vision_encoder").outputs]  # (1, P, Dv)
     seeing = sum(_WIDTHS * math.prod(n for n in shape if isinstance(n, int)) for shape in features)

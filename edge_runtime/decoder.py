@@ -45,49 +45,64 @@ class Decoder:
         self._cache = open_cache(backend, manifest, capacity)
 
         width, dtype = manifest.model.hidden_size, manifest.decoder_groups[0].inputs[0].dtype
-        rows = (1, capacity, width)
-        self._prompt: Array = backend.shared(rows, dtype)
-        self._tokens: Array = backend.shared(rows, dtype)
-        self._between = [backend.private(rows, dtype) for _ in groups[1:3]]  # groups write to them in turn
+        step = (1, min(backend.step_rows, capacity), width)
+        self._rows: Array = backend.shared((1, capacity, width), dtype)  # the image's, then those of what is run
+        self._between = [backend.private(step, dtype) for _ in groups[1:3]]  # groups write to them in turn
         self._last_row = backend.private((1, 1, width), dtype)  # what the last group puts out
         self._logits: Array = backend.shared((1, 1, sum(head_widths)), np.float32)
-        self._steps: dict[tuple[bool, int, int, int], _Step] = {}
+        self._steps: dict[tuple[int, int, int], _Step] = {}
 
-        self.image_rows = self._prompt[:, : manifest.model.num_image_tokens]
+        self.image_rows = self._rows[:, : manifest.model.num_image_tokens]
         self._prefix = tuple(prefix)
         self._is_spoiled = False  # what a frame left in the cache is no numbers
+        self.holds_image = False  # behind the prefix, what ``image_rows`` were at the last prefill
         self._run_prefix()
 
-    def prefill(self, tokens: Sequence[int]) -> Float32:
-        """Forget the last frame; run ``image_rows`` and then ``tokens``. Returns the logits (V,) of what follows."""
+    def prefill(self, tokens: Sequence[int], same_image: bool = False) -> Float32:
+        """Forget the last frame; run ``image_rows`` and then ``tokens``. Returns the logits (V,) of what follows.
+
+        Where ``same_image`` says that ``image_rows`` are those of before, their keys and values are kept.
+        """
+        if same_image and self.holds_image and not self._is_spoiled:
+            self._cache.truncate(len(self._prefix) + self.image_rows.shape[1])
+            return self._run(tokens)
+        self.forget()
+        logits = self._run(tokens, self.image_rows.shape[1])
+        self.holds_image = True
+        return logits
+
+    def append(self, tokens: Sequence[int]) -> Float32:
+        """Run ``tokens`` after everything so far. Returns the logits (V,) of what follows, valid until called again."""
+        return self._run(tokens)
+
+    def forget(self) -> None:
+        """Keep the tokens before the image, and nothing else."""
+        self.holds_image = False
         if self._is_spoiled:
             self._cache.clear()
             self._run_prefix()
         self._cache.truncate(len(self._prefix))
-        return self._run(self._prompt, tokens, self.image_rows.shape[1])
-
-    def append(self, tokens: Sequence[int]) -> Float32:
-        """Run ``tokens`` after everything so far. Returns the logits (V,) of what follows, valid until called again."""
-        return self._run(self._tokens, tokens)
 
     def _run_prefix(self) -> None:
         if self._prefix:
-            self._run(self._tokens, self._prefix)
+            self._run(self._prefix)
 
-    def _run(self, rows: Array, tokens: Sequence[int], image_rows: int = 0) -> Float32:
-        """Run ``image_rows`` that are in ``rows`` and ``tokens`` behind them, in equal steps, each through all groups.
+    def _run(self, tokens: Sequence[int], image_rows: int = 0) -> Float32:
+        """Run ``tokens``, or the ``image_rows`` and ``tokens``, in equal steps, each through all groups.
 
         The cache takes keys and values of all of them. Returns the logits (V,) of what follows.
         """
-        length = image_rows + len(tokens)
-        rows[0, image_rows:length] = self._embedding.rows(tokens)
+        behind_image = self.image_rows.shape[1]
+        length, begin = image_rows + len(tokens), behind_image - image_rows
+        self._cache.check_room(length)
+        self._rows[0, behind_image : begin + length] = self._embedding.rows(tokens)
         count = -(-length // self._backend.step_rows)
-        edges = [length * i // count for i in range(count + 1)]
+        edges = [begin + length * i // count for i in range(count + 1)]
         for first, end in pairwise(edges):
             self._backend.synchronize()  # the last step reads the cache's length, which changes now
             self._cache.grow(end - first)
-            kind = (rows is self._prompt, first, end, self._cache.reach)
-            step = self._steps.get(kind) or self._bind_step(kind, rows[:, first:end])
+            kind = (first, end, self._cache.reach)
+            step = self._steps.get(kind) or self._bind_step(kind, self._rows[:, first:end])
             for run in step.run_groups:
                 run()
         for run in step.run_heads:
@@ -97,7 +112,7 @@ class Decoder:
         self._is_spoiled = not np.isfinite(logits.max())  # a row that is no number makes all behind it so
         return logits
 
-    def _bind_step(self, kind: tuple[bool, int, int, int], hidden_states: Array) -> _Step:
+    def _bind_step(self, kind: tuple[int, int, int], hidden_states: Array) -> _Step:
         length = hidden_states.shape[1]
         groups: list[tuple[Run, Run]] = []
         source: Memory = hidden_states

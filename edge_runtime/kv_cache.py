@@ -42,10 +42,18 @@ class KVCache(ABC):
         Raises:
             IndexError: they do not fit the capacity.
         """
-        if self.length + tokens > self.capacity:
-            raise IndexError(f"{self.length} + {tokens} tokens do not fit a cache of {self.capacity}")
+        self.check_room(tokens)
         self._announce(self.length, tokens)
         self.length += tokens
+
+    def check_room(self, tokens: int) -> None:
+        """See whether so many tokens fit behind those that are there.
+
+        Raises:
+            IndexError: they do not.
+        """
+        if self.length + tokens > self.capacity:
+            raise IndexError(f"{self.length} + {tokens} tokens do not fit a cache of {self.capacity}")
 
     def truncate(self, length: int) -> None:
         """Forget every token from ``length`` on."""
@@ -89,9 +97,10 @@ class InPlaceCache(KVCache):
     def __init__(self, backend: Backend, manifest: Manifest, capacity: int) -> None:
         super().__init__(backend, capacity)
         model = manifest.model
+        [dtype] = cache_dtypes(manifest)
         shape = (1, model.num_kv_heads, capacity, model.head_dim)
-        self._keys = [backend.private(shape, np.float32) for _ in range(model.num_layers)]
-        self._values = [backend.private(shape, np.float32) for _ in range(model.num_layers)]
+        self._keys = [backend.private(shape, dtype) for _ in range(model.num_layers)]
+        self._values = [backend.private(shape, dtype) for _ in range(model.num_layers)]
         # The engines' own two inputs: tokens present after this step, and that minus 1.
         self._total: Array = backend.shared((1,), np.int32)
         self._last: Array = backend.shared((1,), np.int32)
@@ -128,7 +137,7 @@ class TokenMajorCache(KVCache):
         super().__init__(backend, capacity)
         model, groups = manifest.model, manifest.decoder_groups
         layers = [range(*(group.layers or (0, 0))) for group in groups]
-        [dtype] = {spec.dtype for group in groups for spec in group.inputs if spec.name.startswith("past_key.")}
+        [dtype] = cache_dtypes(manifest)
 
         def block(num_layers: int, tokens: int) -> Memory:
             return backend.private((2 * num_layers, tokens, model.num_kv_heads, model.head_dim), dtype)
@@ -160,6 +169,12 @@ class TokenMajorCache(KVCache):
 
     def _announce(self, length: int, tokens: int) -> None:
         self._past_length[0] = length
+
+
+def cache_dtypes(manifest: Manifest) -> set[str]:
+    """The types of keys and values: one, or none where the decoder's inputs are not known yet."""
+    specs = (spec for group in manifest.decoder_groups for spec in group.inputs)
+    return {spec.dtype for spec in specs if spec.name.startswith("past_key")}
 
 
 def cache_bytes(model: ModelSpec, capacity: int, number_bytes: int) -> int:

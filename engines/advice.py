@@ -10,6 +10,7 @@ from engines.checkpoint import Checkpoint
 from engines.device import known_devices, load_device
 from engines.plan import BundlePlan, plan_bundle, shortest_context
 from engines.precision import PrecisionPlan, known_recipes, load_recipe
+from engines.targets import target_kind
 
 _CONTEXT_STEP = 64  # tokens
 
@@ -57,8 +58,10 @@ def changes_towards(
             yield Change(f"{options} --context {context}".strip(), needed(context), budget_bytes, caution)
 
     found = list(changes(precisions, ""))
-    for name in known_recipes():
-        found += changes(load_recipe(name), f"--recipe {name}") if name != precisions.recipe else ()
+    others = (load_recipe(name) for name in known_recipes() if name != precisions.recipe)
+    for recipe in others:
+        if recipe.kv_cache in target_kind(target).kv_caches:
+            found += changes(recipe, f"--recipe {recipe.recipe}")
     return (*sorted(found, key=lambda change: (not change.fits, change.needed_bytes)), *_larger_devices(plan))
 
 

@@ -93,6 +93,7 @@ def build(
         timing_cache,
         precisions.has_int8,
         int8_route,
+        precisions.kv_cache,
     )
     compiler = TARGETS[target].open(options)
     versions = {**_versions(), **compiler.versions}

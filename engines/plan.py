@@ -15,7 +15,7 @@ from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS, read_model
 from engines.families.base import Model, Part, VisionWork
 from engines.families.heads import split_head
-from engines.precision import PrecisionPlan
+from engines.precision import COMPUTED, PrecisionPlan
 from engines.targets import target_kind
 from engines.targets.base import TargetKind, component_of
 
@@ -49,10 +49,16 @@ def plan_bundle(
     """Plan every component at its precision, and the memory that a cache of ``context`` tokens takes with them.
 
     Raises:
-        RecipeError: there is no such target; ``context`` leaves no room for an answer.
+        RecipeError: there is no such target, or it cannot keep keys and values as the recipe says; ``context`` leaves
+            no room for an answer.
         CheckpointError: the checkpoint is not supported, or contradicts itself.
     """
     kind = target_kind(target)
+    if precisions.kv_cache not in kind.kv_caches:
+        raise RecipeError(
+            f"the recipe {precisions.recipe} keeps keys and values as {precisions.kv_cache}, which {target} cannot; "
+            "leave kv_cache out of it, or build for onnxruntime"
+        )
     model = read_model(checkpoint, group_parameters)
     parts = tuple(piece for part in model.parts for piece in split_head(part, kind.head_parameters))
     if context is not None and context < shortest_context(model):
@@ -121,5 +127,10 @@ def _plan_memory(manifest: Manifest, model: Model, context_tokens: int) -> Ledge
 def _planned_component(part: Part, precisions: PrecisionPlan, kind: TargetKind, vision: VisionWork) -> Component:
     precision = precisions.components[part.kind]
     files = (FileEntry(part.name, "", kind.planned_bytes(part, precision)),)
-    features = TensorSpec("features", "float32", (1, *vision.at_a_time))
-    return component_of(part, precision, files, outputs=(features,) if part.kind == "vision_encoder" else ())
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    if part.kind == "vision_encoder":
+        outputs = (TensorSpec("features", "float32", (1, *vision.at_a_time)),)
+    if part.kind == "decoder" and precisions.kv_cache != COMPUTED:
+        inputs = (TensorSpec("past_key", precisions.kv_cache, ()),)
+    return component_of(part, precision, files, inputs, outputs)

@@ -38,6 +38,9 @@ _INT8_METHODS = tuple(
     "-".join([*before, ranges]) for before in ((), (_SMOOTH,), (_TWIN,), (_SMOOTH, _TWIN)) for ranges in RANGE_METHODS
 )
 
+COMPUTED = "computed"  # keys and values are kept as they are computed: float32 on a CPU, float16 by TensorRT
+KV_CACHES = (COMPUTED, "int8")
+
 _T = TypeVar("_T", str, int)
 
 
@@ -102,8 +105,9 @@ class PrecisionPlan:
 
     @property
     def has_int8(self) -> bool:
-        """Whether ranges of activations are to be found on calibration images."""
-        return any(precision.int8 for precision in self.components.values())
+        """Whether ranges of activations, or of keys and values, are to be found on calibration images."""
+        return self.kv_cache == "int8" or any(precision.int8 for precision in self.components.values())
+    kv_cache: str = COMPUTED  # how keys and values are kept
 
     @property
     def is_calibrated(self) -> bool:
@@ -149,7 +153,8 @@ def load_recipe(recipe: str) -> PrecisionPlan:
     retention = document.get("retention")
     if retention is not None and not (isinstance(retention, float) and 0 < retention <= 1):
         raise RecipeError(f"{path} has retention {retention!r}; expected the share of macro-F1 to be kept, as 0.99")
-    return PrecisionPlan(path.stem, hashlib.sha256(text.encode()).hexdigest(), plan, retention)
+    kv_cache = _one_of(f"{path}", "kv_cache", document.get("kv_cache", COMPUTED), KV_CACHES)
+    return PrecisionPlan(path.stem, hashlib.sha256(text.encode()).hexdigest(), plan, retention, kv_cache)
 
 
 def _precision_from_yaml(where: str, kind: str, entry: Any) -> Precision:

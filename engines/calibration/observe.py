@@ -29,7 +29,9 @@ from engines.quantize.activations import ActivationMeter
 Array = NDArray[Any]
 
 _PEAK = ".largest_magnitude"
+_PEAKS = ".largest_magnitudes"  # of each channel
 _INFINITY = "infinity"
+_ROWS = "rows"  # the axes of (1, T, D) but the last
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Observation:
 
     histograms: dict[str, Histogram] = field(default_factory=dict)
     peaks: dict[str, float] = field(default_factory=dict)  # largest magnitudes; infinite where a number is none
+    channel_peaks: dict[str, Array] = field(default_factory=dict)  # the same of each number along the last axis
     meters: dict[str, ActivationMeter] = field(default_factory=dict)  # products of the tensors' last axes
     held_out: dict[str, Array] = field(default_factory=dict)  # the last image's, which no meter has been told
 
@@ -51,6 +54,8 @@ class Observation:
             histogram.add(outputs[name], name)
         for name, peak in self.peaks.items():
             self.peaks[name] = max(peak, float(outputs[name + _PEAK]))
+        for name, peaks in self.channel_peaks.items():
+            self.channel_peaks[name] = np.maximum(peaks, outputs[name + _PEAKS])
         for name, meter in self.meters.items():
             if name in self.held_out:
                 meter.add(self.held_out[name], name)
@@ -63,6 +68,7 @@ def open_observed(
     histograms_of: Collection[str] = (),
     peaks_of: Collection[str] = (),
     products_of: Mapping[str, int] = MappingProxyType({}),
+    channel_peaks_of: Collection[str] = (),
 ) -> Iterator[tuple[OnnxRuntimeEngine, Observation]]:
     """Load ``graph`` with more outputs; its inputs and what ``evaluate`` gives are to be added to the observation.
 
@@ -73,14 +79,15 @@ def open_observed(
         BackendError: ONNX Runtime does not load the graph.
     """
     model = float32_twin(load_graph(graph))
-    _check_tensors(model, {*histograms_of, *peaks_of, *products_of}, graph)
+    _check_tensors(model, {*histograms_of, *peaks_of, *products_of, *channel_peaks_of}, graph)
     # Not inputs: ONNX Runtime 1.23 gives back other memory for an output that is one, and the caller has them.
     own = {value.name for value in (*model.graph.input, *model.graph.output)}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted({*histograms_of, *products_of} - own))
-    for name in peaks_of:
-        model.graph.node.extend(_peak_nodes(name))
-        model.graph.output.append(onnx.ValueInfoProto(name=name + _PEAK))
+    for name, peak, axes in [(n, n + _PEAK, "") for n in peaks_of] + [(n, n + _PEAKS, _ROWS) for n in channel_peaks_of]:
+        model.graph.node.extend(_peak_nodes(name, peak, axes))
+        model.graph.output.append(onnx.ValueInfoProto(name=peak))
     model.graph.initializer.append(numpy_helper.from_array(np.array(np.inf, np.float32), _INFINITY))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0, 1], np.int64), _ROWS))
     observed = graph.with_name(f"{graph.stem}.observed.onnx")  # beside the weights, as ONNX demands
     try:
         observed.write_bytes(model.SerializeToString())
@@ -91,19 +98,27 @@ def open_observed(
         observed.unlink(missing_ok=True)
     try:
         meters = {name: ActivationMeter(width) for name, width in products_of.items()}
-        yield engine, Observation({name: Histogram() for name in histograms_of}, dict.fromkeys(peaks_of, 0.0), meters)
+        yield (
+            engine,
+            Observation(
+                {name: Histogram() for name in histograms_of},
+                dict.fromkeys(peaks_of, 0.0),
+                dict.fromkeys(channel_peaks_of, np.zeros(1, np.float32)),
+                meters,
+            ),
+        )
     finally:
         engine.close()
 
 
-def _peak_nodes(name: str) -> list[onnx.NodeProto]:
-    """The largest magnitude of a tensor; ONNX Runtime's ReduceMax passes over NaN, which is made infinite first."""
-    magnitude, is_none, known = (f"{name}.{part}" for part in ("magnitude", "is_none", "known_magnitude"))
+def _peak_nodes(name: str, peak: str, axes: str) -> list[onnx.NodeProto]:
+    """The largest magnitude along ``axes`` ("" for all); ONNX Runtime's ReduceMax passes over NaN: infinite first."""
+    magnitude, is_none, known = (f"{peak}.{part}" for part in ("of", "is_none", "of_known"))
     return [
         helper.make_node("Abs", [name], [magnitude]),
         helper.make_node("IsNaN", [magnitude], [is_none]),
         helper.make_node("Where", [is_none, _INFINITY, magnitude], [known]),
-        helper.make_node("ReduceMax", [known], [name + _PEAK], keepdims=0),
+        helper.make_node("ReduceMax", [known, axes], [peak], keepdims=0),
     ]
 
 

@@ -109,6 +109,7 @@ class Walk:
         histograms_of: Collection[str] = (),
         peaks_of: Collection[str] = (),
         products_of: Mapping[str, int] = MappingProxyType({}),
+        channel_peaks_of: Collection[str] = (),
     ) -> Observation:
         """Run the component in ``graph`` on every image, look at tensors in it, and go behind it.
 
@@ -120,14 +121,20 @@ class Walk:
             BackendError: ONNX Runtime does not run the graph.
         """
         self._catch_up()
-        observation = self._run(graph, histograms_of, peaks_of, products_of)
+        observation = self._run(graph, histograms_of, peaks_of, products_of, channel_peaks_of)
         self._note(graph)
         return observation
 
-    def look(self, graph: Path, histograms_of: Collection[str] = (), peaks_of: Collection[str] = ()) -> Observation:
+    def look(
+        self,
+        graph: Path,
+        histograms_of: Collection[str] = (),
+        peaks_of: Collection[str] = (),
+        channel_peaks_of: Collection[str] = (),
+    ) -> Observation:
         """As :meth:`through`, but stay before the component."""
         self._catch_up()
-        return self._run(graph, histograms_of, peaks_of, stay=True)
+        return self._run(graph, histograms_of, peaks_of, channel_peaks_of=channel_peaks_of, stay=True)
 
     def skip(self, graph: Path) -> None:
         """Go behind ``graph`` without running it now; it must stay there in case a later component has to be run."""
@@ -160,15 +167,16 @@ class Walk:
         histograms_of: Collection[str] = (),
         peaks_of: Collection[str] = (),
         products_of: Mapping[str, int] = MappingProxyType({}),
+        channel_peaks_of: Collection[str] = (),
         *,
         stay: bool = False,
     ) -> Observation:
         samples, written = self._samples(graph), None if stay else _written_by(graph)
         output = written.name if written else None
-        if output is None and not (histograms_of or peaks_of or products_of):
+        if output is None and not (histograms_of or peaks_of or products_of or channel_peaks_of):
             return Observation()
         following = self._new_rows(_NEXT[output]) if output else None
-        with open_observed(graph, histograms_of, peaks_of, products_of) as (engine, observation):
+        with open_observed(graph, histograms_of, peaks_of, products_of, channel_peaks_of) as (engine, observation):
             progress = tqdm(samples, desc=f"observing {graph.stem}", unit="image", disable=None)
             for index, sample in enumerate(progress):
                 outputs = engine.evaluate(sample)

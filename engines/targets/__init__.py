@@ -6,6 +6,8 @@ from functools import partial
 
 from edge_runtime.errors import RecipeError
 from engines.fidelity import FLOAT16_ARITHMETIC
+from engines.precision import KV_CACHES
+from engines.targets import onnxruntime
 from engines.targets.base import TargetKind
 from engines.targets.onnxruntime import OnnxRuntimeTarget
 from engines.targets.tensorrt import open_tensorrt, open_tensorrt_rtx
@@ -21,7 +23,7 @@ _TENSORRT = TargetKind(
 )
 
 TARGETS: Mapping[str, TargetKind] = {
-    "onnxruntime": TargetKind(OnnxRuntimeTarget),
+    "onnxruntime": TargetKind(OnnxRuntimeTarget, kv_caches=KV_CACHES, planned_bytes=onnxruntime.planned_bytes),
     "tensorrt": _TENSORRT,
     "tensorrt-rtx": replace(
         _TENSORRT, open=open_tensorrt_rtx, planned_bytes=partial(planned_bytes, shares_weights=False)

@@ -16,7 +16,7 @@ from engines.families.base import Part
 from engines.fidelity import FLOAT32_ARITHMETIC, Fidelity
 from engines.graphs.builder import HashedFile
 from engines.graphs.weights import TensorSource, Weights
-from engines.precision import Precision
+from engines.precision import COMPUTED, Precision
 from engines.quantize.int4 import Int4Matrix
 
 
@@ -30,6 +30,7 @@ class TargetOptions:
     timing_cache: Path | None = None  # None: the user's cache directory
     has_int8: bool = False  # whether the recipe asks for INT8 anywhere
     int8_route: str | None = None  # "implicit" or "explicit"; None: what TensorRT's version suggests
+    kv_cache: str = COMPUTED  # how keys and values are kept
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class TargetKind:
     options: frozenset[str] = frozenset()  # fields of TargetOptions that a user may set
     computes_float16: bool = False  # so that activations may overflow
     head_parameters: int | None = None  # an LM head with more is split over the vocabulary; None: never
+    kv_caches: tuple[str, ...] = (COMPUTED,)  # ways of keeping keys and values
     planned_bytes: Callable[[Part, Precision], int] = field(default=stored_bytes)  # of a component's files
     arithmetic: Fidelity = FLOAT32_ARITHMETIC  # how far it is off with the very weights of the checkpoint
 

@@ -19,11 +19,12 @@ from engines.graphs.builder import Graph
 from engines.graphs.dialect import CausalAttention
 from engines.graphs.weights import Linear, TensorSource
 from engines.precision import Precision
-from engines.quantize.int4 import Int4Matrix
+from engines.quantize.int4 import Int4Matrix, block_size_for
 from engines.quantize.int8 import Int8Matrix
 from engines.quantize.nf4 import NF4_BLOCK, SCALES_A_RANGE, Nf4Matrix, dynamic_8bit
-from engines.targets.base import Calibration, TargetOptions, component_of, write_rows
+from engines.targets.base import Calibration, TargetOptions, component_of, stored_bytes, write_rows
 from engines.targets.calibrated import as_emitted, keep_emitted, save_graph
+from engines.targets.int8_cache import int8_specs, with_int8_cache
 
 _CACHE_VERSION = "10.3.0"  # of TensorRT, in whose format ranges are kept
 _NF4 = 1  # of MatMulBnb4's types
@@ -53,7 +54,9 @@ class OnnxRuntimeDialect:
         bias = None if linear.bias is None else self.constant(graph, f"{linear.name}.bias", linear.bias)
         if isinstance(linear.weight, Int4Matrix):
             packed = graph.weight(f"{linear.name}.packed", linear.weight.packed)
-            scales = self.constant(graph, f"{linear.name}.scales", linear.weight.scales)
+            # Packed with the codes while loading, and not read again. In float32 they can stay in the file; what a
+            # session has to widen stays in memory beside the packed ones.
+            scales = graph.weight(f"{linear.name}.scales", linear.weight.scales.astype(np.float32))
             return graph.node(
                 "com.microsoft.MatMulNBits",
                 [x, packed, scales, *(["", "", bias] if bias else [])],
@@ -160,7 +163,7 @@ class OnnxRuntimeTarget:
     versions: Mapping[str, str] = {}
 
     def __init__(self, options: TargetOptions) -> None:
-        pass  # sizes are free in its graphs
+        self._kv_cache = options.kv_cache  # sizes are free in its graphs
 
     def write_component(
         self,
@@ -177,17 +180,38 @@ class OnnxRuntimeTarget:
         with Graph(path) as graph:
             part.emit(graph, OnnxRuntimeDialect(), source, precision)
             files = graph.save()
-        if precision.int8 and calibration:
-            emitted, ranges = keep_emitted(path), calibration.cache(f"{part.name}.cache")
-            scales = calibrate_on_cpu(calibration.walk, emitted, ranges, _CACHE_VERSION, precision.int8.range_method)
-            files = (save_graph(_in_int8(load_graph(emitted), scales), path), files[1])
+        inputs, outputs = tuple(graph.inputs), tuple(graph.outputs)
+        has_int8_cache = part.kind == "decoder" and self._kv_cache == "int8"
+        if calibration and (has_int8_cache or precision.int8):
+            walk, emitted = calibration.walk, keep_emitted(path)
+            model = load_graph(emitted)
+            if has_int8_cache:
+                model = with_int8_cache(walk, emitted, stay=precision.int8 is not None)
+                inputs, outputs = int8_specs(inputs), int8_specs(outputs)
+            if precision.int8:
+                ranges = calibration.cache(f"{part.name}.cache")
+                scales = calibrate_on_cpu(walk, emitted, ranges, _CACHE_VERSION, precision.int8.range_method)
+                model = _in_int8(model, scales)
+            files = (save_graph(model, path), files[1])
         elif calibration:
             calibration.walk.skip(path)
-        return component_of(part, precision, files, tuple(graph.inputs), tuple(graph.outputs))
+        return component_of(part, precision, files, inputs, outputs)
 
     def graph_of(self, directory: Path, part: Part) -> Path:
         """See :class:`engines.targets.base.Target`."""
         return as_emitted(directory / f"{part.name}.onnx")
+
+
+def planned_bytes(part: Part, precision: Precision) -> int:
+    """Bytes of a component's files: as stored, but for the scales of 4-bit products, which are float32."""
+    return stored_bytes(part, precision, _matrix_bytes if part.emit else Precision.matrix_bytes)
+
+
+def _matrix_bytes(precision: Precision, rows: int, columns: int) -> int:
+    size_bytes = precision.matrix_bytes(rows, columns)
+    if precision.block_size is None:
+        return size_bytes
+    return size_bytes + 2 * rows * -(-columns // block_size_for(columns, precision.block_size))
 
 
 def _in_int8(model: onnx.ModelProto, scales: Mapping[str, float]) -> onnx.ModelProto:
