@@ -2,6 +2,8 @@
 
 import re
 import threading
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,7 +18,11 @@ from lifecycle_msgs.msg import Transition
 
 from edge_runtime.errors import BackendError, BundleNotFoundError
 from edge_runtime.health_values import counters_from_values
+from edge_runtime.inspector import Inspector
+from edge_runtime.pressure import Watch
 from edge_runtime.report import InspectionReport
+from edge_runtime.streaming import Counters
+from tests.edge_runtime.test_pressure import CRITICAL, HASTY, PLENTY, Machine
 from tests.fakes import CRACK, ScriptedInspector
 from tests.ros2_ws.rig import WAIT_S
 from tests.ros2_ws.test_node import scripted
@@ -34,6 +40,9 @@ class Hanging(ScriptedInspector):
     def inspect(self, frame, question="", go_on=lambda written: True):
         assert self.let_go.wait(WAIT_S)
         return super().inspect(frame, question, go_on)
+
+
+real = partial(Inspector.open, threads=1)
 
 
 def counters(rig):
@@ -114,6 +123,43 @@ def test_an_engine_that_fails_costs_its_frame(rig, kind, words):
     assert rig.health.level == OK
     assert [report.frame_index for report in rig.reports] == [0, 2]
     assert rig.reports[-1].frames_failed == 1
+
+
+def test_an_engine_that_returns_nan_costs_the_frame_and_works_again_once_its_weights_do(rig, bundle_copy):
+    rows = bundle_copy / "embedding.f16"  # mapped, so that what is written there is what the model reads
+    weights = rows.read_bytes()
+    take_off(rig, real, bundle=str(bundle_copy), max_report_tokens=20)
+    fly_on(rig)
+    overwrite(rows, np.full(len(weights) // 2, np.nan, np.float16).tobytes())
+    fly_on(rig)
+    assert (rig.health.level, counters(rig).failed) == (WARN, 1)
+    assert "logits are NaN" in rig.health.message
+    overwrite(rows, weights)
+    fly_on(rig)
+    assert (rig.health.level, counters(rig).reported) == (OK, 2)
+
+
+def overwrite(file, data):
+    with file.open("r+b") as opened:
+        opened.write(data)
+
+
+def test_memory_pressure_holds_frames_back_and_says_so_until_it_has_eased(rig, tiny_bundle):
+    machine = Machine(PLENTY)
+    watch = Watch(replace(HASTY, patience_s=WAIT_S), machine)
+    take_off(rig, partial(real, watch=watch), bundle=str(tiny_bundle), max_report_tokens=20)
+    fly_on(rig)
+    machine.now = CRITICAL
+    rig.wait_until(lambda: rig.health.values["given_up"] == "pause")
+    for number in (2, 3, 4):
+        rig.publish_frame(stamp=rig.now())
+        rig.wait_until(lambda: counters(rig).received == number)  # noqa: B023
+    assert "memory are available" in rig.health.message
+    assert counters(rig).reported == 1
+    machine.now = PLENTY
+    rig.wait_until(lambda: settled(rig) and rig.health.level == OK)
+    assert counters(rig) == Counters(received=4, reported=2, dropped=2)
+    assert rig.reports[-1].frame_index == 3
 
 
 def test_an_engine_that_fails_at_every_frame_ends_the_flight_as_an_error_and_is_opened_anew(rig):

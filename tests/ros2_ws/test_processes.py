@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 
 import cv2
 import numpy as np
@@ -17,7 +18,9 @@ from lifecycle_msgs.msg import Transition
 from edge_runtime.errors import BackendError, SourceError
 from edge_runtime.flight_log import FlightHeader, load_flight
 from tests.ros2_ws.rig import WAIT_S
+from tests.ros2_ws.test_deployment import slowness
 
+RESPAWN_DELAY_S = 1.0  # of the launch files
 pytestmark = pytest.mark.usefixtures("ros")
 
 SCRIPTED_NODE = """
@@ -143,6 +146,27 @@ def test_a_node_that_starts_itself_reports_without_being_asked(rig):
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(WAIT_S) == 0
+
+
+def test_a_node_that_was_killed_reports_again_within_5_s_of_its_death(rig, tiny_bundle):
+    command = ros_command("node", bundle=str(tiny_bundle), autostart=True, max_report_tokens=20)
+    first = subprocess.Popen(command)
+    try:
+        rig.wait_until(lambda: rig.publish_frame() or rig.reports)
+    finally:
+        first.kill()
+    killed_s = time.monotonic()
+    assert first.wait(WAIT_S) == -signal.SIGKILL
+    time.sleep(RESPAWN_DELAY_S)
+    second = subprocess.Popen(command)
+    try:
+        rig.listen(0.5)
+        rig.reports.clear()
+        rig.wait_until(lambda: rig.publish_frame() or rig.reports)
+        assert time.monotonic() - killed_s < 5.0 * slowness()
+    finally:
+        second.kill()
+        second.wait(WAIT_S)
 
 
 def test_a_node_whose_engine_hangs_and_cannot_be_opened_again_ends_for_its_supervisor(rig):

@@ -14,8 +14,9 @@ pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_r
 pytest.importorskip("mcap", reason="recording needs edge-runtime[bags]")
 
 from inspection_msgs.msg import InspectionReport as InspectionReportMessage
+from inspection_ros.demo import ros_command
 from inspection_ros.mcap_file import McapFile
-from inspection_ros.recorder import FlightRecorder
+from inspection_ros.recorder import SYNC_PERIOD_S, FlightRecorder
 from inspection_ros.running import spin
 from lifecycle_msgs.msg import Transition
 from mcap.reader import make_reader
@@ -184,6 +185,24 @@ def test_what_sync_has_returned_from_can_be_read_while_the_recording_goes_on(tmp
     file.sync()
     assert b"hello" in (tmp_path / "open.mcap").read_bytes()
     file.close()
+
+
+def test_a_recorder_that_is_killed_leaves_what_it_had_heard_a_second_before(rig, tmp_path):
+    rig.fly(scripted(ScriptedInspector([SEEN])))
+    recorder = subprocess.Popen(ros_command("recorder", folder=str(tmp_path)))
+    try:
+        rig.wait_until(lambda: rig.audience("inspection/reports") == 2)
+        for second in (1, 2, 3):
+            rig.publish_frame(stamp=(second, 0))
+            rig.wait_until(lambda: len(rig.reports) == second)  # noqa: B023
+        rig.listen(1.0 + SYNC_PERIOD_S)
+    finally:
+        recorder.kill()
+        recorder.wait(WAIT_S)
+    (recording,) = tmp_path.glob("*.mcap")
+    flight = load_recording(recording)
+    assert [record.stamp_s for record in flight.records] == [0.0, 1.0, 2.0]
+    assert flight.end is None
 
 
 def test_a_file_that_is_there_is_never_written_over(tmp_path):
