@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +19,8 @@ from edge_runtime.interrupts import deaf_children
 Task = TypeVar("Task")
 Done = TypeVar("Done")
 OpenWorker = Callable[[], Callable[[Task], Done]]  # pickled, as tasks and results are
+
+_CONNECT_S = 10
 
 _workers: list[Callable[[Any], Any]] = []  # one, in a process of the pool
 
@@ -58,8 +61,11 @@ def on_ray(open_worker: OpenWorker[Task, Done], tasks: Sequence[Task], address: 
     except ImportError as error:
         raise BuildError("Ray is not installed; pip install 'edge-runtime[ray]', here and on every machine") from error
     try:
+        if ":" in address:  # Ray itself tries for minutes
+            host, _, port = address.rpartition("/")[2].rpartition(":")
+            socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
         ray.init(address, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise BuildError(f"no Ray cluster answers at {address!r} ({error}); start one: ray start --head") from error
     try:
         actor = ray.remote(num_cpus=1)(_RayWorker)

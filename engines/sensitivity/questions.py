@@ -67,15 +67,15 @@ def yes_probabilities(trace: Trace, script: Script) -> tuple[NDArray[np.float64]
     shares, there = np.zeros(len(DEFECT_CLASSES)), np.zeros(len(DEFECT_CLASSES), np.bool_)
     first = 0  # classes before it have been asked about
     for opening in script.openings:
-        go_on, _ = _shares(trace.logits[opening.parting], (opening.go_on, opening.close))
+        if first == len(DEFECT_CLASSES):
+            break  # all are there
+        go_on, close = _shares(trace.logits[opening.parting], (opening.go_on, opening.close))
         named = go_on * _shares(trace.logits[opening.naming], opening.classes[first:])
-        for offset in range(min(opening.next_class + 1, len(DEFECT_CLASSES)) - first):
-            shares[first + offset] = named[offset] / max(1 - named[:offset].sum(), 1e-12)
-        if opening.next_class < len(DEFECT_CLASSES):
-            there[opening.next_class] = True
+        left = close + named[::-1].cumsum()[::-1]  # once the classes before are denied
+        asked = slice(first, opening.next_class + 1)
+        shares[asked] = (named / left)[: opening.next_class + 1 - first]
+        there[opening.next_class : opening.next_class + 1] = True
         first = opening.next_class + 1
-        if first >= len(DEFECT_CLASSES):
-            break
     return shares, there
 
 

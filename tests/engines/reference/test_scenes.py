@@ -14,9 +14,10 @@ from edge_runtime.report import (
     answer_from_findings,
     findings_from_answer,
 )
+from engines.reference.canvas import Canvas
 from engines.reference.distractors import DISTRACTORS
 from engines.reference.flight import render_flight
-from engines.reference.scenes import BACKDROP, SIZE, compose_scene, patch_coverage, render_scene
+from engines.reference.scenes import AS_TRAINED, BACKDROP, HARD, SIZE, compose_scene, patch_coverage, render_scene
 from engines.reference.scores import Tally
 from engines.reference.surfaces import SURFACES
 from engines.reference.truth import finding_from_mask, region_from_mask, severity_of
@@ -34,6 +35,32 @@ def test_the_same_seed_renders_the_same_scene():
     assert np.array_equal(first.image, second.image)
     assert np.array_equal(first.labels, second.labels)
     assert first.findings == second.findings
+
+
+def test_a_hard_scene_shows_the_same_things_more_faintly():
+    plain, hard = (render_scene(5, conditions=conditions) for conditions in (AS_TRAINED, HARD))
+
+    assert hard.surface == plain.surface
+    assert {f.defect_class for f in hard.findings} <= {f.defect_class for f in plain.findings} != set()
+    assert 0 < (hard.labels & 0b11111 > 0).sum() < (plain.labels & 0b11111 > 0).sum()
+
+
+def test_nearly_every_crack_of_a_hard_scene_is_a_hairline():
+    hard = [render_scene(seed, (120, 160), HARD) for seed in range(60)]
+    cracks = [scene.facts["crack"]["width"] for scene in hard if "crack" in scene.facts]
+
+    assert cracks.count("hairline") > 0.6 * len(cracks) > 5
+
+
+def test_painting_fades_to_the_share_that_is_asked_for():
+    canvas = Canvas(
+        np.full((2, 2, 3), 100, np.float32), np.zeros((2, 2), np.uint16), np.random.default_rng(0), light_rad=0.0
+    )
+
+    with canvas.faded(0.5):
+        canvas.shade(np.full((2, 2), 0.2, np.float32))
+
+    assert np.allclose(canvas.color, 60)
 
 
 def test_a_frame_has_the_size_that_was_asked_for():

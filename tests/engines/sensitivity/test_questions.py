@@ -1,0 +1,73 @@
+"""Questions about a scene: what a model is led along, and what its logits answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import engines.reference
+from edge_runtime.report import DEFECT_CLASSES, Finding, Region, answer_from_findings
+from edge_runtime.tokenization import load_tokenizer
+from engines.fidelity import Trace
+from engines.sensitivity.questions import answer_loss, script_of, yes_probabilities
+
+TOKENIZER = load_tokenizer(Path(engines.reference.__file__).parent / "checkpoint" / "tokenizer.json")
+VOCABULARY = TOKENIZER.get_vocab_size()
+
+
+def finding(name):
+    return Finding(name, "minor", Region(0.1, 0.2, 0.3, 0.4), 1.0, f"small {name}", "monitor")
+
+
+def trace(script, sure=30.0):
+    """Of a model that is sure of the true answer."""
+    logits = np.zeros((len(script.tokens), VOCABULARY), np.float32)
+    logits[np.arange(len(script.answer)), list(script.answer)] = sure
+    return Trace(np.zeros((1, 1)), np.zeros((1, 1)), logits, script.tokens)
+
+
+@pytest.mark.parametrize("names", [(), ("crack",), ("corrosion", "exposed_rebar"), ("efflorescence",), DEFECT_CLASSES])
+def test_the_true_answer_is_left_open_for_one_more_finding(names):
+    script = script_of([finding(name) for name in names], TOKENIZER)
+
+    answer = answer_from_findings([finding(name) for name in names])
+    assert TOKENIZER.decode(list(script.answer)) == answer
+    assert (
+        TOKENIZER.decode(list(script.tokens[:-1])) == answer.removesuffix("]}") + ("," if names else "") + '{"class":"'
+    )
+    assert [opening.next_class for opening in script.openings] == [*map(DEFECT_CLASSES.index, names), 5]
+
+
+@pytest.mark.parametrize("names", [(), ("crack",), ("corrosion", "exposed_rebar"), ("efflorescence",), DEFECT_CLASSES])
+def test_a_model_that_is_sure_of_the_truth_answers_every_question(names):
+    script = script_of([finding(name) for name in names], TOKENIZER)
+
+    shares, there = yes_probabilities(trace(script), script)
+
+    assert there.tolist() == [name in names for name in DEFECT_CLASSES]
+    assert shares == pytest.approx(there.astype(float), abs=1e-6)
+    assert answer_loss(trace(script), script) == pytest.approx(0, abs=1e-6)
+
+
+def test_who_does_not_know_gives_every_class_what_is_left_to_it():
+    script = script_of([], TOKENIZER)
+
+    shares, _ = yes_probabilities(trace(script, sure=0), script)
+
+    # Half goes on, in five equal parts; who has denied a crack has four parts of nine left.
+    assert shares == pytest.approx([1 / 10, 1 / 9, 1 / 8, 1 / 7, 1 / 6])
+    assert answer_loss(trace(script, sure=0), script) == pytest.approx(np.log(VOCABULARY))
+
+
+def test_a_class_that_is_confused_with_another_costs_two_answers():
+    script = script_of([finding("corrosion")], TOKENIZER)
+    seen = trace(script)
+    opening = script.openings[0]
+    seen.logits[opening.naming, opening.classes[0]] = 60  # a crack, it says
+
+    shares, there = yes_probabilities(seen, script)
+
+    assert shares[:2] == pytest.approx([1, 0.5])  # and with the crack denied, corrosion is as likely as the end
+    assert there[:2].tolist() == [False, True]
