@@ -1,5 +1,7 @@
 """What engines are built for and what they will weigh, decided without TensorRT."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,9 @@ from engines.plan import plan_bundle
 from engines.precision import load_recipe
 from engines.synthetic import SYNTHETIC_CONFIGS, open_checkpoint, synthetic_checkpoint
 from engines.targets.base import TargetOptions
+from engines.targets.tensorrt import check_version
 from engines.targets.tensorrt_shapes import profiles_of
+from tests.conformance.bindings import VERSIONS
 from tests.engines.checkpoints import changed
 from tests.engines.targets.graph_execution import GraphDecoder
 
@@ -132,6 +136,19 @@ def test_a_missing_compiler_is_named_with_what_installs_it(target, remedy, monke
 
     with pytest.raises(MissingDependencyError, match=remedy):
         load_library(target)
+
+
+@pytest.mark.parametrize("version", ["8.6.2.3", "10.0.1"])
+def test_a_tensorrt_older_than_any_it_is_held_to_is_refused_with_the_way_on(version):
+    with pytest.raises(
+        MissingDependencyError, match=rf"{version} is installed, and .* need 10\.3 or newer; JetPack 6\.1"
+    ):
+        check_version(SimpleNamespace(__version__=version))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_tensorrt_that_it_is_held_to_is_taken(version):
+    check_version(SimpleNamespace(__version__=version))
 
 
 def test_a_build_without_its_compiler_writes_nothing(tmp_path, monkeypatch):
