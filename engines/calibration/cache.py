@@ -21,7 +21,7 @@ from edge_runtime.errors import CalibrationError
 _HEADER = re.compile(r"TRT-(\d+)-(EntropyCalibration2)")
 _BITS = re.compile(r"[0-9a-f]{1,8}")
 _LARGEST_CACHE_BYTES = 64 << 20
-_MEND = "calibrate again: delete it, and run the same build"
+_MEND = "build with what it was made from, or delete it to calibrate again"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import onnx
@@ -28,9 +29,10 @@ def build_reference(out: Path, target: str, recipe: str, **options: str) -> Bund
     return build(open_checkpoint(REFERENCE), load_recipe(recipe), target, out, images=images, **timing, **options)
 
 
-def reports(bundle: Bundle, scenes: int) -> list[InspectionReport]:
+def reports(bundle: Bundle) -> list[InspectionReport]:
+    """Of 50 scenes."""
     with Inspector.open(bundle.path, threads=1) as inspector:
-        return [inspector.inspect(render_scene(FIRST_HELD_OUT_SEED + scene).image) for scene in range(scenes)]
+        return [inspector.inspect(render_scene(FIRST_HELD_OUT_SEED + scene).image) for scene in range(50)]
 
 
 def without_int8_arithmetic(bundle: Bundle) -> Bundle:
@@ -50,16 +52,34 @@ def without_int8_arithmetic(bundle: Bundle) -> Bundle:
 
 
 def test_four_bit_reports_are_the_same_token_for_token(tmp_path: Path) -> None:
-    on_jetson = build_reference(tmp_path / "jetson", "tensorrt", "asymmetric-int4")
-    on_cpu = without_int8_arithmetic(build_reference(tmp_path / "cpu", "onnxruntime", "asymmetric-int4"))
+    found, expected = reports_of_both(tmp_path, "asymmetric-int4")
 
-    found, expected = (reports(bundle, 50) for bundle in (on_jetson, on_cpu))
+    assert [words(report) for report in found] == [words(report) for report in expected]
 
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours.tokens == theirs.tokens
-        assert [(f.defect_class, f.severity, f.region, f.description, f.action) for f in ours.findings] == [
-            (f.defect_class, f.severity, f.region, f.description, f.action) for f in theirs.findings
-        ]
+
+def test_float16_reports_are_the_same_but_for_the_last_digit_of_a_coordinate_in_one_scene_of_twenty_five(
+    tmp_path: Path,
+) -> None:
+    """ONNX Runtime computes in float32: between two numbers as likely as each other, float16 may choose the other."""
+    pairs = list(zip(*reports_of_both(tmp_path, "fp16"), strict=True))
+
+    different = [(ours, theirs) for ours, theirs in pairs if words(ours) != words(theirs)]
+    assert len(different) <= len(pairs) / 25
+    for ours, theirs in different:
+        for finding, expected in zip(ours.findings, theirs.findings, strict=True):
+            assert replace(finding, region=expected.region, confidence=expected.confidence) == expected
+            assert astuple(finding.region) == pytest.approx(astuple(expected.region), abs=0.0101)
+
+
+def reports_of_both(folder: Path, recipe: str) -> tuple[list[InspectionReport], list[InspectionReport]]:
+    on_jetson = build_reference(folder / "jetson", "tensorrt", recipe)
+    on_cpu = without_int8_arithmetic(build_reference(folder / "cpu", "onnxruntime", recipe))
+    return reports(on_jetson), reports(on_cpu)
+
+
+def words(report: InspectionReport) -> tuple[object, ...]:
+    """All that a model wrote; not how sure it was."""
+    return report.tokens, [(f.defect_class, f.severity, f.region, f.description, f.action) for f in report.findings]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +88,7 @@ def int8_classes_on_cpu(tmp_path_factory: pytest.TempPathFactory) -> list[list[s
 
 
 def classes(bundle: Bundle) -> list[list[str]]:
-    return [sorted(finding.defect_class for finding in report.findings) for report in reports(bundle, 20)]
+    return [sorted(finding.defect_class for finding in report.findings) for report in reports(bundle)]
 
 
 @pytest.mark.parametrize("route", ["implicit", "explicit"])
