@@ -32,8 +32,8 @@ from engines.targets.tensorrt_shapes import in_buckets, profiles_of
 
 _log = logging.getLogger(__name__)
 
-# The oldest that the product is held to (tests/conformance). 10.0 lacks names that the runtime uses; 8.6 has no strongly
-# typed networks, no 4-bit weights, no operators beyond opset 17, and one context a profile.
+# The oldest that the product is held to (tests/conformance). 10.0 lacks names that the runtime uses; 8.6 has no
+# strongly typed networks, no 4-bit weights, no operators beyond opset 17, and one context a profile.
 _OLDEST = (10, 3)
 _RTX_CAPABILITIES = ("8.6", "8.9", "12.0")  # GeForce RTX 30, 40 and 50; one engine serves all, at no more bytes
 
