@@ -94,6 +94,12 @@ class Rig:
         (subscription,) = self._client.get_subscriptions_info_by_topic("image")
         return subscription.qos_profile.reliability.name
 
+    @property
+    def report_reliability(self):
+        """How the node publishes reports."""
+        (publisher,) = self._client.get_publishers_info_by_topic("inspection/reports")
+        return publisher.qos_profile.reliability.name
+
     def set_parameter(self, name, value):
         """Set a parameter as another node does; why it was refused, or nothing."""
         asked = [Parameter(name, value=value).to_parameter_msg()]

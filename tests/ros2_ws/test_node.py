@@ -243,6 +243,11 @@ def test_reliability_can_be_asked_for_by_parameter(rig):
     assert rig.camera_reliability == "RELIABLE"
 
 
+def test_how_reports_are_published_can_be_asked_for_by_parameter_too(rig):
+    rig.fly(scripted(ScriptedInspector()), **{"qos_overrides./inspection/reports.publisher.reliability": "best_effort"})
+    assert rig.report_reliability == "BEST_EFFORT"
+
+
 def test_a_failed_activate_closes_the_inspector_and_leaves_a_node_that_can_be_configured(rig):
     inspector = ScriptedInspector()
     rig.start_node(scripted(inspector), **{"qos_overrides./image.subscription.reliability": "nonsense"})
