@@ -117,11 +117,13 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 def _frames_to_measure(arguments: argparse.Namespace) -> list[Frame]:
     if arguments.source is None:
-        return [np.random.default_rng(0).integers(0, 256, (720, 1280, 3), dtype=np.uint8)]
+        return list(np.random.default_rng(0).integers(0, 256, (2, 720, 1280, 3), dtype=np.uint8))
     with open_source(arguments.source) as source:
         frames = [frame.image for frame in islice(source, arguments.frames)]
     if not frames:
         raise SourceError(f"no frame of {arguments.source} can be read")
+    if len(frames) == 1:
+        frames.append(frames[0][:, ::-1])  # the same frame again would not be looked at again
     return frames
 
 

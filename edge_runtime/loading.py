@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
+import numpy as np
+
 from edge_runtime.backends import open_backend
 from edge_runtime.backends.base import Array, Backend, Engine, Run
 from edge_runtime.budget import Ledger, device_bytes, loading_bytes
@@ -18,6 +20,7 @@ from edge_runtime.decoder import Decoder
 from edge_runtime.embedding import Embedding, open_embedding
 from edge_runtime.errors import BudgetExceededError
 from edge_runtime.manifest import Component, Manifest, TensorSpec
+from edge_runtime.preprocessing import Float32
 from edge_runtime.pressure import Watch
 from edge_runtime.telemetry import resident_bytes
 
@@ -63,10 +66,15 @@ class LoadedBundle:
         """Bytes by the ledger's names, as far as they are known. Any thread may ask."""
         return self._measured
 
-    def see(self) -> None:
-        """Turn the pixels into the image's rows of the prompt."""
+    def see(self, pixels: Float32) -> bool:
+        """Turn ``pixels`` (1, 3, H, W) into the image's rows of the prompt; returns whether they were there already."""
+        if self.decoder.holds_image and np.array_equal(pixels, self._pixels):
+            return True
+        self.decoder.forget()
+        self._pixels[...] = pixels
         self._run_vision()
         self.backend.synchronize()
+        return False
 
     def resize(self, capacity: int) -> None:
         """Give memory back with a smaller cache, or take it again, as far as there is room; the prefix is run anew.
@@ -118,10 +126,10 @@ class LoadedBundle:
         self.decoder = Decoder(
             self.backend, manifest, engines.embedding, engines.groups, engines.heads, self._prefix, capacity
         )
-        self.pixels, self._run_vision = _bind_vision(self.backend, manifest, engines, self.decoder.image_rows)
+        self._pixels, self._run_vision = _bind_vision(self.backend, manifest, engines, self.decoder.image_rows)
 
     def _unbind(self) -> None:
-        for name in ("decoder", "pixels", "_run_vision"):
+        for name in ("decoder", "_pixels", "_run_vision"):
             vars(self).pop(name, None)
 
     @property

@@ -79,6 +79,20 @@ def test_the_image_matters(decoder: Decoder) -> None:
     assert np.abs(decoder.prefill([50]) - with_image).max() > 1e-3
 
 
+def test_a_question_about_the_same_image_gets_the_logits_that_it_would_get_first(decoder: Decoder) -> None:
+    first = decoder.prefill([50, 51, 52]).copy()
+    decoder.prefill([60])
+    decoder.append([61, 62])
+    np.testing.assert_allclose(decoder.prefill([50, 51, 52], same_image=True), first, rtol=1e-4, atol=1e-4)
+
+
+def test_an_image_that_the_cache_does_not_hold_is_run_whatever_is_said(bundle: Bundle, decoder: Decoder) -> None:
+    first = decoder.prefill([50]).copy()
+    assert np.array_equal(open_decoder(bundle, PREFIX).prefill([50], same_image=True), first)
+    decoder.forget()
+    assert np.array_equal(decoder.prefill([50], same_image=True), first)
+
+
 def test_a_frame_whose_numbers_overflow_spoils_no_other(decoder: Decoder) -> None:
     sound = decoder.image_rows.copy()
     before = decoder.prefill([50, 51]).copy()

@@ -211,6 +211,16 @@ def test_a_question_changes_what_the_model_reads_for_that_frame_only(tiny_bundle
         assert timeless(inspector.inspect(frame())) == plain
 
 
+def test_another_question_about_a_frame_costs_neither_its_eyes_nor_its_tokens_again(tiny_bundle: Path) -> None:
+    with Inspector.open(tiny_bundle, max_report_tokens=60, threads=1) as inspector:
+        first, *new = (inspector.inspect(frame(seed), question="bolts?") for seed in (0, 1, 2, 3, 4, 5, 0))
+        again = [inspector.inspect(frame(), question=question) for question in ("rust?", "why?", "where?", "bolts?")]
+    assert timeless(again[-1]) == timeless(first)
+    for step in ("vision_ms", "prefill_ms"):
+        fastest_ms = [min(getattr(report.timings, step) for report in reports) for reports in (again, new)]
+        assert fastest_ms[0] < fastest_ms[1]
+
+
 @pytest.mark.parametrize(("question", "says"), [("why? " * 500, "fewer words"), ("<image>", "image token")])
 def test_a_question_that_cannot_be_put_is_refused_and_the_next_frame_inspected(
     tiny_bundle: Path, question: str, says: str
