@@ -71,12 +71,12 @@ def calibrate(
                 with Graph(path) as graph:
                     part.emit(graph, TensorRTDialect(), source, precision_to_emit(precision, route))
                     graph.save()
-                is_int8 = precision.dtype == "int8"
+                int8 = precision.int8
                 written.append(caches / f"{part.name}.overflow")
-                find_overflow(walk, path, written[-1], stay=is_int8)
-                if is_int8:
+                find_overflow(walk, path, written[-1], stay=int8 is not None)
+                if int8:
                     written.append(caches / f"{part.name}.cache")
-                    calibrate_on_cpu(walk, path, written[-1], tensorrt_version, precision.method)
+                    calibrate_on_cpu(walk, path, written[-1], tensorrt_version, int8.range_method)
     except EdgeRuntimeError:
         raise
     except OSError as error:

@@ -64,6 +64,18 @@ def linear_inputs(model: onnx.ModelProto) -> dict[str, str]:
     }
 
 
+def products_of_others(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that multiply by a weight which is not stored in 8 bits."""
+    fixed, types = constants(model), {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type in LINEAR_OPERATORS
+        and node.input[1] in fixed
+        and types.get(fixed[node.input[1]]) != TensorProto.INT8
+    ]
+
+
 def tensors_at_weights(model: onnx.ModelProto) -> list[str]:
     """Activations that meet a weight, what comes of that, and the sum of it and its bias, in order of appearance.
 

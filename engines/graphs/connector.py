@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engines.graphs.builder import Graph
 from engines.graphs.dialect import Dialect
+from engines.graphs.sides import linear_behind_gelu
 from engines.graphs.weights import Weights
 
 
@@ -14,5 +15,5 @@ def emit_connector(
     features = graph.input("features", dialect.dtype, (1, rows, width_in))
     inner = dialect.linear(graph, features, weights.linear("linear_1"))
     inner = dialect.activation(graph, inner, activation)
-    outer = dialect.linear(graph, inner, weights.linear("linear_2"))
+    outer = linear_behind_gelu(graph, dialect, inner, weights, "linear_2")
     graph.output("image_embeddings", dialect.dtype, (1, rows, width_out), outer)

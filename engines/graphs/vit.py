@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from engines.graphs.builder import Graph
 from engines.graphs.dialect import Dialect
+from engines.graphs.sides import linear_behind_gelu
 from engines.graphs.weights import Weights
 
 
@@ -58,7 +59,7 @@ def emit_vit(graph: Graph, dialect: Dialect, weights: Weights, config: VitConfig
         )
         inner = dialect.linear(graph, normed, weights.linear(f"{layer}mlp.fc1"))
         inner = dialect.activation(graph, inner, config.activation)
-        outer = dialect.linear(graph, inner, weights.linear(f"{layer}mlp.fc2"))
+        outer = linear_behind_gelu(graph, dialect, inner, weights, f"{layer}mlp.fc2")
         if i + 1 < config.num_layers:
             norm = layer_norm_weights(f"encoder.layers.{i + 1}.layer_norm1")
             normed, hidden = dialect.add_layer_norm(graph, outer, hidden, *norm, eps)

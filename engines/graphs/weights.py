@@ -63,6 +63,10 @@ class Weights:
         """The tensors whose names go on with ``prefix``."""
         return replace(self, prefix=self.prefix + prefix)
 
+    def has_twin_ranges(self, name: str) -> bool:
+        """Whether INT8 is to round the inputs of a matrix by two scales, where they lie on two sides of zero."""
+        return self.precision.of(self.prefix + name).has_twin_ranges
+
     def vector(self, name: str) -> NDArray[np.float16]:
         """A tensor that is never quantized (a norm, a bias, positions), as float16 in its own shape.
 

@@ -18,11 +18,11 @@ from engines.calibration.calibrate import calibrate_on_cpu
 from engines.calibration.float32 import keep_float32
 from engines.calibration.overflow import find_overflow
 from engines.calibration.qdq import insert_qdq
-from engines.calibration.tensors import load_graph
+from engines.calibration.tensors import load_graph, products_of_others
 from engines.families.base import Part
 from engines.graphs.builder import Graph
 from engines.graphs.weights import TensorSource
-from engines.precision import FLOAT16, Precision
+from engines.precision import Precision
 from engines.targets.base import Calibration, TargetOptions, component_of, write_rows
 from engines.targets.calibrated import as_emitted, keep_emitted, save_graph
 from engines.targets.tensorrt_compiler import Compiler, Profile
@@ -117,22 +117,25 @@ class TensorRTTarget:
         implicit: bool,
     ) -> tuple[FileEntry, tuple[str, ...]]:
         """Let the images pass, and do as they say: INT8 in their ranges, and float32 at the nodes that are returned."""
-        walk, emitted, has_int8 = calibration.walk, keep_emitted(path), precision.dtype == "int8"
+        walk, emitted, int8 = calibration.walk, keep_emitted(path), precision.int8
         ranges = calibration.cache(f"{path.stem}.cache")
-        nodes = find_overflow(walk, emitted, calibration.cache(f"{path.stem}.overflow"), stay=has_int8).nodes
+        nodes = find_overflow(walk, emitted, calibration.cache(f"{path.stem}.overflow"), stay=int8 is not None).nodes
         if nodes:
             _log.warning("%s overflows float16, and stays float32 at %s", path.stem, ", ".join(nodes))
         model = load_graph(emitted)
-        if has_int8 and not implicit:
-            scales = calibrate_on_cpu(walk, emitted, ranges, self._trt.__version__, precision.method)
-            model = insert_qdq(model, scales, nodes)
+        if int8 and not implicit:
+            scales = calibrate_on_cpu(walk, emitted, ranges, self._trt.__version__, int8.range_method)
+            model = insert_qdq(model, scales, {*nodes, *products_of_others(model)})
         save_graph(keep_float32(model, nodes), path)
-        if not implicit:
+        if not (int8 and implicit):
             return self._compiler.compile(path, engine, profiles), nodes
         from engines.calibration.entropy_calibrator import EntropyCalibrator  # here, as it needs TensorRT
 
-        with EntropyCalibrator(walk, emitted, ranges, precision.method) as calibrator:
-            configure = allow_int8(self._trt, load_graph(path), walk.shapes(emitted), calibrator)
+        with EntropyCalibrator(walk, emitted, ranges, int8.range_method) as calibrator:
+            shapes = walk.shapes(emitted)
+            configure = allow_int8(
+                self._trt, load_graph(path), shapes, calibrator, lambda name: precision.of(name).dtype == "int8"
+            )
             return self._compiler.compile(path, engine, profiles, configure), nodes
 
 
@@ -157,7 +160,7 @@ def open_tensorrt(options: TargetOptions) -> TensorRTTarget:
 
 def precision_to_emit(precision: Precision, route: str) -> Precision:
     """At what a component's graph is emitted: float16 where TensorRT will make it INT8 itself."""
-    return FLOAT16 if (route, precision.dtype) == ("implicit", "int8") else precision
+    return precision.without_int8() if route == "implicit" else precision
 
 
 def int8_route(trt: Any, asked: str | None) -> str:

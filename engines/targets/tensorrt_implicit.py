@@ -5,17 +5,19 @@ It chooses among what it is allowed: INT8 where an activation meets a weight, an
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import onnx
 
-from engines.calibration.tensors import constants, tensors_at_weights
+from engines.calibration.tensors import constants
 from engines.targets.tensorrt_compiler import Configure, Shape, make_profile
 
 
-def allow_int8(trt: Any, model: onnx.ModelProto, shapes: Mapping[str, Shape], calibrator: Any) -> Configure:
-    """What makes a network of ``model`` INT8 where it meets weights.
+def allow_int8(
+    trt: Any, model: onnx.ModelProto, shapes: Mapping[str, Shape], calibrator: Any, is_int8: Callable[[str], bool]
+) -> Configure:
+    """What makes a network of ``model`` INT8 where it meets those weights that ``is_int8``, by their matrices' names.
 
     ``shapes`` are those of its inputs in calibration, ``calibrator`` an ``IInt8EntropyCalibrator2``.
     """
@@ -31,21 +33,23 @@ def allow_int8(trt: Any, model: onnx.ModelProto, shapes: Mapping[str, Shape], ca
         free = {value.name for value in model.graph.input if any(d.dim_param for d in value.type.tensor_type.shape.dim)}
         if free:
             config.set_calibration_profile(make_profile(builder, {name: (shapes[name],) * 3 for name in sorted(free)}))
-        _keep_types(trt, network, nodes_at_weights(model))
+        _keep_types(trt, network, nodes_at_weights(model, is_int8))
 
     return configure
 
 
-def nodes_at_weights(model: onnx.ModelProto) -> set[str]:
-    """Names of the nodes that may be INT8: products with weights, and the sums with their biases."""
-    fixed, at_weights = constants(model), set(tensors_at_weights(model))
-    return {
-        node.name
-        for node in model.graph.node
-        if node.op_type in ("MatMul", "Add")
-        and node.output[0] in at_weights
-        and not fixed.keys().isdisjoint(node.input)
-    }
+def nodes_at_weights(model: onnx.ModelProto, is_int8: Callable[[str], bool]) -> set[str]:
+    """Names of the nodes that may be INT8: products with those weights, and the sums with their biases."""
+    fixed, names, products = constants(model), set[str](), set[str]()
+    for node in model.graph.node:
+        inputs = set(node.input)
+        at_weight = node.op_type == "MatMul" and node.input[0] not in fixed and node.input[1] in fixed
+        if at_weight and is_int8(fixed[node.input[1]].removesuffix(".weight")):
+            names.add(node.name)
+            products.add(node.output[0])
+        elif node.op_type == "Add" and products & inputs and fixed.keys() & inputs:
+            names.add(node.name)
+    return names
 
 
 def _keep_types(trt: Any, network: Any, but: Collection[str]) -> None:

@@ -28,7 +28,7 @@ def test_the_shipped_recipes_differ_in_what_they_quantize():
 def test_only_plans_that_look_at_activations_are_calibrated():
     calibrated = [name for name in known_recipes() if load_recipe(name).is_calibrated]
 
-    assert calibrated == ["asymmetric-int4-awq", "asymmetric-int4-awq-gptq", "asymmetric-int4-gptq"]
+    assert calibrated == ["asymmetric-int4-awq", "asymmetric-int4-awq-gptq", "asymmetric-int4-gptq", "selective-int8"]
 
 
 def test_exceptions_are_by_the_matrices_that_an_engine_has(tmp_path):
@@ -93,7 +93,7 @@ def test_another_text_has_another_hash(tmp_path):
 
 @pytest.mark.parametrize("name", ["int5", "", "../recipes", "a\0b"])
 def test_an_unknown_recipe_is_refused_with_the_known_ones(name):
-    with pytest.raises(RecipeError, match=r"asymmetric-int4, .*fp16, nf4, uniform-int4"):
+    with pytest.raises(RecipeError, match=r"asymmetric-int4, .*fp16, nf4, selective-int8, uniform-int4"):
         load_recipe(name)
 
 

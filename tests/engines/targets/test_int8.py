@@ -95,6 +95,23 @@ def test_every_product_of_a_layer_is_one_of_integers(bundle):
     assert found["MatMul"] == found["DequantizeLinear"] == 0
 
 
+def test_twin_ranges_are_two_products_of_one_weight_behind_every_gelu(tmp_path, images):
+    bundle = build_int8(tmp_path / "bundle", images, recipe=feed_forward_int8(tmp_path / "recipe.yaml", "twin-max"))
+
+    nodes = nodes_of(bundle, "vision_encoder")
+    products = Counter(node.input[1] for node in nodes if node.op_type == "MatMulIntegerToFloat")
+    assert set(products.values()) == {1, 2}
+    assert {name.rpartition(".mlp.")[2] for name, count in products.items() if count == 2} == {"fc2.weight"}
+    model = onnx.load(bundle.file(bundle.manifest.components[0].files[0]), load_external_data=False)
+    scales = {
+        t.name: onnx.numpy_helper.to_array(t).item() for t in model.graph.initializer if t.name.endswith(".scale")
+    }
+    below = [scales[f"{node.output[0]}.scale"] for node in nodes if node.op_type == "Min"]
+    above = [scales[f"{node.output[0]}.scale"] for node in nodes if node.op_type == "Max"]
+    assert below
+    assert max(below) < min(above) / 4  # a GELU never goes below -0.17
+
+
 def test_an_int8_decoder_is_planned_at_half_of_a_float16_one():
     checkpoint = open_checkpoint("synthetic:llava-1.5-7b")  # of a tiny one, the rotary tables are a sixth
     int8, wide = (
@@ -106,7 +123,13 @@ def test_an_int8_decoder_is_planned_at_half_of_a_float16_one():
 
 
 @pytest.mark.parametrize(
-    ("recipe", "method"), [(everything_int8, "max"), (feed_forward_int8, "max"), (feed_forward_int8, "smooth-max")]
+    ("recipe", "method"),
+    [
+        (everything_int8, "max"),
+        (feed_forward_int8, "max"),
+        (feed_forward_int8, "smooth-max"),
+        (everything_int8, "twin-max"),
+    ],
 )
 def test_an_int8_model_is_still_the_same_model(tmp_path, images, recipe, method):
     recipe = recipe(tmp_path / "recipe.yaml", method)

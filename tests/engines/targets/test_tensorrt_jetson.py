@@ -20,12 +20,13 @@ from engines.precision import load_recipe
 from engines.synthetic import open_checkpoint
 from engines.verify import verify
 from tests.engines.checkpoints import LoudCheckpoint
-from tests.engines.targets.test_int8 import build_int8, tracing
+from tests.engines.targets.test_int8 import build_int8, feed_forward_int8, recipe_of, tracing
 from tests.engines.test_build import contents
 
 pytestmark = pytest.mark.simulated_jetson
 
 TINY = "synthetic:tiny-llava"
+VISION_LAYERS = 2  # that are read
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +91,34 @@ def test_the_explicit_route_rounds_in_the_graph(bundles):
 
     assert plan.int8_layers == ()
     assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) == 4 * 2
+
+
+@pytest.mark.parametrize("method", ["max", "smooth-twin-max"])
+def test_both_routes_round_only_the_matrices_that_a_recipe_names(tmp_path, images, method):
+    recipe = feed_forward_int8(tmp_path / "recipe.yaml", method)
+    built = {
+        route: build_tiny(tmp_path / route, recipe, images=images, int8_route=route)
+        for route in ("implicit", "explicit")
+    }
+
+    plan, model = engine_of(built["implicit"], "vision_encoder")
+    readers = {node.name: node.input[1] for node in model.graph.node if node.name in plan.int8_layers}
+    named = {name for name in products(model) if ".mlp." in readers.get(name, "")}
+    assert named == products(model) & set(plan.int8_layers)
+    _, model = engine_of(built["explicit"], "vision_encoder")
+    rounded = sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    assert len(named) == rounded == (3 if "twin" in method else 2) * VISION_LAYERS
+
+
+@pytest.mark.parametrize("route", ["implicit", "explicit"])
+def test_a_decoder_with_some_matrices_in_int8_computes_what_the_bundle_for_any_cpu_computes(tmp_path, images, route):
+    mlp = '{dtype: float16, except: {"*.mlp.*": {dtype: int8, method: max}}}'
+    recipe = recipe_of(tmp_path / "recipe.yaml", decoder=mlp)
+    expected = tracing(build_int8(tmp_path / "cpu", images, recipe=recipe)).logits
+
+    found = tracing(build_tiny(tmp_path / "jetson", recipe, images=images, int8_route=route)).logits
+
+    assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("route", ["implicit", "explicit"])
