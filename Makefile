@@ -76,6 +76,9 @@ clean: ## remove what was built; the virtual environments stay
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 # Messages of these ROS versions are compiled against NumPy 1.
+prove-13b: $(VENV) ## build and run a 13B within 10.4 GB; takes 9 GB of disk, and up to 90 minutes
+	.venv/bin/python -m benchmarks.prove_13b
+
 $(VENV): | check-python
 	rm -rf .venv
 	$(PYTHON) -m venv $(if $(ROS_DISTRO),--system-site-packages) .venv

@@ -1,30 +1,33 @@
 """Thirteen billion parameters in a byte budget: build LLaVA-1.5 13B, report on a photograph, and hold both to limits.
 
-    python -m benchmarks.prove_13b --budget 11.4GB
-    python -m benchmarks.prove_13b --recipe my.yaml --context 2048 --tokens 32 --keep
+    make prove-13b
+    python -m benchmarks.prove_13b --checkpoint synthetic:llava-1.5-7b --budget 6GB --keep
 
-The weights are random at the real model's shape, so bytes and seconds are real, and the words are not. Each step is a
-process, whose peak resident memory is the kernel's own (``ru_maxrss``).
+The weights are random at the real model's shape, so bytes and seconds are real, and the words are not. Build and report
+are processes of their own, each confined to its limit. A proof that was interrupted, by ``kill -9`` too, goes on with
+the same command, and counts what it took before.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
-import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.confined import Ended, run_confined
 from edge_runtime.budget import format_bytes, parse_bytes
+from edge_runtime.ending import exit_code
+from edge_runtime.pressure import limits_of
 from edge_runtime.report import report_from_json
+from edge_runtime.telemetry import total_bytes
 
 BUILD_LIMIT_BYTES = 6 * 10**9
+TIME_LIMIT_S = 90 * 60
 PLAN_TOLERANCE = 0.05
-PHOTOGRAPH = Path("calib_data/samples")
+PHOTOGRAPHS = (Path("../shared/photos"), Path("calib_data/samples"))  # where there are none, scenes are rendered
 
 # Reserves a context, reports on an image, and stops the answer after so many of the model's own tokens.
 REPORT = """
@@ -40,7 +43,7 @@ def report():
     prompt = prompt_tokens(tokenizer, bundle.manifest.prompt, model.image_token_id)
     taken = len(prompt.before_image) + model.num_image_tokens + len(prompt.after_image)
     chosen = itertools.count()
-    with Inspector.open(path, budget or None, max_report_tokens=int(context) - taken) as inspector:
+    with Inspector.open(path, budget, max_report_tokens=int(context) - taken) as inspector:
         found = inspector.inspect(load_image(image), go_on=lambda text: next(chosen) < int(tokens))
         items = {item.name: (item.planned_bytes, item.measured_bytes) for item in inspector.ledger.items}
     print(json.dumps({"report": json_from_report(found), "ledger": items}))
@@ -50,76 +53,99 @@ sys.exit(exit_code("report", report))
 """
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A process that has ended."""
+@dataclass
+class Taken:
+    """What building took so far, over all attempts."""
 
-    code: int
-    output: str
-    peak_bytes: int
-    seconds: float
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+    def add(self, ended: Ended) -> None:
+        """Count one more attempt."""
+        self.seconds += ended.seconds
+        self.peak_bytes = max(self.peak_bytes, ended.peak_bytes)
 
 
 def main() -> int:
     """Build, report, print; returns 1 where a limit was exceeded, or the exit code of the step that failed."""
     options = _options()
-    out = options.out.absolute()
-    build_peak_bytes = 0
+    out, budget_bytes = options.out.absolute(), parse_bytes(options.budget)
+    notes = out.with_name(f"{out.name}.json")
+    taken = Taken(**json.loads(notes.read_text())) if notes.exists() else Taken()
     if not out.exists():
-        built = _run(["-m", "engines.cli", "build", options.checkpoint, "--recipe", options.recipe, "--out", str(out)])
-        build_peak_bytes = built.peak_bytes
-        print(f"build: {built.seconds:.0f} s, peak {format_bytes(build_peak_bytes)}", flush=True)
+        build = ["build", options.checkpoint, "--recipe", options.recipe, "--target", "onnxruntime", "--out", str(out)]
+        if options.images:
+            build += ["--images", options.images]
+        built = _run(["-m", "engines.cli", *build], BUILD_LIMIT_BYTES)
+        taken.add(built)
+        notes.parent.mkdir(parents=True, exist_ok=True)
+        notes.write_text(json.dumps(asdict(taken)))
         if built.code:
-            return built.code
-    image = str(options.image or next(PHOTOGRAPH.glob("*.*")))
-    reported = _run(["-c", REPORT, str(out), image, options.budget, str(options.context), str(options.tokens)])
-    print(f"report: {reported.seconds:.0f} s with loading, peak {format_bytes(reported.peak_bytes)}")
+            return _code_of(built)
+    print(f"built in {taken.seconds:.0f} s, peak {format_bytes(taken.peak_bytes)}", flush=True)
+    image = options.image or next(path for folder in PHOTOGRAPHS for path in sorted(folder.rglob("*.jpg")))
+    # The runtime leaves a share of the machine to others: with less than that beside its plan, it begins nothing.
+    room_bytes = budget_bytes + limits_of(total_bytes()).low_bytes
+    asked = [str(out), str(image), options.budget, str(options.context), str(options.tokens)]
+    reported = _run(["-c", REPORT, *asked], room_bytes)
+    if reported.code:
+        return _code_of(reported)
+    exceeded = _compare(taken, reported, budget_bytes)
     if not options.keep:
         shutil.rmtree(out)
-    if reported.code:
-        return reported.code
+        notes.unlink()
+    return int(exceeded)
+
+
+def _compare(taken: Taken, reported: Ended, budget_bytes: int) -> bool:
+    """Print plan and measurement side by side, and every limit; returns whether one was exceeded."""
     document = json.loads(reported.output)
     report = report_from_json(document["report"])  # raises where it is not valid
-    timings = report.timings
-    for name, (planned_bytes, measured_bytes) in document["ledger"].items():
-        measured = "" if measured_bytes is None else format_bytes(measured_bytes)
-        print(f"  {name:16}{format_bytes(planned_bytes):>12}{measured:>12}")
     planned_bytes = sum(planned for planned, _ in document["ledger"].values())
-    error = planned_bytes / reported.peak_bytes - 1
-    print(f"planned {format_bytes(planned_bytes)}: {100 * error:+.1f} % of the peak")
-    print(
-        f"valid report of {report.tokens} tokens: {timings.vision_ms / 1e3:.1f} s to see, "
-        f"{timings.prefill_ms / 1e3:.1f} s to read the prompt, {timings.decode_ms / 1e3:.1f} s to write"
-    )
+    rows = [*document["ledger"].items(), ("in all", (planned_bytes, reported.peak_bytes))]
+    print(f"{'':16}{'planned':>12}{'measured':>12}")
+    for name, (planned, measured) in rows:
+        print(f"{name:16}{format_bytes(planned):>12}{'' if measured is None else format_bytes(measured):>12}")
+    timings = report.timings
+    see_s, read_s, write_s = (ms / 1e3 for ms in (timings.vision_ms, timings.prefill_ms, timings.decode_ms))
+    print(f"a valid report of {report.tokens} tokens in {reported.seconds:.0f} s with loading")
+    print(f"of them {see_s:.1f} s to see, {read_s:.1f} s to read the prompt, {write_s:.1f} s to write")
+    error, seconds = planned_bytes / reported.peak_bytes - 1, taken.seconds + reported.seconds
     limits = {
-        f"the build's peak is above {format_bytes(BUILD_LIMIT_BYTES)}": build_peak_bytes > BUILD_LIMIT_BYTES,
-        f"the plan is not within {100 * PLAN_TOLERANCE:.0f} % of the peak": abs(error) > PLAN_TOLERANCE,
-        "the peak is above the budget": bool(options.budget) and reported.peak_bytes > parse_bytes(options.budget),
+        f"the build takes {format_bytes(taken.peak_bytes)} of {format_bytes(BUILD_LIMIT_BYTES)}": (
+            taken.peak_bytes <= BUILD_LIMIT_BYTES
+        ),
+        f"the report takes {format_bytes(reported.peak_bytes)} of {format_bytes(budget_bytes)}": (
+            reported.peak_bytes <= budget_bytes
+        ),
+        f"the plan is {100 * error:+.1f} % off, of {100 * PLAN_TOLERANCE:.0f} %": abs(error) <= PLAN_TOLERANCE,
+        f"the proof takes {seconds / 60:.0f} minutes of {TIME_LIMIT_S / 60:.0f}": seconds <= TIME_LIMIT_S,
     }
-    for complaint, exceeded in limits.items():
-        if exceeded:
-            print(f"FAILED: {complaint}")
-    return int(any(limits.values()))
+    for limit, is_kept in limits.items():
+        print(f"{'passed' if is_kept else 'FAILED'}: {limit}")
+    how = "in control groups" if reported.is_confined else "sampled, as this user can make no control group"
+    print(f"peaks are of all processes of a step, {how}")
+    return not all(limits.values())
 
 
-def _run(arguments: list[str]) -> Ended:
-    started_s = time.monotonic()
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return Ended(process.returncode, output, usage.ru_maxrss * 1024, time.monotonic() - started_s)
+def _run(arguments: list[str], limit_bytes: int) -> Ended:
+    return run_confined([sys.executable, *arguments], limit_bytes)
+
+
+def _code_of(failed: Ended) -> int:
+    """The exit code of a step that failed; a shell's own for one that a signal ended."""
+    return failed.code if failed.code > 0 else 128 - failed.code
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="synthetic:llava-1.5-13b")
-    parser.add_argument("--recipe", default="asymmetric-int4")
-    parser.add_argument("--budget", default="", help="of the report's process (default: what is available)")
+    parser.add_argument("--recipe", default="compact-int4")
+    parser.add_argument("--images", default="rendered:2", help="to calibrate on, '' for none (default: %(default)s)")
+    parser.add_argument("--budget", default="10.4GB", help="of the report's process (default: %(default)s)")
     parser.add_argument("--context", type=int, default=2048, help="tokens that are reserved (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=32, help="that the model may choose (default: %(default)s)")
-    parser.add_argument("--image", type=Path, help="a photograph (default: a sample)")
+    parser.add_argument("--image", type=Path, help="a photograph (default: one of ../shared/photos, or a sample)")
     parser.add_argument(
         "--out", type=Path, default=Path("out/prove-13b"), help="the bundle, 8 GB; one that is there is used as it is"
     )
@@ -128,4 +154,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code("prove_13b", main))

@@ -18,12 +18,12 @@ class Footprint:
 
 
 # ONNX Runtime computes in float32 on a CPU: it widens float16 and repacks every weight. Measured with one-layer groups
-# of a 13B decoder (166 MB each): 1.12 of int4 stays, and another 0.21 comes and goes. Of a float16 vision encoder of
+# of a 13B decoder (171 MB each): 1.05 of int4 stays, and another 0.21 comes and goes. Of a float16 vision encoder of
 # 582 MB 2.1 stay, of an LM head of 328 MB 2.0, and as much again comes and goes: the widened weights, before they are
 # packed. Interpreter, numpy, OpenCV, tokenizer and the library took 93 MB on x86-64. docs/budget.md has the commands.
 _ONNXRUNTIME = Footprint(
     120_000_000,
-    {"float16": 2.1, "int8": 1.3, "int4": 1.08, "nf4": 1.3},
+    {"float16": 2.1, "int8": 1.3, "int4": 1.05, "nf4": 1.3},
     {"float16": 2.1, "int8": 0.25, "int4": 0.25, "nf4": 0.25},
     number_bytes=4,
     step_rows=72,

@@ -54,8 +54,8 @@ class OnnxRuntimeDialect:
         bias = None if linear.bias is None else self.constant(graph, f"{linear.name}.bias", linear.bias)
         if isinstance(linear.weight, Int4Matrix):
             packed = graph.weight(f"{linear.name}.packed", linear.weight.packed)
-            # Packed with the codes while loading, and not read again. In float32 they can stay in the file; what a
-            # session has to widen stays in memory beside the packed ones.
+            # Packed with the codes while loading, and not read again: in float32 they can stay in the file, and those
+            # that a session has to widen stay in memory, beside the packed ones.
             scales = graph.weight(f"{linear.name}.scales", linear.weight.scales.astype(np.float32))
             return graph.node(
                 "com.microsoft.MatMulNBits",
