@@ -14,6 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A virtual environment is made anew when the Python, the sourced ROS or what is to be installed changes.
 KEY := $(shell { cat setup.py ros2_ws/build-requirements.txt; $(PYTHON) -VV; echo "$(ROS_DISTRO)"; } | sha256sum | cut -c1-16)
 VENV := .venv/.made-$(KEY)
+PEERS_VENV := .venv-peers/.made-$(KEY)
 PARITY_VENV := .venv-parity/.made-$(KEY)
 RTX_VENV := .venv-rtx/.made-$(KEY)
 JETSON_VENV := .venv-jetson/.made-$(KEY)
@@ -28,7 +29,7 @@ RENDER = import cv2; from engines.reference.flight import render_flight; \
 	[cv2.imwrite(f"out/frames/{index:04}.jpg", frame) for index, frame in enumerate(render_flight(1, $(FRAMES)))]
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench parity engines soak prove-on-jetson clean
+.PHONY: help demo test lint bench bench-peers parity engines soak prove-13b prove-on-jetson clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,17 +56,28 @@ lint: $(VENV) ## check style and types
 bench: $(PARITY_VENV) $(BUNDLE)/bundle.json ## compare the speed with transformers, in one run
 	.venv-parity/bin/python -m benchmarks.bench_report $(BUNDLE)
 
+bench-peers: $(PEERS_VENV) ## compare a 7B with llama.cpp, onnxruntime-genai and transformers; PEERS="--layers 4" is quick
+	.venv-peers/bin/python -m benchmarks.bench_peers $(PEERS)
+
 parity: $(PARITY_VENV) ## compare with transformers on torch, and make the golden arrays anew
 	.venv-parity/bin/python -m pytest -m parity --timeout=1800 tests/engines tests/parity
 	.venv-parity/bin/python -m tests.parity.make_golden
 	.venv-parity/bin/python -m pytest tests/engines/test_golden.py
 
+ifeq ($(shell uname -sm),Linux x86_64)
 engines: $(RTX_VENV) ## compile every graph with TensorRT for RTX, which needs no GPU
 	.venv-rtx/bin/python -m pytest -m "slow or not slow" --timeout=1800 tests/engines/targets/test_tensorrt_rtx.py
+else
+engines:
+	@echo "engines: nothing was compiled, as NVIDIA has no TensorRT for RTX for $(shell uname -sm)"
+endif
 
 soak: $(ROS) $(BUNDLE)/bundle.json ## fly a camera of 1920x1080 at 30 frames a second for MINUTES, and fuzz what it may send
 	ros2_ws/run .venv/bin/python -m tests.ros2_ws.soak $(BUNDLE) --minutes $(MINUTES)
 	.venv/bin/python -m pytest -m slow --timeout=1800 tests/edge_runtime/test_messages_fuzz.py
+
+prove-13b: $(VENV) ## build and run a 13B within 10.4 GB; takes 9 GB of disk, and up to 90 minutes
+	.venv/bin/python -m benchmarks.prove_13b
 
 prove-on-jetson: $(JETSON_VENV) ## on a Jetson: show what only hardware can; BUNDLE=... measures your own bundle too
 	BUNDLE="$(filter-out $(REFERENCE),$(BUNDLE))" \
@@ -76,9 +88,6 @@ clean: ## remove what was built; the virtual environments stay
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 # Messages of these ROS versions are compiled against NumPy 1.
-prove-13b: $(VENV) ## build and run a 13B within 10.4 GB; takes 9 GB of disk, and up to 90 minutes
-	.venv/bin/python -m benchmarks.prove_13b
-
 $(VENV): | check-python
 	rm -rf .venv
 	$(PYTHON) -m venv $(if $(ROS_DISTRO),--system-site-packages) .venv
@@ -100,6 +109,13 @@ $(PARITY_VENV): | check-python
 	rm -rf .venv-parity
 	$(PYTHON) -m venv .venv-parity
 	.venv-parity/bin/pip install -qq --editable '.[build,dev,parity]'
+	@touch $@
+
+# GCC 12 drops the stores that set up AMX's tiles in llama.cpp, which then crashes at its first prompt.
+$(PEERS_VENV): | check-python
+	rm -rf .venv-peers
+	$(PYTHON) -m venv .venv-peers
+	CMAKE_ARGS='-DCMAKE_CXX_FLAGS="-fno-tree-dse -fno-dse"' .venv-peers/bin/pip install -qq --editable '.[build,peers]'
 	@touch $@
 
 $(RTX_VENV): | check-python

@@ -35,6 +35,12 @@ setup(
         "bags": ["mcap>=1.2,<2", "rosbags>=0.10.5,<0.12"],
         "ros": ["ros-rclpy[fastrtps]==7.1.6", "ros-sensor-msgs==5.3.6", "ros-diagnostic-msgs==5.3.6"],
         "parity": [*TORCH, "pillow>=10"],
+        "peers": [
+            *TORCH,
+            "gguf>=0.17,<0.20",
+            "llama-cpp-python>=0.3.16,<0.4",  # compiled for a quarter of an hour
+            "onnxruntime-genai>=0.10,<0.19",
+        ],
         "train": [*TORCH, "matplotlib>=3.8,<4"],
         "dev": [
             "pytest>=8,<10",

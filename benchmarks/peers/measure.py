@@ -1,0 +1,110 @@
+"""Loads one peer in this process and times it; prints one line of JSON. ``benchmarks.bench_peers`` starts these.
+
+    python -m benchmarks.peers.measure PEER FILES MODEL LAYERS THREADS
+
+A figure is the median of a few runs after one that is not counted. All peers get the same token ids, and put out the
+logits of the last token only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Protocol
+
+CONTEXT = 1280  # positions that a peer reserves: an image and the longest prompt
+PROMPTS = (128, 640)  # tokens of the prompts that are timed
+TOKENS = 12  # decoded behind each, one at a time
+_TOKEN = 7
+PEERS = {"edge-runtime": "ours", "llama.cpp": "llama_cpp_python", "onnxruntime-genai": "genai"}
+PEERS |= {"transformers bfloat16": "torch_bfloat16", "transformers float32": "torch_float32"}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Seconds, and the weights that a token reads; what a peer does not do is missing."""
+
+    load_s: float
+    prefill_s: dict[int, float]  # by tokens of the prompt
+    token_s: dict[int, float]  # by tokens before it
+    weight_bytes: int
+    see_s: float | None
+    scaled: bool  # measured on fewer layers, and calculated for all
+
+
+class Peer(Protocol):
+    """A decoder, loaded."""
+
+    weight_bytes: int
+    see: Callable[[], object] | None  # runs the vision encoder on one image
+    scaled: bool
+
+    def prefill(self, tokens: list[int]) -> None:
+        """Forget everything; run ``tokens``; return when the logits behind them are there."""
+
+    def decode(self, token: int) -> None:
+        """Run one token more; return when the logits behind it are there."""
+
+    def timed(self, call: Callable[[], None]) -> float:
+        """Seconds of ``call``, of all layers."""
+
+
+class WholePeer:
+    """A peer with all layers: what is timed is what it took."""
+
+    see: Callable[[], object] | None = None
+    scaled = False
+
+    def timed(self, call: Callable[[], None]) -> float:
+        """Seconds on the clock."""
+        return clocked(call)
+
+
+def clocked(call: Callable[[], object]) -> float:
+    """Seconds on the clock."""
+    started_s = time.perf_counter()
+    call()
+    return time.perf_counter() - started_s
+
+
+def figures_of(load: Callable[[], Peer]) -> Figures:
+    """Load a peer and time everything that it does."""
+    started_s = time.perf_counter()
+    peer = load()
+    load_s = time.perf_counter() - started_s
+    token_s = {1: _token_s(peer, 1)}  # also what warms up
+    prefill_s = {}
+    for length in PROMPTS:
+        prefill_s[length] = peer.timed(lambda: peer.prefill([_TOKEN] * length))  # noqa: B023  called at once
+    token_s[PROMPTS[-1]] = _token_s(peer, PROMPTS[-1], is_read=True)
+    see_s = None
+    if peer.see:
+        peer.see()
+        see_s = median(clocked(peer.see) for _ in range(3))
+    return Figures(load_s, prefill_s, token_s, peer.weight_bytes, see_s, peer.scaled)
+
+
+def _token_s(peer: Peer, before: int, is_read: bool = False) -> float:
+    if not is_read:
+        peer.prefill([_TOKEN] * before)
+    peer.decode(_TOKEN)
+    return median(peer.timed(lambda: peer.decode(_TOKEN)) for _ in range(TOKENS))
+
+
+def main() -> int:
+    """Print the figures of one peer."""
+    name, files, model, layers, threads = sys.argv[1:]
+    module = importlib.import_module(f"benchmarks.peers.{PEERS[name]}")
+    figures = figures_of(lambda: module.open_peer(Path(files), model, int(layers) or None, int(threads)))
+    print(json.dumps(asdict(figures)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

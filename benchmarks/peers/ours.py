@@ -1,0 +1,39 @@
+"""A bundle, loaded as the inspector loads it, and its decoder called directly."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.peers.measure import CONTEXT, Peer, WholePeer
+from edge_runtime.budget import plan_ledger
+from edge_runtime.bundle import load_bundle
+from edge_runtime.loading import LoadedBundle
+from edge_runtime.pressure import Watch, limits_of
+from edge_runtime.telemetry import total_bytes
+
+
+class _Bundle(WholePeer):
+    def __init__(self, path: Path, threads: int) -> None:
+        bundle = load_bundle(path)
+        watch = Watch(limits_of(total_bytes()))
+        ledger = watch.admit(plan_ledger(bundle.manifest, CONTEXT), None)
+        self._loaded = LoadedBundle(bundle, ledger, watch, threads, (), CONTEXT)
+        parts = (*bundle.manifest.decoder_groups, *bundle.manifest.lm_heads)
+        self.weight_bytes = sum(part.size_bytes for part in parts)
+        encoder = bundle.manifest.component("vision_encoder")
+        self.see = partial(self._loaded.see, np.zeros(encoder.inputs[0].shape, np.float32))  # looked at, and forgotten
+
+    def prefill(self, tokens: list[int]) -> None:
+        self._loaded.decoder.forget()
+        self._loaded.decoder.append(tokens)
+
+    def decode(self, token: int) -> None:
+        self._loaded.decoder.append([token])
+
+
+def open_peer(files: Path, model: str, layers: int | None, threads: int) -> Peer:
+    """The bundle in the directory ``files``."""
+    return _Bundle(files, threads)
