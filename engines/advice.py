@@ -60,7 +60,7 @@ def changes_towards(
     found = list(changes(precisions, ""))
     others = (load_recipe(name) for name in known_recipes() if name != precisions.recipe)
     for recipe in others:
-        if recipe.kv_cache in target_kind(target).kv_caches:
+        if not target_kind(target).lacks(recipe):
             found += changes(recipe, f"--recipe {recipe.recipe}")
     return (*sorted(found, key=lambda change: (not change.fits, change.needed_bytes)), *_larger_devices(plan))
 

@@ -49,15 +49,15 @@ def plan_bundle(
     """Plan every component at its precision, and the memory that a cache of ``context`` tokens takes with them.
 
     Raises:
-        RecipeError: there is no such target, or it cannot keep keys and values as the recipe says; ``context`` leaves
-            no room for an answer.
+        RecipeError: there is no such target, or it lacks what the recipe asks for; ``context`` leaves no room for an
+            answer.
         CheckpointError: the checkpoint is not supported, or contradicts itself.
     """
     kind = target_kind(target)
-    if precisions.kv_cache not in kind.kv_caches:
+    if lack := kind.lacks(precisions):
         raise RecipeError(
-            f"the recipe {precisions.recipe} keeps keys and values as {precisions.kv_cache}, which {target} cannot; "
-            "leave kv_cache out of it, or build for onnxruntime"
+            f"the recipe {precisions.recipe} asks for {lack}, which {target} has not; choose another recipe, or build "
+            "for onnxruntime"
         )
     model = read_model(checkpoint, group_parameters)
     parts = tuple(piece for part in model.parts for piece in split_head(part, kind.head_parameters))

@@ -19,6 +19,7 @@ from engines.sensitivity.grid import Experiment
 from engines.sensitivity.groups import WeightGroup
 from engines.sensitivity.journal import Journal
 from engines.sensitivity.treatments import Treatment, treatment_from_text
+from engines.targets import target_kind
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _single(key: str, group: str) -> list[str]:
 def _precision(treatment: Treatment, component: str, target: str) -> Precision | None:
     """How a recipe says it; None where no engine does that."""
     if treatment.method == "nf":
-        return NF4 if target == "onnxruntime" and component != "embedding" else None
+        return NF4 if NF4.dtype in target_kind(target).weights and component != "embedding" else None
     if treatment.bits != 4:
         return None
     method = treatment.method

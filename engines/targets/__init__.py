@@ -23,7 +23,12 @@ _TENSORRT = TargetKind(
 )
 
 TARGETS: Mapping[str, TargetKind] = {
-    "onnxruntime": TargetKind(OnnxRuntimeTarget, kv_caches=KV_CACHES, planned_bytes=onnxruntime.planned_bytes),
+    "onnxruntime": TargetKind(
+        OnnxRuntimeTarget,
+        weights=("float16", "int8", "int4", "nf4"),
+        kv_caches=KV_CACHES,
+        planned_bytes=onnxruntime.planned_bytes,
+    ),
     "tensorrt": _TENSORRT,
     "tensorrt-rtx": replace(
         _TENSORRT, open=open_tensorrt_rtx, planned_bytes=partial(planned_bytes, shares_weights=False)

@@ -16,7 +16,7 @@ from engines.families.base import Part
 from engines.fidelity import FLOAT32_ARITHMETIC, Fidelity
 from engines.graphs.builder import HashedFile
 from engines.graphs.weights import TensorSource, Weights
-from engines.precision import COMPUTED, Precision
+from engines.precision import COMPUTED, Precision, PrecisionPlan
 from engines.quantize.int4 import Int4Matrix
 
 
@@ -96,9 +96,16 @@ class TargetKind:
     options: frozenset[str] = frozenset()  # fields of TargetOptions that a user may set
     computes_float16: bool = False  # so that activations may overflow
     head_parameters: int | None = None  # an LM head with more is split over the vocabulary; None: never
+    weights: tuple[str, ...] = ("float16", "int8", "int4")  # that its engines read
     kv_caches: tuple[str, ...] = (COMPUTED,)  # ways of keeping keys and values
     planned_bytes: Callable[[Part, Precision], int] = field(default=stored_bytes)  # of a component's files
     arithmetic: Fidelity = FLOAT32_ARITHMETIC  # how far it is off with the very weights of the checkpoint
+
+    def lacks(self, precisions: PrecisionPlan) -> str | None:
+        """What its engines cannot do of a recipe, in a few words."""
+        if precisions.kv_cache not in self.kv_caches:
+            return f"keys and values kept as {precisions.kv_cache}"
+        return next((f"{p.dtype} weights" for p in precisions.every if p.dtype not in self.weights), None)
 
 
 def write_rows(directory: Path, part: Part, source: TensorSource, precision: Precision) -> Component:

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from edge_runtime.errors import RecipeError
 from engines.graphs.builder import Graph
 from engines.graphs.dialect import CausalAttention
 from engines.graphs.weights import Linear
@@ -135,8 +134,7 @@ class TensorRTDialect:
             codes = graph.weight(f"{linear.name}.weight", weight.codes.T)
             scales = self.constant(graph, f"{linear.name}.scales", weight.scales)
             return graph.node("DequantizeLinear", [codes, scales], axis=1)
-        if isinstance(weight, Nf4Matrix):
-            raise RecipeError("TensorRT has no NF4; choose int4 in the recipe, or build for the target onnxruntime")
+        assert not isinstance(weight, Nf4Matrix), "plans refuse it"
         if not isinstance(weight, Int4Matrix):
             return self.constant(graph, f"{linear.name}.weight", weight.T)
         if not keeps_int4(weight.columns, weight.block_size):

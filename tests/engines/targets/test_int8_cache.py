@@ -116,7 +116,7 @@ def test_keys_that_are_no_numbers_are_refused(bundles):
 
 
 def test_a_target_that_has_no_such_cache_refuses_the_recipe():
-    with pytest.raises(RecipeError, match="keeps keys and values as int8, which tensorrt cannot"):
+    with pytest.raises(RecipeError, match="asks for keys and values kept as int8, which tensorrt has not"):
         plan_bundle(CHECKPOINT, load_recipe("compact-int4"), "tensorrt")
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from edge_runtime.backends.tensorrt_module import load_library
-from edge_runtime.errors import MissingDependencyError
+from edge_runtime.errors import MissingDependencyError, RecipeError
 from edge_runtime.manifest import TensorSpec
+from engines.advice import changes_towards
 from engines.build import build
 from engines.families import read_model
 from engines.families.heads import split_head
@@ -125,6 +126,23 @@ def test_a_plan_for_tensorrt_cuts_heads_that_tegra_may_refuse():
 
     heads = {target: [part.name for part in parts[target] if part.kind == "lm_head"] for target in parts}
     assert heads == {"tensorrt-rtx": ["lm_head.00", "lm_head.01"], "onnxruntime": ["lm_head"]}
+
+
+@pytest.mark.parametrize(("recipe", "lack"), [("nf4", "nf4 weights"), ("compact-int4", "keys and values kept as int8")])
+def test_what_tensorrt_lacks_is_refused_before_anything_is_built(recipe, lack):
+    with pytest.raises(RecipeError, match=f"the recipe {recipe} asks for {lack}, which tensorrt has not"):
+        plan_bundle(open_checkpoint(TINY), load_recipe(recipe), "tensorrt")
+
+
+def test_what_tensorrt_lacks_is_not_advised_for_it():
+    checkpoint, fp16 = open_checkpoint("synthetic:llava-1.5-7b"), load_recipe("fp16")
+    plans = {target: plan_bundle(checkpoint, fp16, target) for target in ("tensorrt", "onnxruntime")}
+
+    advised = {
+        target: [c.options for c in changes_towards(10**10, checkpoint, plan, fp16)] for target, plan in plans.items()
+    }
+    assert "--recipe nf4" in advised["onnxruntime"]
+    assert "--recipe nf4" not in advised["tensorrt"]
 
 
 @pytest.mark.parametrize(
