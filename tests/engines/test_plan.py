@@ -93,6 +93,18 @@ def test_a_7b_in_4_bits_fits_an_orin_nx_16gb_and_in_float16_does_not(capsys):
     assert "more than the budget of 14.27 GB" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("name", "limit_bytes"), [("llava-1.5-13b", 10_400_000_000), ("llava-1.5-7b", 6_000_000_000)])
+def test_with_words_keys_and_values_in_few_bits_a_model_fits_a_small_machine_with_2048_tokens(name, limit_bytes):
+    plan = plan_of(name, "compact-int4")
+    assert plan.context_tokens == 2048
+    assert plan.ledger.planned_bytes <= limit_bytes < plan_of(name).ledger.planned_bytes
+
+
+def test_a_recipe_is_not_advised_to_a_target_that_cannot_take_it(capsys):
+    assert main(["plan", "synthetic:llava-1.5-13b", "--recipe", "fp16", "--device", "orin-nx-16gb"]) == 4
+    assert "compact-int4" not in capsys.readouterr().out
+
+
 def test_a_plan_that_needs_all_there_is_fits_and_one_byte_less_does_not(capsys):
     needed_bytes = plan_of("tiny-llava").ledger.planned_bytes
     command = ["plan", "synthetic:tiny-llava", "--json", "--budget"]
