@@ -71,17 +71,22 @@ class Precision:
     @property
     def is_smoothed(self) -> bool:
         """Whether INT8 moves outlier channels of activations into the weights."""
-        return self.dtype == "int8" and _SMOOTH in self.method.split("-")
+        return _SMOOTH in self.method.split("-")
 
     @property
     def has_twin_ranges(self) -> bool:
         """Whether INT8 rounds what lies below and above zero by scales of their own, behind a GELU."""
-        return self.dtype == "int8" and _TWIN in self.method.split("-")
+        return _TWIN in self.method.split("-")
 
     @property
     def looks_at_inputs(self) -> bool:
         """Whether weights follow what calibration images do with them."""
         return self.method in CALIBRATED or self.is_smoothed
+
+    def without_int8(self) -> Precision:
+        """The same with float16 for INT8, methods kept: at what a graph is emitted that an engine makes INT8 itself."""
+        own = replace(self, dtype="float16") if self.dtype == "int8" else self
+        return replace(own, exceptions=tuple((pattern, p.without_int8()) for pattern, p in self.exceptions))
 
     def matrix_bytes(self, rows: int, columns: int) -> int:
         """Bytes of a (rows, columns) matrix as it is stored."""
@@ -102,12 +107,12 @@ class PrecisionPlan:
     sha256: str  # of the recipe's text
     components: Mapping[str, Precision]
     retention: float | None = None  # the least share of float16's macro-F1 that has to remain
+    kv_cache: str = COMPUTED  # how keys and values are kept
 
     @property
     def has_int8(self) -> bool:
         """Whether ranges of activations, or of keys and values, are to be found on calibration images."""
         return self.kv_cache == "int8" or any(precision.int8 for precision in self.components.values())
-    kv_cache: str = COMPUTED  # how keys and values are kept
 
     @property
     def is_calibrated(self) -> bool:
