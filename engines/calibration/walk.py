@@ -73,8 +73,10 @@ class Walk:
     ) -> None:
         self._images = images
         self._preprocessing = preprocessing
-        self._before = embedding.rows(prompt.before_image)  # (T, D)
-        self._after = [embedding.rows([*prompt.after_image, *answer]) for answer in answers]
+        texts = [prompt.before_image, *((*prompt.after_image, *answer) for answer in answers)]
+        rows = embedding.rows([token for text in texts for token in text])  # at once: a table is read whole for it
+        edges = np.cumsum([len(text) for text in texts[:-1]])
+        self._before, *self._after = np.split(rows, edges)  # (T, D) each
         self._folder = folder
         self._rows: Rows | None = None  # what the component up next reads; None: pixels, which are not made yet
         self._skipped: list[Path] = []
