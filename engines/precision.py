@@ -61,7 +61,12 @@ class Precision:
     @property
     def int8(self) -> Precision | None:
         """What its matrices of 8 bits have, all of them the same; None where there are none."""
-        return next((p for p in (self, *(p for _, p in self.exceptions)) if p.dtype == "int8"), None)
+        return next((p for p in self.every if p.dtype == "int8"), None)
+
+    @property
+    def every(self) -> tuple[Precision, ...]:
+        """It, and those of its exceptions."""
+        return self, *(precision for _, precision in self.exceptions)
 
     @property
     def range_method(self) -> str:
@@ -122,7 +127,7 @@ class PrecisionPlan:
     @property
     def every(self) -> tuple[Precision, ...]:
         """All precisions in it, those of exceptions too."""
-        return tuple(p for c in self.components.values() for p in (c, *(exception for _, exception in c.exceptions)))
+        return tuple(precision for component in self.components.values() for precision in component.every)
 
 
 def stack_of(matrix: str) -> str:

@@ -6,14 +6,15 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edge_runtime.backends.tensorrt_module import load_library
 from edge_runtime.errors import BackendError, MissingDependencyError
-from edge_runtime.manifest import Component, FileEntry
+from edge_runtime.manifest import Component
 from engines.calibration.calibrate import calibrate_on_cpu
 from engines.calibration.float32 import keep_float32
 from engines.calibration.overflow import find_overflow
@@ -25,7 +26,7 @@ from engines.graphs.weights import TensorSource
 from engines.precision import Precision
 from engines.targets.base import Calibration, TargetOptions, component_of, write_rows
 from engines.targets.calibrated import as_emitted, keep_emitted, save_graph
-from engines.targets.tensorrt_compiler import Compiler, Profile
+from engines.targets.tensorrt_compiler import Compiler, Configure
 from engines.targets.tensorrt_dialect import TensorRTDialect
 from engines.targets.tensorrt_implicit import allow_int8
 from engines.targets.tensorrt_shapes import in_buckets, profiles_of
@@ -73,30 +74,21 @@ class TensorRTTarget:
         """See :class:`engines.targets.base.Target`."""
         if part.emit is None:
             return write_rows(directory, part, source, precision)
-        emitted = precision_to_emit(precision, self._route)
         path = self._graph_path(directory, part)
         shutil.rmtree(path.parent, ignore_errors=True)
         path.parent.mkdir()
-        engine, float32_nodes = directory / f"{part.name}.engine", tuple[str, ...]()
-        try:
+        with ExitStack() as stack:
+            if calibration is None:  # else images may still have to pass
+                stack.callback(shutil.rmtree, path.parent, ignore_errors=True)
             with Graph(path) as graph:
-                part.emit(graph, TensorRTDialect(), source, emitted)
+                part.emit(graph, TensorRTDialect(), source, precision_to_emit(precision, self._route))
                 graph.save()
+            nodes, configure = self._calibrate(path, precision, calibration, stack) if calibration else ((), None)
             profiles = profiles_of(
                 part.kind, precision, graph.inputs, self._options, shares_weights=self._shares_weights
             )
-            if calibration is None:
-                entry = self._compiler.compile(path, engine, profiles)
-            else:
-                implicit = emitted != precision
-                entry, float32_nodes = self._compile_calibrated(
-                    path, engine, profiles, precision, calibration, implicit=implicit
-                )
-        finally:
-            if calibration is None:  # else images may still have to pass
-                shutil.rmtree(path.parent, ignore_errors=True)
-        specs = tuple(graph.inputs), tuple(graph.outputs)
-        return component_of(part, precision, (entry,), *specs, float32_nodes=float32_nodes)
+            entry = self._compiler.compile(path, directory / f"{part.name}.engine", profiles, configure)
+        return component_of(part, precision, (entry,), tuple(graph.inputs), tuple(graph.outputs), float32_nodes=nodes)
 
     def graph_of(self, directory: Path, part: Part) -> Path:
         """See :class:`engines.targets.base.Target`."""
@@ -106,37 +98,31 @@ class TensorRTTarget:
     def _graph_path(directory: Path, part: Part) -> Path:
         return directory / f"{part.name}.graph" / f"{part.name}.onnx"
 
-    def _compile_calibrated(
-        self,
-        path: Path,
-        engine: Path,
-        profiles: Sequence[Profile],
-        precision: Precision,
-        calibration: Calibration,
-        *,
-        implicit: bool,
-    ) -> tuple[FileEntry, tuple[str, ...]]:
-        """Let the images pass, and do as they say: INT8 in their ranges, and float32 at the nodes that are returned."""
+    def _calibrate(
+        self, path: Path, precision: Precision, calibration: Calibration, stack: ExitStack
+    ) -> tuple[tuple[str, ...], Configure | None]:
+        """Let the images pass, and change the graph as they say: INT8 in their ranges, float32 at nodes that overflow.
+
+        Returns those nodes and, by the implicit route, what to do with TensorRT's builder while ``stack`` lasts.
+        """
         walk, emitted, int8 = calibration.walk, keep_emitted(path), precision.int8
         ranges = calibration.cache(f"{path.stem}.cache")
         nodes = find_overflow(walk, emitted, calibration.cache(f"{path.stem}.overflow"), stay=int8 is not None).nodes
         if nodes:
             _log.warning("%s overflows float16, and stays float32 at %s", path.stem, ", ".join(nodes))
-        model = load_graph(emitted)
-        if int8 and not implicit:
+        model, is_implicit = load_graph(emitted), precision_to_emit(precision, self._route) != precision
+        if int8 and not is_implicit:
             scales = calibrate_on_cpu(walk, emitted, ranges, self._trt.__version__, int8.range_method)
             model = insert_qdq(model, scales, {*nodes, *products_of_others(model)})
-        save_graph(keep_float32(model, nodes), path)
-        if not (int8 and implicit):
-            return self._compiler.compile(path, engine, profiles), nodes
+        model = keep_float32(model, nodes)
+        save_graph(model, path)
+        if not (int8 and is_implicit):
+            return nodes, None
         from engines.calibration.entropy_calibrator import EntropyCalibrator  # here, as it needs TensorRT
 
-        with EntropyCalibrator(walk, emitted, ranges, int8.range_method) as calibrator:
-            shapes = walk.shapes(emitted)
-            configure = allow_int8(
-                self._trt, load_graph(path), shapes, calibrator, lambda name: precision.of(name).dtype == "int8"
-            )
-            return self._compiler.compile(path, engine, profiles, configure), nodes
+        calibrator = stack.enter_context(EntropyCalibrator(walk, emitted, ranges, int8.range_method))
+        shapes = walk.shapes(emitted)
+        return nodes, allow_int8(self._trt, model, shapes, calibrator, lambda name: precision.of(name).dtype == "int8")
 
 
 def open_tensorrt(options: TargetOptions) -> TensorRTTarget:
@@ -159,8 +145,12 @@ def open_tensorrt(options: TargetOptions) -> TensorRTTarget:
 
 
 def precision_to_emit(precision: Precision, route: str) -> Precision:
-    """At what a component's graph is emitted: float16 where TensorRT will make it INT8 itself."""
-    return precision.without_int8() if route == "implicit" else precision
+    """At what a component's graph is emitted: float16 for INT8 where TensorRT will make it that itself.
+
+    Where there are weights of 4 bits too, it is told in the graph: only strongly typed networks have those.
+    """
+    is_implicit = route == "implicit" and all(p.dtype != "int4" for p in precision.every)
+    return precision.without_int8() if is_implicit else precision
 
 
 def int8_route(trt: Any, asked: str | None) -> str:

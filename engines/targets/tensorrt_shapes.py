@@ -61,7 +61,7 @@ def _count_of_profiles(kind: str, precision: Precision, shares_weights: bool) ->
     ``make_profile``); TensorRT for RTX does not hear of it: of the reference inspector's decoder, 11 MB in float16, it
     makes 21 MB. Weights of 4 bits are stored once by both.
     """
-    return 2 if kind == "decoder" and (shares_weights or precision.dtype == "int4") else 1
+    return 2 if kind == "decoder" and (shares_weights or all(p.dtype == "int4" for p in precision.every)) else 1
 
 
 def _matrix_bytes(precision: Precision, rows: int, columns: int) -> int:

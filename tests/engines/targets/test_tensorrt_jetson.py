@@ -153,6 +153,17 @@ def test_ranges_of_other_images_are_refused(bundles, tmp_path):
         build_tiny(tmp_path / "b", images=open_images("rendered:1"), int8_route="implicit", calibration_cache=ranges)
 
 
+def test_int8_beside_four_bits_goes_the_explicit_route(images, tmp_path):
+    mixed = '{dtype: int4, block_size: 32, method: rtn, except: {"*.mlp.*": {dtype: int8, method: max}}}'
+    recipe = recipe_of(tmp_path / "recipe.yaml", decoder=mixed)
+
+    bundle = build_tiny(tmp_path / "bundle", recipe, images=images, int8_route="implicit")
+
+    plan, model = engine_of(bundle, "decoder.00")
+    assert plan.int8_layers == ()
+    assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) == 2 * 2  # of the MLPs of two layers
+
+
 def test_measured_times_are_kept_for_the_next_engine(bundles):
     timings = (bundles["implicit"].path.parent / "timing").read_text()
 
