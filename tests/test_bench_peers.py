@@ -1,0 +1,34 @@
+"""What the comparison with peers and the plots of growth tell follows from what was measured."""
+
+import pytest
+
+from benchmarks.bench_peers import Turn, result_of, table
+from benchmarks.growth_plot import Panel, panels_svg
+from benchmarks.peers.measure import Figures
+
+
+def turn(token_s: float, load_s: float = 1.0) -> Turn:
+    figures = Figures(load_s, {128: 4.0, 640: 20.0}, {1: token_s, 640: 2 * token_s}, 4 * 10**9, None, scaled=False)
+    return Turn(figures, peak_bytes=5 * 10**9, own_bytes=10**9)
+
+
+def test_a_peer_s_figures_are_medians_and_its_bytes_a_share_of_what_the_machine_reads() -> None:
+    result = result_of("llama.cpp", [turn(0.25), turn(0.2), turn(9.0)], bandwidths=[32e9, 31e9, 33e9])
+    assert result.decode_tokens_per_s == {1: pytest.approx(4.0), 640: pytest.approx(2.0)}
+    assert result.read_share == pytest.approx(0.5)
+
+
+def test_a_table_of_peers_says_how_many_times_as_fast_ours_is() -> None:
+    results = [result_of(name, [turn(seconds)], [32e9]) for name, seconds in (("edge-runtime", 0.2), ("other", 0.3))]
+    assert "edge-runtime against other: decode at 1 1.50x, decode at 640 1.50x, prefill of 128 1.00x" in table(results)
+
+
+def test_what_should_grow_in_a_straight_line_and_does_not_is_told() -> None:
+    straight = Panel("to load", "MB", "s", [(1, 2.0), (2, 3.0), (3, 4.0), (4, 5.0)])
+    crooked = Panel("to write", "tokens", "ms", [(1, 9.0), (2, 1.0), (3, 8.0), (4, 2.0)])
+    growing = Panel("the process", "images", "MB", [(1, 100.0), (2, 120.0)], is_flat=True)
+    assert not straight.is_crooked(0.95)
+    assert crooked.is_crooked(0.95)
+    assert growing.is_crooked(0.95)
+    assert crooked.verdict(0.95).endswith("NOT AS IT SHOULD BE")
+    assert panels_svg([straight, crooked, growing]).count("<circle") == 10
