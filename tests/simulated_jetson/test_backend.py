@@ -110,7 +110,6 @@ def test_a_shape_outside_every_profile_is_refused_by_name(backend: TensorRTBacke
 
 
 @pytest.mark.jetson
-@pytest.mark.jetson
 @pytest.mark.parametrize("tokens", [1, 2, 4])
 def test_every_shape_of_a_profile_runs(backend: TensorRTBackend, tmp_path: Path, tokens: int) -> None:
     engine = backend.load(doubling_engine(tmp_path / "two.engine", (2, 4), (1, 1)))
