@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from engines.quantize.activations import Activations
-from engines.quantize.awq import quantize_clipped
+from engines.quantize.awq import quantize_clipped, quantize_clipped_or_gptq
 from engines.quantize.choose import Calibrated
 from engines.quantize.fit import quantize_fitted
 from engines.quantize.gptq import quantize_gptq
@@ -29,5 +29,5 @@ QUANTIZERS: Mapping[str, Callable[[NDArray[Any], int], Int4Matrix]] = {"rtn": qu
 CALIBRATED: Mapping[str, CalibratedMethod] = {
     "gptq": CalibratedMethod(False, quantize_gptq),
     "awq": CalibratedMethod(True, quantize_clipped),
-    "awq-gptq": CalibratedMethod(True, quantize_gptq),
+    "awq-gptq": CalibratedMethod(True, quantize_clipped_or_gptq),
 }

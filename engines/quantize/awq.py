@@ -15,6 +15,7 @@ from engines.quantize.activations import Activations
 from engines.quantize.choose import Calibrated, check_widths, choose_rows
 from engines.quantize.fit import quantize_fitted
 from engines.quantize.fold import Producers, divided, share_by_producer
+from engines.quantize.gptq import quantize_gptq
 from engines.quantize.int4 import dequantize
 from engines.quantize.rtn import quantize_rtn
 
@@ -83,6 +84,20 @@ def quantize_clipped(
     check_widths(weight, activations)
     clipped = quantize_fitted(weight, block_size, activations.block_grams(block_size), bits)
     return choose_rows(weight, [quantize_rtn(weight, block_size, bits), clipped], activations)
+
+
+def quantize_clipped_or_gptq(weight: NDArray[np.floating], block_size: int, activations: Activations) -> Calibrated:
+    """Each row of ``weight`` (N, K) clipped or by GPTQ, whichever has the nearer outputs: for weights scaled by AWQ.
+
+    Scales were chosen for what clipping makes of them, so that no row ends further off than it did there.
+
+    Raises:
+        CheckpointError: a weight is NaN, infinite, or too large for a float16 scale.
+        CalibrationError: the activations are of another width, or have no usable Gram matrix.
+    """
+    ways = (quantize_clipped, quantize_gptq)
+    candidates = [way(weight, block_size, activations).matrix for way in ways]
+    return choose_rows(weight, [quantize_rtn(weight, block_size), *candidates], activations)
 
 
 def awq_scales(magnitudes: Float32, alpha: float) -> Float32:

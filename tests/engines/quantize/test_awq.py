@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.errors import CalibrationError
+from engines.quantize import CALIBRATED
 from engines.quantize.activations import measure_activations
 from engines.quantize.awq import awq_scales, quantize_awq
+from engines.quantize.fold import divided
 from engines.quantize.int4 import dequantize
 from engines.quantize.rtn import quantize_rtn
 from tests.engines.quantize.data import matrix_and_inputs, problems, relative_error
@@ -26,6 +28,17 @@ def test_outputs_are_never_further_off_than_by_rounding_to_nearest(problem):
     plain = relative_error(weight, dequantize(quantize_rtn(weight, block_size)), inputs)
     assert found.calibrated.output_error <= found.calibrated.rtn_output_error
     assert relative_error(weight, restored(found), inputs) <= plain * 1.001 + 1e-5
+
+
+@given(problems())
+def test_its_scales_with_gptqs_rounding_are_never_further_off_either(problem):
+    weight, inputs, block_size, activations = problem
+    scales = quantize_awq(weight, block_size, activations).input_scales
+
+    found = CALIBRATED["awq-gptq"].round(weight * scales, block_size, divided(activations, scales))
+
+    plain = relative_error(weight, dequantize(quantize_rtn(weight, block_size)), inputs)
+    assert relative_error(weight, dequantize(found.matrix) / scales, inputs) <= plain * 1.001 + 1e-5
 
 
 @given(problems())

@@ -28,6 +28,14 @@ def test_a_rows_step_is_a_127th_of_its_largest_magnitude(weight):
     np.testing.assert_allclose(quantize_int8(weight).scales[ordinary], largest[ordinary] / 127, rtol=1e-3)
 
 
+@given(matrices)
+def test_no_scale_falls_where_magnitudes_grow(weight):
+    grown = np.where(np.abs(weight) < 30000, weight * 2, weight)
+    used = weight.any(axis=1)  # rows of zeros have the scale 1
+
+    assert (quantize_int8(grown).scales[used] >= quantize_int8(weight).scales[used]).all()
+
+
 @given(matrices, st.integers(0, 5))
 def test_a_row_does_not_depend_on_the_others(weight, row):
     row %= len(weight)

@@ -47,6 +47,21 @@ def test_scales_survive_their_own_rounding(weight):
     assert np.abs(scales_of(matrix) - largest).max() <= 0.01 * spread + 1e-6 * largest.max()
 
 
+@given(matrices)
+def test_quantizing_twice_changes_little(weight):
+    once = dequantize_nf4(quantize_nf4(weight))
+
+    again = dequantize_nf4(quantize_nf4(once))
+
+    assert np.abs(again - once).max() <= 0.02 * np.abs(weight).max() + 1e-6
+
+
+def test_a_value_that_grows_never_shrinks_within_its_block():
+    weight = np.sort(np.random.default_rng(0).normal(size=(1, 64)).astype(np.float32))
+
+    assert (np.diff(dequantize_nf4(quantize_nf4(weight))) >= 0).all()
+
+
 def test_normal_weights_come_back_within_a_tenth():
     weight = np.random.default_rng(0).normal(size=(64, 512)).astype(np.float32)
 

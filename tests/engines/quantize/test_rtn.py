@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edge_runtime.errors import CheckpointError
+from engines.quantize.int4 import in_blocks
 from engines.quantize.rtn import block_size_for, dequantize, quantize_rtn, quantized_bytes
 
 finite = st.floats(-60000, 60000, width=32)
@@ -33,6 +34,16 @@ def test_the_step_is_a_seventh_of_the_blocks_largest_magnitude(weight, block_siz
     ordinary = largest > 1e-3  # smaller ones have coarser float16 scales
 
     np.testing.assert_allclose(matrix.scales[ordinary], largest[ordinary] / 7, rtol=1e-3)
+
+
+@given(matrices, blocks)
+def test_no_scale_falls_where_magnitudes_grow(weight, block_size):
+    larger = np.where(np.abs(weight) < 30000, weight * 2, weight)
+
+    before, after = quantize_rtn(weight, block_size), quantize_rtn(larger, block_size)
+
+    used = in_blocks(weight, block_size).any(axis=2)  # blocks of zeros have the scale 1
+    assert (after.scales[used] >= before.scales[used]).all()
 
 
 @given(matrices, st.sampled_from([2, 3, 4]))
