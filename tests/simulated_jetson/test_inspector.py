@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -207,6 +208,20 @@ def test_the_command_ends_with_code_4_and_the_ledger_where_a_budget_is_too_small
     assert done.returncode == 4
     assert "kv_cache" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_more_weights_than_an_orin_nx_has_memory_are_refused_before_a_byte_is_read(bundle_copy: Path) -> None:
+    """A decoder of 20 GB, nearly all of which is a hole in its file."""
+    manifest = json.loads((bundle_copy / "bundle.json").read_text())
+    [decoder] = [component for component in manifest["components"] if component["kind"] == "decoder"]
+    decoder["files"][0]["size_bytes"] = 20 * GB
+    os.truncate(bundle_copy / decoder["files"][0]["path"], 20 * GB)
+    edit(bundle_copy, components=manifest["components"])
+
+    nothing, peak_bytes = driver.alive(), driver.count("peak_bytes")
+    with pytest.raises(BudgetExceededError, match=r"(?s)more than the budget of 16\.\d\d GB.*decoder +20\.\d\d GB"):
+        Inspector.open(bundle_copy)
+    assert (driver.alive(), driver.count("peak_bytes")) == (nothing, peak_bytes)
 
 
 @pytest.mark.parametrize(
