@@ -34,7 +34,7 @@ def test_plan_prints_the_ledger_and_writes_nothing(capsys, tmp_path, monkeypatch
     text = capsys.readouterr().out
     assert "decoder" in text
     assert "kv_cache" in text
-    assert "on disk: 7." in text
+    assert "on disk: 8." in text
     assert os.listdir(tmp_path) == []
 
 
