@@ -30,7 +30,7 @@ def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    weights = _take_constants(graph)
     makers = {name: node for node in graph.node for name in node.output}
     readers: dict[str, int] = {}
     for name in [*(name for node in graph.node for name in node.input), *(value.name for value in graph.output)]:
@@ -57,6 +57,22 @@ def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.node.extend(copies)
     graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items() if name in used)
     return result
+
+
+def _take_constants(graph: onnx.GraphProto) -> dict[str, Array]:
+    """Constants by name; nodes that only make one go, as exporters write equal weights once and pass them on."""
+    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    outputs, kept = {value.name for value in graph.output}, []
+    for node in graph.node:
+        if node.op_type == "Identity" and node.input[0] in found and node.output[0] not in outputs:
+            found[node.output[0]] = found[node.input[0]]
+        elif node.op_type == "Constant" and node.attribute[0].name == "value" and node.output[0] not in outputs:
+            found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+        else:
+            kept.append(NodeProto.FromString(node.SerializeToString()))
+    del graph.node[:]
+    graph.node.extend(kept)
+    return found
 
 
 def _factor_and_shift(node: NodeProto, weights: Mapping[str, Array]) -> tuple[Array, Array]:

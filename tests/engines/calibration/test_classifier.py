@@ -1,5 +1,7 @@
 """Classifiers in INT8: BatchNorm is gone, the answers stay, and a scale a channel is what keeps them."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -13,6 +15,8 @@ from engines.calibration.classifier import IMAGENET_MEAN, IMAGENET_STD, quantize
 from engines.calibration.images import open_images
 from engines.cli import main
 from engines.graphs.batch_norm import fold_batch_norms
+from engines.reference.classification import CLASSIFIER, labelled_scenes
+from engines.reference.scenes import FIRST_HELD_OUT_SEED
 
 IMAGES = list(open_images("rendered:12"))
 FRAMES, UNSEEN = IMAGES[:8], IMAGES[8:]
@@ -99,6 +103,24 @@ def test_folding_leaves_the_function_and_no_batch_norm(tail, tmp_path):
     )
 
 
+def test_statistics_that_an_exporter_wrote_once_and_passed_on_are_folded(tmp_path):
+    model = classifier()
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    norm = next(node for node in model.graph.node if node.op_type == "BatchNormalization")
+    passed = helper.make_node("Identity", [norm.input[1]], ["same.scale"])
+    made = helper.make_node("Constant", [], ["made.bias"], value=weights[norm.input[2]])
+    norm.input[1:3] = ["same.scale", "made.bias"]
+    model.graph.node.insert(0, passed)
+    model.graph.node.insert(0, made)
+
+    folded = fold_batch_norms(model)
+
+    assert not {"BatchNormalization", "Identity", "Constant"} & set(operators(folded))
+    np.testing.assert_allclose(
+        logits(folded, tmp_path / "f.onnx"), logits(model, tmp_path / "m.onnx"), rtol=1e-4, atol=1e-4
+    )
+
+
 def test_int8_answers_as_float32_does(source, tmp_path):
     found = quantize_classifier(source(spread=5), FRAMES, tmp_path / "int8.onnx")
 
@@ -162,3 +184,27 @@ def test_the_command_writes_it_once(source, tmp_path, capsys):
     assert "3 layers in INT8, head in float32" in capsys.readouterr().out
     assert main(arguments) == 1
     assert "exists" in capsys.readouterr().err
+
+
+def test_the_reference_classifier_loses_its_norms_and_hardly_an_answer(tmp_path):
+    scenes = list(labelled_scenes(range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + 60)))
+    seen = [frame for frame, _ in labelled_scenes(range(2_000_000_000, 2_000_000_024))]
+    spec = replace(SPEC, height=96, width=96)
+
+    def answers(path):
+        engine = OnnxRuntimeBackend().load(path)
+        found = [engine.evaluate({"pixels": pixels_from_frame(frame, spec)})["logits"].argmax() for frame, _ in scenes]
+        engine.close()
+        return np.array(found)
+
+    found = quantize_classifier(CLASSIFIER, seen, tmp_path / "int8.onnx", method="mse")
+
+    classes = [label for _, label in scenes]
+    plain, ours = answers(CLASSIFIER), answers(found.path)
+    assert np.mean(plain == classes) > 0.65
+    assert np.mean(ours == plain) > 0.95
+    before, after = operators(onnx.load(CLASSIFIER)), operators(onnx.load(found.path))
+    assert before.count("BatchNormalization") == 15
+    assert after.count("BatchNormalization") == 0
+    assert after.count("Conv") == found.int8_layers == 15
+    assert found.size_bytes < 0.4 * CLASSIFIER.stat().st_size
