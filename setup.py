@@ -17,7 +17,13 @@ setup(
     packages=find_packages(include=["edge_runtime", "edge_runtime.*", "engines", "engines.*"]),
     package_data={
         "edge_runtime": ["py.typed", "flight_page.html"],
-        "engines": ["py.typed", "recipes/*.yaml", "devices/*.yaml", "reference/checkpoint/*", "reference/classifier.onnx"],
+        "engines": [
+            "py.typed",
+            "recipes/*.yaml",
+            "devices/*.yaml",
+            "reference/checkpoint/*",
+            "reference/classifier.onnx",
+        ],
     },
     install_requires=[
         "numpy>=1.24,<3",
