@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from edge_runtime.errors import CalibrationError, EdgeRuntimeError
 from engines.calibration.cache import version_number
-from engines.calibration.calibrate import calibrate_on_cpu
 from engines.calibration.images import CalibrationImages
 from engines.calibration.model import open_model_walk
 from engines.calibration.overflow import find_overflow
 from engines.calibration.rounding import open_calibrated
+from engines.calibration.scales import calibrate_on_cpu
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS
 from engines.graphs.builder import Graph

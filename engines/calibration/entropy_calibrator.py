@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import CalibrationError, MissingDependencyError
 from engines.calibration.cache import load_cache, save_cache
-from engines.calibration.calibrate import binding_of, calibrate_on_cpu
+from engines.calibration.scales import binding_of, calibrate_on_cpu
 from engines.calibration.walk import Walk
 
 try:

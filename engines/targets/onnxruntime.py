@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edge_runtime.manifest import Component
-from engines.calibration.calibrate import calibrate_on_cpu
+from engines.calibration.scales import calibrate_on_cpu
 from engines.calibration.tensors import load_graph
 from engines.families.base import Part
 from engines.graphs.builder import Graph

@@ -15,10 +15,10 @@ from typing import Any
 from edge_runtime.backends.tensorrt_module import load_library
 from edge_runtime.errors import BackendError, MissingDependencyError
 from edge_runtime.manifest import Component
-from engines.calibration.calibrate import calibrate_on_cpu
 from engines.calibration.float32 import keep_float32
 from engines.calibration.overflow import find_overflow
 from engines.calibration.qdq import insert_qdq
+from engines.calibration.scales import calibrate_on_cpu
 from engines.calibration.tensors import load_graph, products_of_others
 from engines.families.base import Part
 from engines.graphs.builder import Graph

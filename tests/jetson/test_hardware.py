@@ -25,7 +25,7 @@ from edge_runtime.telemetry import read_memory
 from edge_runtime.tokenization import load_tokenizer, prompt_tokens
 from engines.calibration.answers import answer_tokens
 from engines.calibration.cache import scales_from_text
-from engines.calibration.calibrate import calibrate_on_cpu
+from engines.calibration.scales import calibrate_on_cpu
 from engines.execution import open_bundle_tracer
 from engines.fidelity import Trace, compare_traces, outside_tolerance
 from engines.plan import plan_bundle

@@ -9,8 +9,8 @@ import pytest
 
 from edge_runtime.errors import CalibrationError, SourceError
 from engines.calibration.cache import scales_from_text
-from engines.calibration.calibrate import binding_of, calibrate_on_cpu
 from engines.calibration.images import open_images
+from engines.calibration.scales import binding_of, calibrate_on_cpu
 from engines.calibration.tensors import load_graph, tensors_at_weights
 from engines.calibration.walk import open_walk
 from engines.targets.tensorrt_dialect import TensorRTDialect

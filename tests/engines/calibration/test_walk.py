@@ -11,8 +11,8 @@ from edge_runtime.errors import BackendError, CalibrationError
 from edge_runtime.preprocessing import pixels_from_frame
 from engines.build import build
 from engines.calibration.answers import answer_tokens
-from engines.calibration.calibrate import calibrate_on_cpu
 from engines.calibration.images import open_images
+from engines.calibration.scales import calibrate_on_cpu
 from engines.calibration.tensors import activation_names, linear_inputs, load_graph, tensors_at_weights
 from engines.calibration.walk import open_walk
 from engines.execution import open_bundle_tracer
