@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import psutil
 
-_SAMPLE_S = 0.05
+_SAMPLE_S = 0.2
 _SCOPE = ["systemd-run", "--user", "--scope", "--quiet"]
 
 

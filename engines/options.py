@@ -41,7 +41,8 @@ def check_build_options(options: argparse.Namespace, target: str, recipe: Precis
             f"--images mean nothing to the recipe {recipe.recipe} for {target}, which calibrates nothing; leave them "
             "out, or choose a recipe with INT8, AWQ or GPTQ"
         )
-    if options.calibration_cache and not (recipe.has_int8 or (options.images and kind.computes_float16)):
+    finds_ranges = any(precision.int8 for precision in recipe.components.values())  # a cache's are always found anew
+    if options.calibration_cache and not (finds_ranges or (options.images and kind.computes_float16)):
         raise UsageError(
             f"--calibration-cache means nothing to the recipe {recipe.recipe}, which finds no ranges; leave it out, or "
             "choose a recipe with INT8"

@@ -69,13 +69,7 @@ class Outlook:
             "ledger": {item.name: item.planned_bytes for item in self.ledger.items},
             "device": asdict(device) if device else None,
             "changes": [{**asdict(change), "fits": change.fits} for change in self.changes],
-            "prediction": {
-                **asdict(prediction),
-                "tokens_per_s": prediction.tokens_per_s,
-                "report_s": prediction.report_s,
-            }
-            if prediction
-            else None,
+            "prediction": prediction.as_json() if prediction else None,
         }
 
 

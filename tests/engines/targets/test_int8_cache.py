@@ -18,6 +18,7 @@ from engines.plan import plan_bundle
 from engines.precision import load_recipe
 from engines.synthetic import open_checkpoint
 from engines.targets.int8_cache import with_int8_cache
+from tests.engines.test_build import WatchedCheckpoint, contents
 
 PROMPT = PromptTokens((1, 60, 61), (40, 41, 42, 43))
 CHECKPOINT = open_checkpoint("synthetic:tiny-llava")
@@ -25,10 +26,10 @@ CHECKPOINT = open_checkpoint("synthetic:tiny-llava")
 pytestmark = pytest.mark.filterwarnings("ignore:.*settle with 500.*")
 
 
-def build_with(out, recipe, kv_cache):
+def build_with(out, recipe, kv_cache, checkpoint=CHECKPOINT):
     precisions = replace(load_recipe(recipe), kv_cache=kv_cache)
     images = open_images("rendered:2") if precisions.has_int8 else None
-    return build(CHECKPOINT, precisions, "onnxruntime", out, images=images, group_parameters=300_000)
+    return build(checkpoint, precisions, "onnxruntime", out, images=images, group_parameters=300_000)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,18 @@ def test_weights_in_8_bits_may_have_their_cache_in_8_bits_too(tmp_path, bundles)
     assert cache_specs(bundle) == {"int8"}
     exact, rounded = trace_of(bundles["computed"]).logits, trace_of(bundle).logits
     assert np.median(np.abs(rounded - exact).max(axis=1) / np.abs(exact).max(axis=1)) < 0.1
+
+
+def test_an_interrupted_build_goes_on_with_the_group_that_was_missing_and_finds_the_same_scales(tmp_path, bundles):
+    late = WatchedCheckpoint(interrupt_at="language_model.model.layers.3.mlp.up_proj.weight")
+    with pytest.raises(KeyboardInterrupt):
+        build_with(tmp_path / "bundle", "fp16", "int8", late)
+
+    resumed = WatchedCheckpoint()
+    build_with(tmp_path / "bundle", "fp16", "int8", resumed)
+
+    assert not any("vision_tower" in name or "layers.0." in name for name in resumed.read)
+    assert contents(tmp_path / "bundle") == contents(bundles["int8"].path)
 
 
 class QuietWalk:
