@@ -94,7 +94,8 @@ def _calibrate(options: argparse.Namespace) -> None:
     )
     check_route_option(options, recipe)
     written = calibrate(checkpoint, recipe, images, options.out, options.tensorrt, int8_route=options.int8_route)
-    text = f"{options.out}: {len(written)} files; build with --target tensorrt --calibration-cache {options.out.name}"
+    same = f"--recipe {options.recipe} --images {options.images} --target tensorrt"
+    text = f"{options.out}: {len(written)} files; build there with {same} --calibration-cache {options.out.name}"
     _print_result(options, text, {"caches": [str(path) for path in written]})
 
 

@@ -79,7 +79,8 @@ def test_the_command_says_what_to_do_with_it(tmp_path, capsys):
     arguments = ["calibrate", "synthetic:tiny-llava", "--images", "rendered:1", "--out", str(tmp_path / "ranges")]
 
     assert main(arguments) == 0
-    assert "build with --target tensorrt --calibration-cache ranges" in capsys.readouterr().out
+    same = "--recipe asymmetric-int8 --images rendered:1 --target tensorrt"
+    assert f"build there with {same} --calibration-cache ranges" in capsys.readouterr().out
     assert main([*arguments, "--json"]) == 0
     kept = json.loads(capsys.readouterr().out)["caches"]
     assert str(tmp_path / "ranges" / "decoder.00.cache") in kept
