@@ -19,7 +19,7 @@ from engines.targets import TARGETS
 from engines.targets.base import Calibration, TargetOptions
 from engines.targets.tensorrt_compiler import Compiler
 from tests.engines.checkpoints import LoudCheckpoint, tiny_variant
-from tests.engines.targets.test_int8 import everything_int8
+from tests.engines.targets.test_int8 import everything_int8, feed_forward_int8
 from tests.engines.test_build import WatchedCheckpoint
 
 trt = pytest.importorskip(
@@ -46,8 +46,12 @@ def test_every_recipe_compiles(checkpoint, recipe, tmp_path):
     assert not any(path.is_dir() for path in (tmp_path / "bundle").iterdir())  # graphs are gone
 
 
-def test_everything_in_int8_compiles_biases_included(tmp_path):
-    recipe, images = load_recipe(everything_int8(tmp_path / "int8.yaml")), open_images("rendered:2")
+@pytest.mark.parametrize(
+    ("recipe_at", "method"),
+    [(everything_int8, "max"), (everything_int8, "smooth-twin-max"), (feed_forward_int8, "max")],
+)
+def test_int8_compiles_biases_included(tmp_path, recipe_at, method):
+    recipe, images = load_recipe(recipe_at(tmp_path / "int8.yaml", method)), open_images("rendered:2")
 
     manifest = build(open_checkpoint(TINY), recipe, "tensorrt-rtx", tmp_path / "bundle", images=images).manifest
 
