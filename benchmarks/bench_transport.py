@@ -2,6 +2,9 @@
 
     ros2_ws/run .venv/bin/python -m benchmarks.bench_transport BUNDLE [--frames 30]
 
+With FASTRTPS_DEFAULT_PROFILES_FILE=ros2_ws/src/inspection_ros/config/fastdds.xml before it, with the transport of the
+launch files.
+
 A camera in a process of its own publishes raw frames. Both ways get every frame, by turns first and second; what the
 middleware takes is the same for both. *Copies* are what numpy and OpenCV allocate at the most, in frames.
 
@@ -27,6 +30,7 @@ import rclpy
 from inspection_ros.local_only import keep_ros_local
 from numpy.typing import NDArray
 from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
 from edge_runtime.bundle import load_bundle
@@ -61,7 +65,7 @@ WAYS: dict[str, Way] = {"ours": ours, "plain rclpy and OpenCV": plain}
 
 def publish(frames: int) -> None:
     """The camera: its stamps are of the clock that all processes of a machine share."""
-    rclpy.init()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # the end of the measurement ends it at once
     node = rclpy.create_node("camera")
     camera = node.create_publisher(Image, "image", QOS)
     message = Image()

@@ -48,17 +48,19 @@ def defects_section(records: Sequence[FlightRecord], pictured: Container[int]) -
     if not defects:
         return ""
     defects.sort(key=lambda defect: SEVERITIES.index(defect.severity), reverse=True)
-    rows = "".join(_row(defect, pictured) for defect in defects[:_TABLE_ROWS])
+    has_places = any(record.place for record in records)
+    rows = "".join(_row(defect, pictured, has_places) for defect in defects[:_TABLE_ROWS])
     more = f"<p class=soft>The log has {len(defects) - _TABLE_ROWS} more.</p>" if len(defects) > _TABLE_ROWS else ""
     return f"""<section><h2>Defects</h2>
 <p class="soft">What was followed from frame to frame, the gravest first.</p>
 <div class="panel scroll"><table class="defects"><thead><tr><th scope="col">no.</th>
 <th scope="col" class="left">defect</th><th scope="col" class="left">severity</th><th scope="col">seen in</th>
-<th scope="col">from</th><th scope="col">to</th><th scope="col">sure</th><th scope="col">best in</th></tr></thead>
+<th scope="col">from</th><th scope="col">to</th><th scope="col">sure</th><th scope="col">best in</th>
+{'<th scope="col" class="left">taken at</th>' if has_places else ""}</tr></thead>
 <tbody>{rows}</tbody></table></div>{more}</section>"""
 
 
-def _row(defect: Defect, pictured: Container[int]) -> str:
+def _row(defect: Defect, pictured: Container[int], has_places: bool) -> str:
     record, finding = defect.surest
     (first, _), (last, _) = defect.sightings[0], defect.sightings[-1]
     count = len(defect.sightings)
@@ -67,4 +69,5 @@ def _row(defect: Defect, pictured: Container[int]) -> str:
 <td class="left"><span class="chip {defect.severity}">{defect.severity}</span></td>
 <td>{count} {"frame" if count == 1 else "frames"}</td><td>{first.stamp_s:.1f} s</td><td>{last.stamp_s:.1f} s</td>
 <td>{finding.confidence:.0%}</td>
-<td>{f'<a href="#frame-{record.index}">{frame}</a>' if record.index in pictured else frame}</td></tr>"""
+<td>{f'<a href="#frame-{record.index}">{frame}</a>' if record.index in pictured else frame}</td>
+{f'<td class="left">{escape(record.place)}</td>' if has_places else ""}</tr>"""

@@ -132,13 +132,14 @@ def _card(record: FlightRecord, picture: Picture) -> str:
     drawn = () if record.is_annotated else findings  # those in the picture need no boxes over them
     boxes = "".join(_box(number, finding) for number, finding in enumerate(drawn, start=1))
     items = "".join(_item(number, finding) for number, finding in enumerate(findings, start=1))
+    place = f"<span>{escape(record.place)}</span>" if record.place else ""
     cut = "<p>The answer was cut at its limit; there may be more.</p>" if record.report.truncated else ""
     return f"""<figure class="card" id="frame-{record.index}" data-classes="{classes}">
 <button class="shot" aria-label="Open frame {record.index} large">
 <img alt="Frame {record.index}: {seen or "nothing found"}" width="{picture.width}" height="{picture.height}"
  src="data:image/jpeg;base64,{base64.b64encode(picture.jpeg).decode("ascii")}">{boxes}</button>
 <figcaption><span>Frame {record.index}, {record.stamp_s:.1f} s</span>
-<span>{escape(record.source)}</span>{cut}</figcaption><ol>{items}</ol></figure>"""
+<span>{escape(record.source)}</span>{place}{cut}</figcaption><ol>{items}</ol></figure>"""
 
 
 def _box(number: int, finding: Finding) -> str:

@@ -49,6 +49,7 @@ class FlightRecord:
     report: InspectionReport
     image: bytes | None = None  # JPEG, at most 640 pixels wide in a log
     is_annotated: bool = False  # the findings are drawn into the image; not so in a log
+    place: str = ""  # where the drone was, in words; not in a log
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,6 +18,7 @@ from edge_runtime.messages import nanoseconds, report_from_message
 
 SUFFIX = ".mcap"
 
+_NO_FIX = -1  # of sensor_msgs/NavSatStatus; a driver that does not fill it in leaves 0 in Humble and -2 in Jazzy
 _MAGIC_BYTES = 8
 _RECORD_HEAD = struct.Struct("<BQ")  # its kind, and the bytes that follow
 _REPORT = "inspection_msgs/msg/InspectionReport"
@@ -87,7 +89,7 @@ class _Flown:
         self.started_ns = log_ns if self.started_ns is None else self.started_ns
 
     def flight(self) -> Flight:
-        told = sorted((*self.reports, *self.failures), key=lambda message: message.frame_index)
+        told = (*self.reports, *self.failures)  # a report first: of a frame that failed, the stamp may be broken, too
         first_ns = nanoseconds(told[0].header.stamp) if told else 0
         records = tuple(self._record(message, first_ns) for message in self.reports)
         failures = tuple(_failure(message, first_ns) for message in self.failures)
@@ -116,7 +118,21 @@ class _Flown:
             report_from_message(message),
             self.pictures.get(stamp_ns),
             is_annotated=True,
+            place=_place(message),
         )
+
+
+def _place(message: Any) -> str:
+    """Where a report's frame was taken, by satellite, by the pose, or both."""
+    words = [
+        f"{fix.latitude:.6f}, {fix.longitude:.6f}, {fix.altitude:.1f} m"
+        for fix in message.position
+        if fix.status.status != _NO_FIX and math.isfinite(fix.latitude) and math.isfinite(fix.longitude)
+    ]
+    for pose in message.pose:
+        at = pose.pose.position
+        words.append(f"x {at.x:.2f}, y {at.y:.2f}, z {at.z:.2f} m in {pose.header.frame_id!r}")
+    return "; ".join(words)
 
 
 def _failure(message: Any, first_ns: int) -> FrameFailure:

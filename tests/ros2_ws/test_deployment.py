@@ -116,6 +116,14 @@ def test_the_launch_files_take_what_the_documentation_says():
     assert {argument.name for argument in described("drone.launch.py").get_launch_arguments()} == arguments
 
 
+def test_fast_dds_takes_the_profile_of_large_frames(ros):
+    command = [sys.executable, "-c", "import rclpy; rclpy.init(); rclpy.create_node('frames'); rclpy.shutdown()"]
+    environment = dict(os.environ, FASTRTPS_DEFAULT_PROFILES_FILE=str(CONFIG / "fastdds.xml"))
+    started = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=WAIT_S)
+    assert started.returncode == 0
+    assert "XMLPARSER" not in started.stdout + started.stderr
+
+
 LAUNCH = """
 import sys
 from launch import LaunchDescription, LaunchService

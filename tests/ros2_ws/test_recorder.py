@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_ros.py, then tests by ros2_ws/run")
 pytest.importorskip("mcap", reason="recording needs edge-runtime[bags]")
 
+from builtin_interfaces.msg import Time
 from inspection_msgs.msg import InspectionReport as InspectionReportMessage
 from inspection_ros.demo import ros_command
 from inspection_ros.mcap_file import McapFile
@@ -21,6 +22,8 @@ from inspection_ros.running import spin
 from lifecycle_msgs.msg import Transition
 from mcap.reader import make_reader
 from rclpy.parameter import Parameter
+from sensor_msgs.msg import NavSatFix
+from std_msgs.msg import Header
 
 from edge_runtime.cli import main
 from edge_runtime.errors import BackendError, FlightLogError
@@ -121,6 +124,22 @@ def test_a_node_that_was_activated_anew_flies_another_flight_which_is_the_one_th
     flight = load_recording(recording.path)
     assert [record.index for record in flight.records] == [0]
     assert flight.end.received == 1
+
+
+def test_a_recording_and_its_page_tell_where_a_finding_was_seen(rig, tmp_path):
+    rig.camera("fix", NavSatFix)
+    rig.fly(scripted(ScriptedInspector([SEEN])))
+    rig.connect("fix")
+    rig.camera("fix").publish(
+        NavSatFix(header=Header(stamp=Time(sec=1)), latitude=47.5, longitude=8.25, altitude=400.0)
+    )
+    rig.listen(0.5)
+    with Recording(tmp_path) as recording:
+        record(rig)
+    flight = load_recording(recording.path)
+    assert flight.records[0].place == "47.500000, 8.250000, 400.0 m"
+    assert flight.records[-1].place == ""  # 3 s later nobody knows
+    assert '<td class="left">47.500000, 8.250000, 400.0 m</td>' in page_from_flight(flight)
 
 
 def test_a_power_cut_loses_nothing_that_had_reached_the_disk(recorded, tmp_path):

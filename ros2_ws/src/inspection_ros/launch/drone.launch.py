@@ -9,12 +9,14 @@ from pathlib import Path
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 INSPECTION = Path(__file__).with_name("inspection.launch.py")
-CAMERA = Path(__file__).parents[1] / "config" / "camera.yaml"
+CONFIG = Path(__file__).parents[1] / "config"
+CAMERA = CONFIG / "camera.yaml"
+PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE"  # read by the Fast DDS of Humble and of Jazzy; other middleware ignores it
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -26,6 +28,7 @@ def generate_launch_description() -> LaunchDescription:
         namespace=namespace,
         parameters=[LaunchConfiguration("camera_params")],
         ros_arguments=["--enclave", "/camera"],
+        additional_env={PROFILES: EnvironmentVariable(PROFILES, default_value=str(CONFIG / "fastdds.xml"))},
         output="screen",
         respawn=True,
         respawn_delay=1.0,

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument
-from launch.substitutions import LaunchConfiguration
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 from launch_ros.parameter_descriptions import ParameterValue
 
 CONFIG = Path(__file__).parents[1] / "config"  # the same place in the source and installed
+PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE"  # read by the Fast DDS of Humble and of Jazzy; other middleware ignores it
 ARGUMENTS = (
     DeclareLaunchArgument("bundle", description="Folder of the engine bundle."),
     DeclareLaunchArgument("namespace", default_value="", description="Prefix of every topic and of the node."),
@@ -47,6 +48,7 @@ def generate_launch_description() -> LaunchDescription:
             ("image/compressed", [LaunchConfiguration("image"), "/compressed"]),
         ],
         ros_arguments=["--enclave", "/inspection"],  # means something where security is on; see docs/ros.md
+        additional_env={PROFILES: EnvironmentVariable(PROFILES, default_value=str(CONFIG / "fastdds.xml"))},
         output="screen",
         respawn=True,
         respawn_delay=1.0,
