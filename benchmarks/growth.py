@@ -2,19 +2,21 @@
 
     python -m benchmarks.growth [--out out/growth]
 
-Decoders 1024 wide, of 8, 16 and 32 layers, with random weights; 576 tokens an image. What should be a straight line has
-one drawn through it, by least squares, and is refused where it explains less than 95 % of what was measured.
+Decoders 1024 wide, of 8 to 32 layers, with random weights; 576 tokens an image. What should be a straight line has
+one drawn through it, by least squares, and is refused where it bends. Times are the fastest of a few,
+as other work on the machine only ever adds to them.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
@@ -31,12 +33,12 @@ from engines.precision import load_recipe
 from engines.synthetic import SYNTHETIC_CONFIGS, synthetic_checkpoint
 
 PLOT = Path("docs/growth.svg")
-LAYERS = (8, 16, 32)
+LAYERS = (8, 16, 24, 32)
 CONTEXT = 4096
 CHUNK = 256
 IMAGES = 8
 TOKENS = 5  # timed one by one at each length
-STRAIGHT = 0.95
+PASSES = 8
 _VISION = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 3, "num_attention_heads": 4}
 _TEXT = {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16}
 
@@ -69,23 +71,24 @@ def loaded(path: Path, capacity: int) -> Iterator[LoadedBundle]:
 
 def against_context(path: Path) -> list[Panel]:
     """Reading a piece of the prompt, writing a token, and the cache's bytes, at one context after another."""
-    read, written = [], []
+    read: dict[int, list[float]] = {}
+    written: dict[int, list[float]] = {}
     with loaded(path, CONTEXT) as engines:
         decoder = engines.decoder
         decoder.append([7] * CHUNK)  # binds memory
-        decoder.forget()
-        for length in range(0, CONTEXT - CHUNK - 2 * TOKENS, CHUNK):
-            read.append((length, 1e3 * _seconds(lambda: decoder.append([7] * CHUNK))))
-            behind = [_seconds(lambda: decoder.append([7])) for _ in range(TOKENS)]
-            written.append((length + CHUNK, 1e3 * median(behind)))
-    sizes = []
+        for _ in range(PASSES):
+            decoder.forget()
+            for length in range(0, CONTEXT - 2 * CHUNK, CHUNK + TOKENS):
+                read.setdefault(length, []).append(_seconds(lambda: decoder.append([7] * CHUNK)))
+                tokens_s = [_seconds(lambda: decoder.append([7])) for _ in range(TOKENS)]
+                written.setdefault(length + CHUNK, []).append(min(tokens_s))
+    held = []
     for capacity in range(CONTEXT // 8, CONTEXT + 1, CONTEXT // 8):
-        with loaded(path, capacity) as engines:
-            sizes.append((capacity, resident_bytes() / 1e6, sum(i for n, i in engines.measured.items()) / 1e6))
-    held = [(capacity, held_mb) for capacity, held_mb, _ in sizes]
+        with loaded(path, capacity):
+            held.append((capacity, resident_bytes() / 1e6))
     return [
-        Panel(f"to read {CHUNK} tokens more", "tokens before them", "ms", read),
-        Panel("to write a token", "tokens before it", "ms", written),
+        Panel(f"to read {CHUNK} tokens more", "tokens before them", "ms", _fastest_ms(read)),
+        Panel("to write a token", "tokens before it", "ms", _fastest_ms(written)),
         Panel("the process, by the context reserved", "tokens reserved", "MB", held),
     ]
 
@@ -107,29 +110,39 @@ def against_images(path: Path) -> list[Panel]:
 
 
 def against_size(out: Path) -> list[Panel]:
-    """Loading, reading, writing and the engines' bytes of one model after another."""
-    load, read, written, held = [], [], [], []
+    """Loading, reading, writing and the engines' bytes of one model after another, each in a process of its own."""
+    sizes = []
     for layers in LAYERS:
-        path = build_model(layers, out)
-        groups = load_bundle(path).manifest.decoder_groups
-        size_mb = sum(group.size_bytes for group in groups) / 1e6
-        started_s = time.perf_counter()
-        with loaded(path, CONTEXT // 4) as engines:
-            load.append((size_mb, time.perf_counter() - started_s))
-            decoder = engines.decoder
-            decoder.append([7] * CHUNK)
-            tokens = [_seconds(lambda: decoder.append([7])) for _ in range(4 * TOKENS)]  # noqa: B023  called at once
-            written.append((size_mb, 1e3 * median(tokens)))
-            decoder.forget()
-            read.append((size_mb, 1e3 * _seconds(lambda: decoder.append([7] * CHUNK))))  # noqa: B023
-            held.append((size_mb, engines.measured["decoder"] / 1e6))
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+            sizes.append(alone.submit(_size, build_model(layers, out)).result())
+    titles = {"to load": "s", f"to read {CHUNK} tokens": "ms", "to write a token": "ms", "the decoder in memory": "MB"}
     by = "MB of decoder layers, as stored"
     return [
-        Panel("to load", by, "s", load),
-        Panel(f"to read {CHUNK} tokens", by, "ms", read),
-        Panel("to write a token", by, "ms", written),
-        Panel("the decoder in memory", by, "MB", held),
+        Panel(title, by, unit, [(size[0], size[number]) for size in sizes])
+        for number, (title, unit) in enumerate(titles.items(), start=1)
     ]
+
+
+def _size(path: Path) -> tuple[float, float, float, float, float]:
+    """MB on disk; seconds to load; milliseconds to read a piece and to write a token; MB in memory."""
+    groups = load_bundle(path).manifest.decoder_groups
+    load_s, read_s, token_s = [], [], []
+    with loaded(path, CONTEXT // 4) as engines:
+        held_mb = engines.measured["decoder"] / 1e6  # first: later, what was freed is taken again
+    for _ in range(4):
+        with ExitStack() as opened:
+            load_s.append(_seconds(lambda: opened.enter_context(loaded(path, CONTEXT // 4))))
+    with loaded(path, CONTEXT // 4) as engines:
+        decoder = engines.decoder
+        for _ in range(PASSES):
+            decoder.forget()
+            read_s.append(_seconds(lambda: decoder.append([7] * CHUNK)))
+            token_s += [_seconds(lambda: decoder.append([7])) for _ in range(TOKENS)]
+    return sum(group.size_bytes for group in groups) / 1e6, min(load_s), 1e3 * min(read_s), 1e3 * min(token_s), held_mb
+
+
+def _fastest_ms(seconds: dict[int, list[float]]) -> list[tuple[float, float]]:
+    return [(tokens, 1e3 * min(several)) for tokens, several in seconds.items()]
 
 
 def _seconds(call: Callable[[], object]) -> float:
@@ -141,15 +154,15 @@ def _seconds(call: Callable[[], object]) -> float:
 def main() -> int:
     """Measure, draw and print; returns 1 where something is not as straight as it should be."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("out/growth"), help="where bundles are kept: 0.7 GB")
+    parser.add_argument("--out", type=Path, default=Path("out/growth"), help="where bundles are kept: 1 GB")
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     smallest = build_model(LAYERS[0], out)
     panels = [*against_size(out), *against_context(smallest), *against_images(smallest)]
     for panel in panels:
-        print(panel.verdict(STRAIGHT))
+        print(panel.verdict)
     PLOT.write_text(panels_svg(panels), encoding="utf-8")
-    return int(any(panel.is_crooked(STRAIGHT) for panel in panels))
+    return int(any(panel.is_crooked for panel in panels))
 
 
 if __name__ == "__main__":

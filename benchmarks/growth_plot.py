@@ -9,6 +9,7 @@ import numpy as np
 
 _WIDTH, _HEIGHT, _COLUMNS = 300, 220, 3
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 30, 44
+_STRAIGHT = 0.2  # the most that a straight line may bend; a parabola that begins level bends by 0.25
 _FLAT = 0.05  # by how much what should not grow may differ from its mean
 
 
@@ -30,25 +31,28 @@ class Panel:
         return float(slope), float(start)
 
     @property
-    def explained(self) -> float:
-        """The share of the points' variance that the line explains."""
+    def bend(self) -> float:
+        """How far a parabola through the points leaves the line halfway, over the line's rise: 0.25 of a square."""
         xs, ys = np.transpose(self.points)
-        slope, start = self.line
-        return 1 - float(np.var(ys - slope * xs - start) / np.var(ys))
+        half = np.ptp(xs) / 2
+        curvature, _, _ = np.polyfit(xs, ys, 2)
+        return float(abs(curvature) * half**2 / abs(2 * self.line[0] * half))
 
-    def is_crooked(self, least: float) -> bool:
+    @property
+    def is_crooked(self) -> bool:
         """Whether it is another curve than it should be."""
         if self.is_flat:
             _, ys = np.transpose(self.points)
             return bool(np.ptp(ys) > _FLAT * ys.mean())
-        return self.explained < least
+        return self.bend > _STRAIGHT
 
-    def verdict(self, least: float) -> str:
+    @property
+    def verdict(self) -> str:
         """What was found, in a line of text."""
         slope, start = self.line
-        found = "flat" if self.is_flat else f"{100 * self.explained:.1f} % explained by a line"
-        crooked = "  NOT AS IT SHOULD BE" if self.is_crooked(least) else ""
-        return f"{self.title}: {start:.4g} {self.up} + {slope:.4g} by {self.across}, {found}{crooked}"
+        line = f"{start:.4g} {self.up} + {slope:.4g} by {self.across}, bend {self.bend:.2f}"
+        complaint = "  NOT AS IT SHOULD BE" if self.is_crooked else ""
+        return f"{self.title}: {'flat' if self.is_flat else line}{complaint}"
 
 
 def panels_svg(panels: Sequence[Panel]) -> str:

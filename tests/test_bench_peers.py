@@ -25,10 +25,10 @@ def test_a_table_of_peers_says_how_many_times_as_fast_ours_is() -> None:
 
 def test_what_should_grow_in_a_straight_line_and_does_not_is_told() -> None:
     straight = Panel("to load", "MB", "s", [(1, 2.0), (2, 3.0), (3, 4.0), (4, 5.0)])
-    crooked = Panel("to write", "tokens", "ms", [(1, 9.0), (2, 1.0), (3, 8.0), (4, 2.0)])
+    crooked = Panel("to write", "tokens", "ms", [(0, 0.0), (1, 1.0), (2, 4.0), (3, 9.0)])
     growing = Panel("the process", "images", "MB", [(1, 100.0), (2, 120.0)], is_flat=True)
-    assert not straight.is_crooked(0.95)
-    assert crooked.is_crooked(0.95)
-    assert growing.is_crooked(0.95)
-    assert crooked.verdict(0.95).endswith("NOT AS IT SHOULD BE")
+    assert not straight.is_crooked
+    assert crooked.is_crooked
+    assert growing.is_crooked
+    assert crooked.verdict.endswith("NOT AS IT SHOULD BE")
     assert panels_svg([straight, crooked, growing]).count("<circle") == 10
