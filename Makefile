@@ -66,7 +66,11 @@ parity: $(PARITY_VENV) ## compare with transformers on torch, and make the golde
 
 ifeq ($(shell uname -sm),Linux x86_64)
 engines: $(RTX_VENV) ## compile every graph with TensorRT for RTX, which needs no GPU
-	.venv-rtx/bin/python -m pytest -m "slow or not slow" --timeout=1800 tests/engines/targets/test_tensorrt_rtx.py
+	@$(MAKE) --no-print-directory -j2 -Otarget every-recipe every-component-of-13b
+
+.PHONY: every-recipe every-component-of-13b
+every-recipe: ; .venv-rtx/bin/python -m pytest tests/engines/targets/test_tensorrt_rtx.py
+every-component-of-13b: ; .venv-rtx/bin/python -m pytest -m slow --timeout=1800 tests/engines/targets/test_tensorrt_rtx.py
 else
 engines:
 	@echo "engines: nothing was compiled, as NVIDIA has no TensorRT for RTX for $(shell uname -sm)"

@@ -1,23 +1,25 @@
 """TensorRT for RTX compiles every graph that the emitters produce, without a GPU: a real parser, optimizer and plan."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from edge_runtime.budget import plan_ledger
 from edge_runtime.bundle import load_bundle
-from edge_runtime.errors import BackendError, RecipeError
+from edge_runtime.errors import BackendError
 from engines.build import build
 from engines.calibration.images import open_images
 from engines.calibration.model import open_model_walk
 from engines.cli import main
 from engines.graphs.builder import Graph
 from engines.plan import plan_bundle
-from engines.precision import known_recipes, load_recipe
+from engines.precision import FLOAT16, known_recipes, load_recipe
 from engines.synthetic import open_checkpoint
 from engines.targets import TARGETS
 from engines.targets.base import Calibration, TargetOptions
 from engines.targets.tensorrt_compiler import Compiler
+from engines.targets.tensorrt_dialect import TensorRTDialect
 from tests.engines.checkpoints import LoudCheckpoint, tiny_variant
 from tests.engines.targets.test_int8 import everything_int8, feed_forward_int8
 from tests.engines.test_build import WatchedCheckpoint
@@ -26,16 +28,24 @@ trt = pytest.importorskip(
     "tensorrt_rtx_bindings", reason="pip install 'edge-runtime[tensorrt-rtx]', or make engines", exc_type=ImportError
 )
 TINY = "synthetic:tiny-llava"
-RECIPES = [recipe for recipe in known_recipes() if recipe != "nf4"]
+REFERENCE = str(Path(__file__).parents[3] / "engines" / "reference" / "checkpoint")
+RECIPES = [recipe for recipe in known_recipes() if not TARGETS["tensorrt-rtx"].lacks(load_recipe(recipe))]
 UNCALIBRATED = ["fp16", "asymmetric-int4", "uniform-int4"]
+OF_EVERY_FORM = [*UNCALIBRATED, "asymmetric-int8"]  # other recipes choose other numbers for the same graphs
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("checkpoint", [open_checkpoint(TINY), tiny_variant()], ids=lambda checkpoint: checkpoint.name)
+@pytest.mark.parametrize(
+    ("checkpoint", "recipe"),
+    [(open_checkpoint(REFERENCE), recipe) for recipe in OF_EVERY_FORM]
+    + [(tiny_variant(), recipe) for recipe in OF_EVERY_FORM]
+    + [(open_checkpoint(TINY), recipe) for recipe in RECIPES if recipe not in OF_EVERY_FORM],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
 def test_every_recipe_compiles(checkpoint, recipe, tmp_path):
     images = None if recipe in UNCALIBRATED else open_images("rendered:2")
     recipe, out = load_recipe(recipe), tmp_path / "bundle"
-    build(checkpoint, recipe, "tensorrt-rtx", out, images=images, group_parameters=300_000)
+    groups = 3_000_000 if checkpoint.name == "reference" else 300_000  # parameters, for two groups or three
+    build(checkpoint, recipe, "tensorrt-rtx", out, images=images, group_parameters=groups)
 
     manifest = load_bundle(tmp_path / "bundle", target="tensorrt-rtx", verify_hashes=True).manifest
     assert manifest.build["tensorrt"] == trt.__version__
@@ -67,11 +77,6 @@ def test_a_layer_that_overflows_float16_compiles_in_float32(kind, layer, tmp_pat
 
     kept = {c.kind: {node.split("/")[0] for node in c.float32_nodes} for c in built.manifest.components}
     assert kept[kind] == {layer}
-
-
-def test_a_number_format_that_tensorrt_lacks_is_refused_by_name(tmp_path):
-    with pytest.raises(RecipeError, match="TensorRT has no NF4; choose int4"):
-        build(open_checkpoint(TINY), load_recipe("nf4"), "tensorrt-rtx", tmp_path / "bundle")
 
 
 def test_the_command_builds_for_the_gpu_that_it_is_told(tmp_path, capsys):
@@ -137,16 +142,27 @@ def test_another_gpu_does_not_take_over_engines(tmp_path):
     assert versions[0] != versions[1]
 
 
+# Those of a component are the same in several recipes.
+AT_13B = {
+    (name, load_recipe(recipe).components[name.partition(".")[0]]): recipe
+    for recipe in UNCALIBRATED
+    for name in ("vision_encoder", "connector", "embedding", "decoder.00", "lm_head")
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", UNCALIBRATED)
-@pytest.mark.parametrize("name", ["vision_encoder", "connector", "embedding", "decoder.00", "lm_head"])
-def test_a_component_of_13b_weighs_what_the_ledger_predicts(name, recipe, tmp_path):
-    checkpoint, precisions = open_checkpoint("synthetic:llava-1.5-13b"), load_recipe(recipe)
-    plan = plan_bundle(checkpoint, precisions, "tensorrt-rtx")
+@pytest.mark.parametrize(
+    ("name", "precision", "recipe"),
+    [(name, precision, recipe) for (name, precision), recipe in AT_13B.items()],
+    ids=[f"{name}-{precision.dtype}" for name, precision in AT_13B],
+)
+def test_a_component_of_13b_weighs_what_the_ledger_predicts(name, precision, recipe, tmp_path):
+    checkpoint = open_checkpoint("synthetic:llava-1.5-13b")
+    plan = plan_bundle(checkpoint, load_recipe(recipe), "tensorrt-rtx")
     [part] = [part for part in plan.parts if part.name == name]
     target = TARGETS["tensorrt-rtx"].open(TargetOptions(2048, 704))
 
-    component = target.write_component(tmp_path, part, checkpoint, precisions.components[part.kind])
+    component = target.write_component(tmp_path, part, checkpoint, precision)
 
     [planned] = [component for component in plan.manifest.components if component.name == name]
     assert component.size_bytes == pytest.approx(planned.size_bytes, rel=0.03)
@@ -163,13 +179,18 @@ def test_a_layer_group_of_13b_in_int8_weighs_what_was_planned(tmp_path):
     checkpoint, precisions = open_checkpoint("synthetic:llava-1.5-13b"), load_recipe("asymmetric-int8")
     plan = plan_bundle(checkpoint, precisions, "tensorrt-rtx")
     target = TARGETS["tensorrt-rtx"].open(TargetOptions(2048, 704, has_int8=True))
-    parts = {part.name: part for part in plan.parts}
+    eyes, connector, group = (
+        next(part for part in plan.parts if part.name == name) for name in ("vision_encoder", "connector", "decoder.00")
+    )
 
     with open_model_walk(checkpoint, plan.model, open_images("rendered:1"), tmp_path) as walk:
-        for name in ("vision_encoder", "connector", "decoder.00"):
-            precision = precisions.components[parts[name].kind]
-            calibration = Calibration(walk, tmp_path / "calibration")
-            component = target.write_component(tmp_path, parts[name], checkpoint, precision, calibration)
+        for part in (eyes, connector):
+            with Graph(tmp_path / f"{part.name}.onnx") as graph:
+                part.emit(graph, TensorRTDialect(), checkpoint, FLOAT16)
+                graph.save()
+            walk.skip(tmp_path / f"{part.name}.onnx")
+        calibration = Calibration(walk, tmp_path / "calibration")
+        component = target.write_component(tmp_path, group, checkpoint, precisions.components["decoder"], calibration)
 
     [planned] = [component for component in plan.manifest.components if component.name == "decoder.00"]
     assert component.size_bytes == pytest.approx(planned.size_bytes, rel=0.03)
