@@ -2,56 +2,57 @@
 
 Takes what ``edge-engines sensitivity`` measured of the reference inspector, builds a bundle by every recipe and by
 ``auto`` at several budgets, inspects the same scenes with each, and puts tables, plot and words together. Scenes come
-twice: as they are rendered, and at two fifths of their contrast, as a lens in haze shows them, where every bit counts.
+as the model was trained on them, and hard to read: there float16 itself is often in doubt, and bits decide. Fewer bits
+than any engine has a format for are rounded to, and run at float16, to see where things break.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
-from benchmarks.quantization_page import HAZE, PLOT_NAME, TRACED, Row, page, pareto_svg
-from edge_runtime import Inspector
-from edge_runtime.bundle import Bundle
+from benchmarks.quantization_page import PLOT_NAME, Row, page
+from benchmarks.quantization_plot import pareto_svg
+from benchmarks.quantization_scenes import chunks_of, load_seen, measure
 from engines.build import build
 from engines.calibration.images import open_images
 from engines.checkpoint import Checkpoint
 from engines.families import read_model
 from engines.plan import plan_bundle
 from engines.precision import FLOAT16, Precision, PrecisionPlan, load_recipe
-from engines.reference.scenes import FIRST_HELD_OUT_SEED, Scene, render_scene
-from engines.reference.scores import Scores, Tally
-from engines.sensitivity.groups import weight_groups
+from engines.sensitivity.grid import together
+from engines.sensitivity.groups import WeightGroup, weight_groups
 from engines.sensitivity.journal import load_journal
-from engines.sensitivity.outcomes import divergence
-from engines.sensitivity.scoring import traces
+from engines.sensitivity.run import tensors_of, treated_checkpoint
+from engines.sensitivity.tensors import write_treated
+from engines.sensitivity.treatments import treatment_from_text
 from engines.solver.auto import AutoPlan, plan_automatically
 from engines.synthetic import open_checkpoint
 
 CHECKPOINT = "engines/reference/checkpoint"
 TARGET = "onnxruntime"
 PAGE = Path("docs/quantization.md")
-RESULTS = Path("docs/quantization.json")
+SCENES = Path("docs/quantization-scenes.jsonl")  # what every bundle made of every scene
 PEERS = Path("docs/quantization-peers.md")  # what benchmarks.bench_rounding printed
-_FIRST_TRACED_SEED = FIRST_HELD_OUT_SEED + 100_000  # no scene that the sensitivity study or the reports see
+BUNDLES = Path("out/quantization")
 RECIPES = (
     "fp16",
     "asymmetric-int8",
+    "asymmetric-int8-percentile",
     "asymmetric-int4",
     "asymmetric-int4-gptq",
     "asymmetric-int4-awq",
-    "asymmetric-int4-awq-gptq",
     "vision-only-int4",
     "nf4",
     "uniform-int4",
+)
+# Without a format: which component at how many bits, by which method.
+FEWER_BITS = (
+    ("rtn3", ""),
+    *((method, component) for method in ("gptq2", "rtn2") for component in ("", "vision_encoder", "decoder")),
 )
 
 
@@ -59,22 +60,29 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measurements", type=Path, help="what edge-engines sensitivity wrote")
-    parser.add_argument("--again", action="store_true", help=f"measure bundles again, although {RESULTS} has results")
-    parser.add_argument("--scenes", type=int, default=400, help="to inspect with every bundle (%(default)s)")
+    parser.add_argument("--hard", type=int, default=1000, help="scenes that are hard to read (%(default)s)")
+    parser.add_argument("--plain", type=int, default=400, help="scenes as the model was trained on (%(default)s)")
     parser.add_argument("--images", default="rendered:128", help="to calibrate on (%(default)s)")
+    parser.add_argument("--processes", type=int, default=2, help="each on one thread (%(default)s)")
     args = parser.parse_args()
     checkpoint, journal = open_checkpoint(CHECKPOINT), load_journal(args.measurements)
-    autos = plan_autos(checkpoint, args.measurements)
-    if args.again or not RESULTS.exists():
-        with tempfile.TemporaryDirectory(prefix="quantization-") as folder:
-            rows = measure(build_all(checkpoint, autos, args.images, Path(folder)), args.scenes)
-        RESULTS.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
-    documents = json.loads(RESULTS.read_text(encoding="utf-8"))
-    rows = [Row(**{**row, "clear": Scores(**row["clear"]), "hazy": Scores(**row["hazy"])}) for row in documents]
     groups = weight_groups(read_model(checkpoint), int(journal.binding["block_groups"]))
+    autos = plan_autos(checkpoint, args.measurements)
+    plans = {name: plan_of(name) for name in RECIPES} | {name: auto.best.precisions for name, auto in autos.items()}
+    known = {name: f"{name} {plan.sha256[:8]}" for name, plan in plans.items()}  # an auto changes with measurements
+    bundles = {known[name]: build_once(checkpoint, plan, args.images, known[name]) for name, plan in plans.items()}
+    treated = dict(build_treated(checkpoint, groups, args.images, tensors_of(args.measurements)))
+    measure(bundles | treated, known["fp16"], [*chunks_of(args.hard, args.plain)], SCENES, args.processes)
+    seen = load_seen(SCENES)
+    rows = []
+    for name, plan in plans.items():
+        manifest = plan_bundle(checkpoint, plan, TARGET).manifest
+        memory = sum(manifest.ledger.values())
+        rows.append(Row(name, manifest.size_bytes, memory, *(seen[s][known[name]] for s in seen)))
+    fewer = [Row(name, _bytes(groups, *name.split(", ")), None, *(seen[s][name] for s in seen)) for name in treated]
     peers = PEERS.read_text(encoding="utf-8").splitlines() if PEERS.exists() else []
-    PAGE.with_name(PLOT_NAME).write_text(pareto_svg(rows), encoding="utf-8")
-    PAGE.write_text(page(rows, autos, journal, groups, peers), encoding="utf-8")
+    PAGE.with_name(PLOT_NAME).write_text(pareto_svg([*rows, *fewer]), encoding="utf-8")
+    PAGE.write_text(page(rows, fewer, autos, journal, groups, peers), encoding="utf-8")
     print(PAGE)
     return 0
 
@@ -101,49 +109,36 @@ def plan_autos(checkpoint: Checkpoint, measurements: Path) -> dict[str, AutoPlan
     return {n: plan_automatically(checkpoint, measurements, TARGET, budget) for n, budget in budgets.items()}
 
 
-def build_all(checkpoint: Checkpoint, autos: Mapping[str, AutoPlan], images: str, folder: Path) -> dict[str, Bundle]:
-    """A bundle for every recipe and every ``auto``."""
-    plans = {name: plan_of(name) for name in RECIPES} | {name: auto.best.precisions for name, auto in autos.items()}
-    seen = open_images(images)
-    bundles = {}
-    for index, (name, plan) in enumerate(plans.items()):
+def build_once(checkpoint: Checkpoint, plan: PrecisionPlan, images: str, name: str) -> Path:
+    """The bundle of a plan, from an earlier run if there is one."""
+    out = BUNDLES / name.replace(" ", "-")
+    if not out.exists():
         wants = plan.is_calibrated or plan.has_int8
-        bundles[name] = build(checkpoint, plan, TARGET, folder / str(index), images=seen if wants else None)
-    return bundles
+        build(checkpoint, plan, TARGET, out, images=open_images(images) if wants else None)
+    return out.absolute()
 
 
-def measure(bundles: Mapping[str, Bundle], scenes: int) -> list[Row]:
-    """Inspect ``scenes`` scenes with every bundle, clear and hazy."""
-    seeds = range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + scenes)
-    traced = [render_scene(_FIRST_TRACED_SEED + index) for index in range(TRACED)]
-    reference = traces(bundles["fp16"].path, traced)
-    rows = []
-    for name, bundle in bundles.items():
-        clear, hazy = Tally(), Tally()
-        with Inspector.open(bundle.path) as inspector:
-            for seed in tqdm(seeds, desc=name, unit="scene", disable=None):
-                scene = render_scene(seed)
-                clear.add(scene, inspector.inspect(scene.image))
-                scene = in_haze(scene)
-                hazy.add(scene, inspector.inspect(scene.image))
-        found = traces(bundle.path, traced)
-        rows.append(
-            Row(
-                name,
-                bundle.manifest.size_bytes,
-                sum(bundle.manifest.ledger.values()),
-                float(np.mean([divergence(*pair) for pair in zip(found, reference, strict=True)])),
-                clear.scores(),
-                hazy.scores(),
-            )
-        )
-    return rows
+def build_treated(
+    checkpoint: Checkpoint, groups: tuple[WeightGroup, ...], images: str, folder: Path
+) -> Iterator[tuple[str, Path]]:
+    """Bundles of fewer bits, and what they are called."""
+    treatments = {method: treatment_from_text(method) for method, _ in FEWER_BITS}
+    write_treated(checkpoint, open_images(images), list(treatments.values()), folder)
+    for method, component in FEWER_BITS:
+        experiment = together(groups, treatments[method], component)
+        found = treated_checkpoint(checkpoint, groups, experiment, folder)
+        name = f"{component or 'everything'}, {method}"
+        plan = replace(load_recipe("fp16"), recipe=name)
+        yield name, build_once(found, plan, images, name)
 
 
-def in_haze(scene: Scene) -> Scene:
-    """The scene with less contrast around its mean brightness."""
-    mean = scene.image.mean(axis=(0, 1))
-    return replace(scene, image=np.round(mean + HAZE * (scene.image - mean)).astype(np.uint8))
+def _bytes(groups: tuple[WeightGroup, ...], component: str, method: str) -> int:
+    """What weights of a component would take at some bits, with a scale of 16 bits a block, and the others at 16."""
+    treatment = treatment_from_text(method)
+    whole = "" if component == "everything" else component
+    coarse = together(groups, treatment, whole).treatments
+    few = treatment.bits + 16 / treatment.block_size
+    return round(sum(group.parameters * (few if group.name in coarse else 16) for group in groups) / 8)
 
 
 if __name__ == "__main__":

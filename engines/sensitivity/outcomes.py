@@ -53,10 +53,10 @@ class Result:
     severity_exact: float
     caption_overlap: float  # F1 of the words in descriptions of true findings, 0 for those that are missed
     answer_loss: float
-    question_loss: float
-    questions_wrong: float
     features_error: float
     logits_divergence: float
+    question_loss: float | None = None  # None in journals from before questions were asked
+    questions_wrong: float | None = None
 
 
 def reported(scene: Scene, report: InspectionReport) -> Reported:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from engines.sensitivity.grid import Experiment
+from engines.sensitivity.grid import Experiment, together
 from engines.sensitivity.groups import WeightGroup
 from engines.sensitivity.journal import Journal
 from engines.sensitivity.outcomes import Result
 from engines.sensitivity.treatments import Treatment
 
 # What a treatment costs, each as a difference from the untouched model that grows as things get worse.
-MEASURES: Mapping[str, Callable[[Result, Result], float]] = {
+MEASURES: Mapping[str, Callable[[Result, Result], float | None]] = {
     "answer_loss": lambda found, untouched: found.answer_loss - untouched.answer_loss,
-    "question_loss": lambda found, untouched: found.question_loss - untouched.question_loss,
+    "question_loss": lambda found, untouched: _difference(found.question_loss, untouched.question_loss),
     "logits_divergence": lambda found, _: found.logits_divergence,
     "features_error": lambda found, _: found.features_error,
     "macro_f1": lambda found, untouched: untouched.macro_f1 - found.macro_f1,
@@ -32,10 +32,13 @@ def alone(
     found: dict[str, dict[str, float]] = {}
     for group in groups:
         results = {str(t): journal.results.get(Experiment({group.name: t}).key) for t in treatments}
-        found[group.name] = {
-            name: MEASURES[measure](result, untouched) for name, result in results.items() if result is not None
-        }
+        losses = {name: MEASURES[measure](result, untouched) for name, result in results.items() if result is not None}
+        found[group.name] = {name: loss for name, loss in losses.items() if loss is not None}
     return found
+
+
+def _difference(found: float | None, untouched: float | None) -> float | None:
+    return None if found is None or untouched is None else found - untouched
 
 
 def sensitivity_table(journal: Journal, groups: Sequence[WeightGroup], treatments: Sequence[Treatment]) -> str:
@@ -57,22 +60,23 @@ def component_table(
     *,
     per_million: bool = False,
 ) -> str:
-    """What the groups of each component lose in sum, a treatment a row, as Markdown.
+    """What the model loses with all of a component treated, and with everything, a treatment a row, as Markdown.
 
     Components differ in size: what a million parameters of each are worth shows where bits are spent best.
     """
-    components = list(dict.fromkeys(group.component for group in groups))
-    sizes = {c: sum(group.parameters for group in groups if group.component == c) / 1e6 for c in components}
-    lines = [f"| {measure} | " + " | ".join(f"{c} ({sizes[c]:.2f} M)" for c in components) + " |"]
+    components = (*dict.fromkeys(group.component for group in groups), "")
+    sizes = {c: sum(group.parameters for group in groups if c in ("", group.component)) / 1e6 for c in components}
+    lines = [f"| {measure} | " + " | ".join(f"{c or 'everything'} ({sizes[c]:.2f} M)" for c in components) + " |"]
     lines.append("|---|" + "---:|" * len(components))
+    untouched = journal.results[Experiment({}).key]
     for treatment in treatments:
-        lost = alone(journal, groups, [treatment], measure)
         cells = []
         for component in components:
-            values = [value for group in groups if group.component == component for value in lost[group.name].values()]
-            total = sum(values) / (sizes[component] if per_million else 1)
-            cells.append(f"{total:.4f}" if values else "")
-        lines.append(f"| {treatment} | " + " | ".join(cells) + " |")
+            result = journal.results.get(together(groups, treatment, component).key)
+            lost = None if result is None else MEASURES[measure](result, untouched)
+            cells.append("" if lost is None else f"{lost / (sizes[component] if per_million else 1):.4f}")
+        if any(cells):
+            lines.append(f"| {treatment} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
