@@ -56,12 +56,18 @@ class Worker:
     def __init__(self, patient=False, cameras=(CAMERA,), **options):
         self.published = []
         self.failures = []
+        self.answer_failure = None
         self.answers = []
         self.inspector = Patient(patient)
         self.started, self.let_go = self.inspector.started, self.inspector.let_go
         self.pipeline = Pipeline(
-            cameras, self._to_frame, self.inspector, self.published.append, self.failures.append, **options
+            cameras, self._to_frame, self.inspector, self.published.append, self._hear_failure, **options
         )
+
+    def _hear_failure(self, failed):
+        self.failures.append(failed)
+        if self.answer_failure is not None:
+            raise self.answer_failure
 
     def _to_frame(self, number):
         if number < 0:
@@ -116,6 +122,15 @@ def test_a_failed_frame_is_told_and_forgotten_at_the_next_success():
     worker.offer_and_wait(1)
     assert worker.pipeline.status().last_failure is None
     assert worker.pipeline.counters() == Counters(received=2, reported=1, dropped=0, failed=1)
+
+
+def test_who_is_told_of_a_failure_may_fail_and_the_next_frame_is_inspected():
+    worker = Worker()
+    worker.answer_failure = ZeroDivisionError("no such topic")
+    worker.offer_and_wait(-1)
+    worker.offer_and_wait(1)
+    assert [inspected.message for inspected in worker.published] == [1]
+    assert worker.pipeline.counters() == Counters(received=2, reported=1, failed=1)
 
 
 def test_stopping_finishes_the_frame_in_progress_and_drops_the_one_that_waits():

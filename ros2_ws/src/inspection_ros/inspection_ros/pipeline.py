@@ -162,17 +162,21 @@ class Pipeline(Generic[Message]):
         self._worker.start()
 
     def _work(self, shift: int, inspector: ClosableInspector) -> None:
-        while not self._stopping.is_set():
-            self._rest(inspector)
-            turn = self._intake.take(_IDLE_WAIT_S)
+        while shift == self._shift and not self._stopping.is_set():
+            self._take_turn(shift, inspector)
+        if shift != self._shift:
+            inspector.close()
+
+    def _take_turn(self, shift: int, inspector: ClosableInspector) -> None:
+        self._rest(inspector)
+        turn = self._intake.take(_IDLE_WAIT_S)
+        try:
             if turn is not None and turn[1] is not None:
                 self._process(shift, inspector, turn[1])
             if shift == self._shift:
                 self._serve_requests(shift, inspector)
-            if shift != self._shift:
-                break
-        if shift != self._shift:
-            inspector.close()
+        except Exception as error:  # of those who are told; without this thread the node would only seem alive
+            self._tally.worry(_words(error))
 
     def _rest(self, inspector: ClosableInspector) -> None:
         """Wait as long as memory or heat ask for, before a frame is taken that would be an old one afterwards."""
