@@ -78,7 +78,7 @@ def against_context(path: Path) -> list[Panel]:
         decoder.append([7] * CHUNK)  # binds memory
         for _ in range(PASSES):
             decoder.forget()
-            for length in range(0, CONTEXT - 2 * CHUNK, CHUNK + TOKENS):
+            for length in range(0, CONTEXT - CHUNK - TOKENS, CHUNK + TOKENS):
                 read.setdefault(length, []).append(_seconds(lambda: decoder.append([7] * CHUNK)))
                 tokens_s = [_seconds(lambda: decoder.append([7])) for _ in range(TOKENS)]
                 written.setdefault(length + CHUNK, []).append(min(tokens_s))

@@ -22,8 +22,13 @@ CONTEXT = 1280  # positions that a peer reserves: an image and the longest promp
 PROMPTS = (128, 640)  # tokens of the prompts that are timed
 TOKENS = 12  # decoded behind each, one at a time
 _TOKEN = 7
-PEERS = {"edge-runtime": "ours", "llama.cpp": "llama_cpp_python", "onnxruntime-genai": "genai"}
-PEERS |= {"transformers bfloat16": "torch_bfloat16", "transformers float32": "torch_float32"}
+PEERS = {  # modules of this package, and what opens the peer
+    "edge-runtime": ("ours", "open_peer"),
+    "llama.cpp": ("llama_cpp_python", "open_peer"),
+    "onnxruntime-genai": ("genai", "open_peer"),
+    "transformers bfloat16": ("torch_llama", "open_bfloat16"),
+    "transformers float32": ("torch_llama", "open_float32"),
+}
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,9 @@ def _token_s(peer: Peer, before: int, is_read: bool = False) -> float:
 def main() -> int:
     """Print the figures of one peer."""
     name, files, model, layers, threads = sys.argv[1:]
-    module = importlib.import_module(f"benchmarks.peers.{PEERS[name]}")
-    figures = figures_of(lambda: module.open_peer(Path(files), model, int(layers) or None, int(threads)))
+    module, opener = PEERS[name]
+    open_peer = getattr(importlib.import_module(f"benchmarks.peers.{module}"), opener)
+    figures = figures_of(lambda: open_peer(Path(files), model, int(layers) or None, int(threads)))
     print(json.dumps(asdict(figures)))
     return 0
 

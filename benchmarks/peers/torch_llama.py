@@ -1,22 +1,23 @@
-"""``transformers`` on torch, at one of its types: a few of the layers, and what all of them would take calculated."""
+"""``transformers`` on torch in bfloat16 or float32: a few layers, and what all of them would take calculated."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from benchmarks.peers.measure import clocked
+from benchmarks.peers.measure import Peer, clocked
 from benchmarks.peers.shapes import llama_of, vision_config_of
 
 _DEPTH = 4  # layers that are run; time grows by as much with every layer more, and 32 in float32 would take 27 GB
 
 
-class TorchPeer:
+class _TorchPeer:
     """Random weights, made in memory."""
 
     def __init__(self, model: str, layers: int | None, threads: int, dtype: torch.dtype) -> None:
@@ -70,3 +71,13 @@ class TorchPeer:
 
     def _leave(self, *_: Any) -> None:
         self._left_s = time.perf_counter()
+
+
+def open_bfloat16(files: Path, model: str, layers: int | None, threads: int) -> Peer:
+    """Nothing is read of ``files``."""
+    return _TorchPeer(model, layers, threads, torch.bfloat16)
+
+
+def open_float32(files: Path, model: str, layers: int | None, threads: int) -> Peer:
+    """Nothing is read of ``files``."""
+    return _TorchPeer(model, layers, threads, torch.float32)
