@@ -41,7 +41,6 @@ BUNDLES = Path("out/quantization")
 RECIPES = (
     "fp16",
     "asymmetric-int8",
-    "asymmetric-int8-percentile",
     "asymmetric-int4",
     "asymmetric-int4-gptq",
     "asymmetric-int4-awq",
@@ -99,12 +98,11 @@ def plan_of(name: str) -> PrecisionPlan:
 def plan_autos(checkpoint: Checkpoint, measurements: Path) -> dict[str, AutoPlan]:
     """What ``auto`` chooses at the memory of some recipes, and halfway between."""
     memory = {name: plan_bundle(checkpoint, plan_of(name), TARGET).ledger.planned_bytes for name in RECIPES}
-    small, usual, large = memory["uniform-int4"], memory["asymmetric-int4"], memory["fp16"]
+    small, usual = memory["uniform-int4"], memory["asymmetric-int4"]
     budgets = {
         "auto, memory of uniform-int4": small,
         "auto, halfway to asymmetric-int4": (small + usual) // 2,
         "auto, memory of asymmetric-int4": usual,
-        "auto, halfway to fp16": (usual + large) // 2,
     }
     return {n: plan_automatically(checkpoint, measurements, TARGET, budget) for n, budget in budgets.items()}
 

@@ -80,7 +80,8 @@ As trained:
 ## Where it breaks
 
 No engine has formats of 2 and 3 bits. Weights rounded to as many, and run at float16 on the hard scenes, show where
-the model breaks. Bytes count a scale of 16 bits for every 128 weights.
+the model breaks; on the first {len(fewer[0].hard.reports)} of them. Bytes count a scale of 16 bits for every 128
+weights.
 
 {recipe_table(fewer, wide, "hard")}
 
