@@ -1,51 +1,57 @@
-"""Our 4-bit rounding beside public implementations: same weights, same calibration rows, same held-out rows, one run.
+"""Our rounding beside public implementations: same weights, same calibration rows, same held-out rows, one run.
 
-    pip install nvidia-modelopt llmcompressor torch transformers
-    python -m benchmarks.bench_rounding [--checkpoint DIR] [--calibrate 16] [--held-out 10] [--out FILE]
+    pip install nvidia-modelopt llmcompressor onnxruntime torch transformers
+    OPENBLAS_NUM_THREADS=1 python -m benchmarks.bench_rounding [--calibrate 16] [--held-out 40] [--out FILE]
 
-Every matrix of the reference inspector's decoder is rounded to symmetric INT4 in blocks of 128: by us, by ModelOpt's
-AWQ (``INT4_AWQ_CFG``) and by llm-compressor's GPTQ (act-order ``weight``, damping 0.01). Rows are those that the model
-itself makes of rendered scenes, prompt and true answer included. Said of each: squared error of the outputs over the
-outputs on rows that nothing saw, perplexity of true answers with all of the decoder rounded, and seconds of CPU.
+Every matrix of the reference inspector's decoder is rounded (``rounding_methods.py`` has the ways): to symmetric INT4
+in blocks of 128, by us, by ModelOpt's AWQ (``INT4_AWQ_CFG``) and llm-compressor's GPTQ (act-order ``weight``, damping
+0.01); and to INT8 with its inputs, by us and by ``onnxruntime.quantization.quantize_static`` (a scale a channel). Rows
+are those that the model itself makes of rendered scenes, prompt and true answer included.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import modelopt.torch.quantization as mtq
 import numpy as np
 import torch
-from compressed_tensors.quantization import QuantizationArgs
-from compressed_tensors.quantization.utils import calculate_qparams
-from llmcompressor.modifiers.gptq.gptq_quantize import quantize_weight
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
+from benchmarks.rounding_methods import METHODS, Rounded
 from edge_runtime.preprocessing import pixels_from_frame
 from edge_runtime.report import answer_from_findings
 from engines.families import read_model
-from engines.quantize.activations import measure_activations
-from engines.quantize.awq import quantize_awq
-from engines.quantize.gptq import quantize_gptq
-from engines.quantize.int4 import dequantize
-from engines.quantize.rtn import quantize_rtn
 from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
 from engines.synthetic import open_checkpoint
 
 CHECKPOINT = Path(__file__).parents[1] / "engines" / "reference" / "checkpoint"
-BLOCK = 128
+FIRST_CALIBRATION_SEED = 2_000_000_000
+_ROWS_OF_SCENES = 10  # of the held-out ones: errors of outputs need fewer than perplexity does
 _HEADING = """## Beside public implementations
 
-The decoder's matrices in symmetric INT4, blocks of 128, all methods on the same weights and the same rows of rendered
-scenes (`benchmarks/bench_rounding.py`). Errors are those of the outputs over the outputs, squared, mean of all
-matrices: on rows of scenes that were held out, and on those that were seen."""
-FIRST_CALIBRATION_SEED = 2_000_000_000
+The decoder's matrices, all methods on the same weights and the same rows of {calibrate} rendered scenes
+(`benchmarks/bench_rounding.py`, one run, one thread): symmetric INT4 in blocks of 128; and INT8 with a scale an output
+channel, and inputs in 8 bits too. Errors are those of the outputs over the outputs, squared, mean of all matrices: on
+rows of scenes that were held out, and on those that were seen. Divergence is in nats a token, how far the choice of the
+next one moves from float32's; perplexity is that of true answers, with the standard error of its difference to
+float32's: both on {held_out} scenes that were held out, with the whole decoder rounded. Memory is the peak beyond what
+the process held before."""
 Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A scene with its true answer, as the decoder reads it."""
+
+    embeddings: torch.Tensor  # (1, T, D)
+    answer: list[int]
 
 
 class Subject:
@@ -62,110 +68,119 @@ class Subject:
         self._read = read_model(open_checkpoint(str(checkpoint)))
 
     @torch.no_grad()
-    def run(self, seeds: range, rows: dict[str, list[Float32]] | None = None) -> float:
-        """Perplexity of the true answers to scenes; what each matrix receives is added to ``rows``."""
-        spec, prompt, eos = self._read.spec, self._read.prompt, self._read.spec.eos_token_ids[0]
+    def question(self, seed: int) -> Question:
+        """The scene of a seed."""
+        spec, prompt, scene = self._read.spec, self._read.prompt, render_scene(seed)
+        answer = [*self._ids(answer_from_findings(scene.findings)), spec.eos_token_ids[0]]
+        pixels = torch.tensor(pixels_from_frame(scene.image, self._read.preprocessing))
+        [image] = self.model.get_image_features(pixel_values=pixels).pooler_output
+        before = self._rows([spec.bos_token_id, *self._ids(prompt.before_image)])
+        after = self._rows([*self._ids(prompt.after_image), *answer])
+        return Question(torch.cat([before, image, after])[None], answer)
+
+    @torch.no_grad()
+    def log_probabilities(self, question: Question) -> Float32:
+        """Of each next token, along the true answer: (tokens, vocabulary)."""
+        hidden = self.model.model.language_model(inputs_embeds=question.embeddings).last_hidden_state
+        logits = self.model.lm_head(hidden[0, -len(question.answer) - 1 : -1])
+        return np.asarray(logits.log_softmax(-1).numpy())
+
+    def rows(self, questions: Sequence[Question]) -> dict[str, Float32]:
+        """What each matrix receives."""
+        found: dict[str, list[Float32]] = {name: [] for name in self.linears}
         hooks = [
-            module.register_forward_pre_hook(
-                lambda _, inputs, name=name: rows.setdefault(name, []).append(inputs[0][0].numpy().copy())
-            )
-            for name, module in (self.linears.items() if rows is not None else ())
+            module.register_forward_pre_hook(lambda _, x, kept=found[name]: kept.append(x[0][0].numpy().copy()))
+            for name, module in self.linears.items()
         ]
-        loss, count = 0.0, 0
-        for seed in seeds:
-            scene = render_scene(seed)
-            answer = [*self._ids(answer_from_findings(scene.findings)), eos]
-            before, after = self._ids(prompt.before_image), self._ids(prompt.after_image)
-            image = [spec.image_token_id] * spec.num_image_tokens
-            pixels = torch.tensor(pixels_from_frame(scene.image, self._read.preprocessing))
-            ids = torch.tensor([[spec.bos_token_id, *before, *image, *after, *answer]])
-            logits = self.model(input_ids=ids, pixel_values=pixels).logits[0, -len(answer) - 1 : -1]
-            loss -= float(logits.log_softmax(-1)[range(len(answer)), answer].sum())
-            count += len(answer)
+        for question in questions:
+            self.log_probabilities(question)
         for hook in hooks:
             hook.remove()
-        return float(np.exp(loss / count))
+        return {name: np.concatenate(rows) for name, rows in found.items()}
+
+    def judge(self, rounded: dict[str, Rounded], questions: Sequence[Question], truth: Sequence[Float32]) -> str:
+        """Divergence and perplexity with every matrix rounded, as two cells of a table."""
+        kept = {name: module.weight.data for name, module in self.linears.items()}
+        hooks = []
+        for name, found in rounded.items():
+            self.linears[name].weight.data = torch.tensor(found.weight)
+            hooks.append(self.linears[name].register_forward_pre_hook(lambda _, x, f=found: (f.inputs(x[0]),)))
+        ours = [self.log_probabilities(question) for question in questions]
+        for hook in hooks:
+            hook.remove()
+        for name, weight in kept.items():
+            self.linears[name].weight.data = weight
+        divergence = np.mean([(np.exp(t) * (t - o)).sum(1).mean() for t, o in zip(truth, ours, strict=True)])
+        tokens = np.array([len(question.answer) for question in questions])
+        change = _losses(ours, questions) - _losses(truth, questions)  # nats of a scene
+        perplexity = np.exp(_losses(ours, questions).sum() / tokens.sum())
+        doubt = perplexity * np.std(change - change.sum() / tokens.sum() * tokens) * np.sqrt(len(tokens)) / tokens.sum()
+        return f"{divergence:.5f} | {perplexity:.4f} ± {doubt:.4f}"
+
+    def _rows(self, ids: list[int]) -> torch.Tensor:
+        rows: torch.Tensor = self.model.get_input_embeddings()(torch.tensor(ids))
+        return rows
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
         return ids
 
 
-def by_us(method: str) -> Callable[[Float32, Float32], Float32]:
-    def round_matrix(weight: Float32, rows: Float32) -> Float32:
-        if method == "rtn":
-            return dequantize(quantize_rtn(weight, BLOCK))
-        activations = measure_activations(rows)
-        if method == "gptq":
-            return dequantize(quantize_gptq(weight, BLOCK, activations).matrix)
-        found = quantize_awq(weight, BLOCK, activations)
-        return dequantize(found.calibrated.matrix) / found.input_scales
-
-    return round_matrix
-
-
-def by_modelopt(weight: Float32, rows: Float32) -> Float32:
-    model = torch.nn.Sequential(torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False))
-    model[0].weight.data = torch.tensor(weight)
-    with torch.no_grad():
-        batches = torch.tensor(rows).split(512)
-        mtq.quantize(model, mtq.INT4_AWQ_CFG, forward_loop=lambda m: [m(batch) for batch in batches])
-        return model(torch.eye(weight.shape[1])).T.numpy()  # what the matrix does, input scales included
-
-
-def by_llmcompressor(weight: Float32, rows: Float32) -> Float32:
-    arguments = QuantizationArgs(num_bits=4, symmetric=True, strategy="group", group_size=BLOCK, actorder="weight")
-    matrix, x = torch.tensor(weight), torch.tensor(rows)
-    grouped = matrix.unflatten(1, (-1, BLOCK))
-    scale, zero_point = calculate_qparams(grouped.amin(-1), grouped.amax(-1), arguments)
-    hessian = 2 / len(x) * x.T @ x
-    found, _, _ = quantize_weight(matrix[None], hessian[None], scale[None], zero_point[None], None, arguments)
-    return found[0].numpy()
-
-
-METHODS: Mapping[str, Callable[[Float32, Float32], Float32]] = {
-    "rounding to nearest": by_us("rtn"),
-    "AWQ, ModelOpt": by_modelopt,
-    "AWQ, ours": by_us("awq"),
-    "GPTQ, llm-compressor": by_llmcompressor,
-    "GPTQ, ours": by_us("gptq"),
-}
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--calibrate", type=int, default=16, help="scenes (%(default)s)")
-    parser.add_argument("--held-out", type=int, default=10, help="scenes (%(default)s)")
+    parser.add_argument("--held-out", type=int, default=40, help="scenes (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("docs/quantization-peers.md"), help="(%(default)s)")
     args = parser.parse_args()
+    torch.set_num_threads(1)
     subject = Subject(args.checkpoint)
-    seen: dict[str, list[Float32]] = {}
-    unseen: dict[str, list[Float32]] = {}
-    held_out = range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + args.held_out)
-    subject.run(range(FIRST_CALIBRATION_SEED, FIRST_CALIBRATION_SEED + args.calibrate), seen)
-    perplexity = subject.run(held_out, unseen)
-    lines = [_HEADING, "", f"Perplexity of true answers at float32: {perplexity:.4f}.", ""]
-    lines += ["| method | output error, held out | seen | perplexity | CPU seconds |", "|---|---:|---:|---:|---:|"]
+    calibration = [subject.question(FIRST_CALIBRATION_SEED + i) for i in range(args.calibrate)]
+    questions = [subject.question(FIRST_HELD_OUT_SEED + i) for i in range(args.held_out)]
+    seen, unseen = subject.rows(calibration), subject.rows(questions[:_ROWS_OF_SCENES])
+    truth = [subject.log_probabilities(question) for question in questions]
+    tokens = sum(len(question.answer) for question in questions)
     weights = {name: module.weight.detach().numpy().copy() for name, module in subject.linears.items()}
-    for method, round_matrix in METHODS.items():
-        errors, spent = [], 0.0
-        for name, weight in weights.items():
-            rows, others = np.concatenate(seen[name]), np.concatenate(unseen[name])
-            started = time.process_time()
-            rounded = round_matrix(weight.copy(), rows)
-            spent += time.process_time() - started
-            errors.append([_error(weight, rounded, x) for x in (others, rows)])
-            subject.linears[name].weight.data = torch.tensor(rounded)
-        held, own = np.mean(errors, axis=0)
-        lines.append(f"| {method} | {held:.2e} | {own:.2e} | {subject.run(held_out):.4f} | {spent:.1f} |")
-    args.out.write_text("\n".join([*lines, ""]), encoding="utf-8")  # stdout is where the others chat
+    lines = [_HEADING.format(**vars(args)), ""]
+    lines += [f"Perplexity at float32: {np.exp(_losses(truth, questions).sum() / tokens):.4f}."]
+    for kind, methods in METHODS.items():
+        lines += ["", f"| {kind} | output error, held out | seen | divergence | perplexity | CPU seconds | memory |"]
+        lines += ["|---|---:|---:|---:|---:|---:|---:|"]
+        for method, round_matrix in methods.items():
+            round_matrix(next(iter(weights.values())), next(iter(seen.values())))  # what is imported is not counted
+            _forget_peak()
+            started, before = time.process_time(), _memory_mb("VmRSS")
+            rounded = {name: round_matrix(weight.copy(), seen[name]) for name, weight in weights.items()}
+            spent, peak = time.process_time() - started, _memory_mb("VmHWM") - before
+            errors = [[_error(weights[n], rounded[n], rows[n]) for rows in (unseen, seen)] for n in weights]
+            held, own = np.mean(errors, axis=0)
+            judged = subject.judge(rounded, questions, truth)
+            lines.append(f"| {method} | {held:.2e} | {own:.2e} | {judged} | {spent:.1f} | {peak:.0f} MB |")
+            args.out.write_text("\n".join([*lines, ""]), encoding="utf-8")  # stdout is where the others chat
     return 0
 
 
-def _error(weight: Float32, rounded: Float32, rows: Float32) -> float:
+def _losses(found: Sequence[Float32], questions: Sequence[Question]) -> NDArray[np.float64]:
+    """What the true answers cost, in nats: (questions,)."""
+    pairs = zip(found, questions, strict=True)
+    return np.array([-logs[np.arange(len(q.answer)), q.answer].sum(dtype=np.float64) for logs, q in pairs])
+
+
+def _error(weight: Float32, rounded: Rounded, rows: Float32) -> float:
     expected = rows.astype(np.float64) @ weight.T
-    return float(np.square(rows @ rounded.T - expected).sum() / np.square(expected).sum())
+    found = rounded.inputs(torch.tensor(rows)).numpy() @ rounded.weight.T
+    return float(np.square(found - expected).sum() / np.square(expected).sum())
+
+
+def _forget_peak() -> None:
+    """Have the peak start again from what is in use; Linux with glibc."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _memory_mb(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1000
 
 
 if __name__ == "__main__":
