@@ -115,11 +115,13 @@ $(PARITY_VENV): | check-python
 	.venv-parity/bin/pip install -qq --editable '.[build,dev,parity]'
 	@touch $@
 
-# GCC 12 drops the stores that set up AMX's tiles in llama.cpp, which then crashes at its first prompt.
+# GCC 12 drops the stores that set up AMX's tiles in llama.cpp, which then crashes at its first prompt. A wheel in pip's
+# cache may have been compiled so.
 $(PEERS_VENV): | check-python
 	rm -rf .venv-peers
 	$(PYTHON) -m venv .venv-peers
-	CMAKE_ARGS='-DCMAKE_CXX_FLAGS="-fno-tree-dse -fno-dse"' .venv-peers/bin/pip install -qq --editable '.[build,peers]'
+	CMAKE_ARGS='-DCMAKE_CXX_FLAGS="-fno-tree-dse -fno-dse"' \
+		.venv-peers/bin/pip install -qq --no-cache-dir --editable '.[build,peers]'
 	@touch $@
 
 $(RTX_VENV): | check-python
