@@ -77,9 +77,9 @@ def main() -> int:
     seen = load_seen(SCENES)
     rows = []
     for name, plan in plans.items():
-        manifest = plan_bundle(checkpoint, plan, TARGET).manifest
-        memory = sum(manifest.ledger.values())
-        rows.append(Row(name, manifest.size_bytes, memory, *(seen[s][known[name]] for s in seen)))
+        planned = plan_bundle(checkpoint, plan, TARGET)
+        sizes = planned.manifest.size_bytes, planned.ledger.planned_bytes
+        rows.append(Row(name, *sizes, *(seen[conditions][known[name]] for conditions in seen)))
     fewer = [Row(name, _bytes(groups, *name.split(", ")), None, *(seen[s][name] for s in seen)) for name in treated]
     peers = PEERS.read_text(encoding="utf-8").splitlines() if PEERS.exists() else []
     PAGE.with_name(PLOT_NAME).write_text(pareto_svg([*rows, *fewer]), encoding="utf-8")
