@@ -19,7 +19,6 @@ from edge_runtime.bundle import Bundle
 from edge_runtime.decoder import Decoder
 from edge_runtime.embedding import Embedding, open_embedding
 from edge_runtime.errors import BudgetExceededError
-from edge_runtime.huge_pages import use_huge_pages
 from edge_runtime.manifest import Component, Manifest, TensorSpec
 from edge_runtime.preprocessing import Float32
 from edge_runtime.pressure import Watch
@@ -55,7 +54,6 @@ class LoadedBundle:
                 stack.callback(self.backend.close)
                 self._note("process", resident_bytes())
                 self._engines = self._load_engines(bundle, stack)
-                use_huge_pages()
                 self._held_bytes = self.backend.held_bytes
                 watch.check_room("the cache", self._cache_bytes)
                 self._bind(capacity)
