@@ -6,11 +6,11 @@ the resident memory of the process and all its descendants is sampled, and whoev
 
 from __future__ import annotations
 
-import os
 import subprocess
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -40,13 +40,11 @@ def run_confined(command: list[str], limit_bytes: int) -> Ended:
     try:
         assert process.stdout is not None
         output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
+        code = process.wait()
     finally:
         has_ended.set()
         sampler.join()
-    process.returncode = os.waitstatus_to_exitcode(status)
-    peak_bytes = max(*peaks_bytes, usage.ru_maxrss * 1024)  # the kernel's own, which misses nothing of one process
-    return Ended(process.returncode, output, peak_bytes, time.monotonic() - started_s, is_confined)
+    return Ended(code, output, peaks_bytes[0], time.monotonic() - started_s, is_confined)
 
 
 def _has_scopes() -> bool:
@@ -60,7 +58,15 @@ def _sample(pid: int, peaks_bytes: list[int], has_ended: threading.Event) -> Non
     while not has_ended.wait(_SAMPLE_S):
         try:
             whole = psutil.Process(pid)
-            resident = [process.memory_info().rss for process in (whole, *whole.children(recursive=True))]
-        except psutil.Error:  # one of them has just ended
+            family = [whole, *whole.children(recursive=True)]
+            together = sum(process.memory_info().rss for process in family)
+            alone = max(_highest_bytes(process.pid) for process in family)
+        except (psutil.Error, OSError):  # one of them has just ended
             continue
-        peaks_bytes.append(max(peaks_bytes.pop(), sum(resident)))
+        peaks_bytes.append(max(peaks_bytes.pop(), together, alone))
+
+
+def _highest_bytes(pid: int) -> int:
+    """The kernel's own mark, which misses no peak between two samples; ru_maxrss would count who forked it, too."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
