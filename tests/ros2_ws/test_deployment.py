@@ -1,9 +1,7 @@
-"""What is deployed fits the nodes: parameter files, launch files, the systemd unit and the security policy."""
+"""What is deployed fits the nodes: parameter files, launch files and the security policy."""
 
 import os
-import re
 import runpy
-import shutil
 import signal
 import subprocess
 import sys
@@ -92,18 +90,6 @@ def test_the_security_policy_allows_exactly_what_recorder_and_camera_do(rig, pol
         running.destroy_node()
 
 
-def test_the_systemd_unit_is_sound_and_names_arguments_that_the_launch_file_has():
-    unit = CONFIG / "systemd" / "inspection.service"
-    named = set(re.findall(r"(\w+):=", unit.read_text()))
-    launched = (PACKAGE / "launch" / "drone.launch.py").read_text() + (
-        PACKAGE / "launch" / "inspection.launch.py"
-    ).read_text()
-    assert named <= set(re.findall(r'DeclareLaunchArgument\(\s*"(\w+)"', launched))
-    if shutil.which("systemd-analyze"):
-        verified = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60)
-        assert verified.stderr == ""
-
-
 def described(name):
     pytest.importorskip("launch_ros", reason="launch comes with a ROS installation, not from PyPI")
     return runpy.run_path(str(PACKAGE / "launch" / name))["generate_launch_description"]()
@@ -149,7 +135,9 @@ def test_a_launched_drone_reports_records_and_is_up_again_within_5_s_of_being_ki
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     paths = (str(ROOT), str(installed / f"lib/python{python}/site-packages"), os.environ.get("PYTHONPATH", ""))
     environment["PYTHONPATH"] = os.pathsep.join(paths)
+    rendered = installed / "share/inspection_ros/config/rendered_camera.yaml"
     arguments = [f"bundle:={tiny_bundle}", f"recordings:={tmp_path / 'flights'}"]
+    arguments += ["camera_package:=inspection_ros", "camera_executable:=player", f"camera_params:={rendered}"]
     launch_file = str(installed / "share/inspection_ros/launch/drone.launch.py")
     launch = subprocess.Popen(
         [sys.executable, "-c", LAUNCH, launch_file, *arguments],

@@ -26,7 +26,7 @@ def test_colcon_installs_nodes_launch_file_and_parameters(tmp_path):
     assert (prefix / "share/inspection_ros/launch/inspection.launch.py").is_file()
     assert (prefix / "share/inspection_ros/config/inspection.yaml").is_file()
     assert (prefix / "share/inspection_ros/launch/drone.launch.py").is_file()
-    for file in ("foxglove.json", "devices/orin-nx-16gb.yaml", "security/policy.xml", "systemd/inspection.service"):
+    for file in ("rendered_camera.yaml", "devices/desktop.yaml", "security/policy.xml", "systemd/inspection.service"):
         assert (prefix / "share/inspection_ros/config" / file).is_file()
     assert (prefix / "share/ament_index/resource_index/packages/inspection_ros").is_file()
     for executable in ("node", "player", "recorder"):

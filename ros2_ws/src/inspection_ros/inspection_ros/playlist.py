@@ -53,7 +53,7 @@ def _rendered(source: str, max_frames: int) -> Iterator[Frame]:
     if not seed.isdecimal():
         raise SourceError(f"{source!r} names no flight; give its number, for instance {RENDERED}1")
     try:
-        from engines.reference.flight import render_flight  # lazily: a drone carries no renderer
+        from engines.reference.flight import render_flight  # lazily: only who renders pays for it
     except ImportError as error:
         raise MissingDependencyError(f"cannot render a flight: {error}; install edge-runtime[build]") from error
     yield from render_flight(int(seed), max_frames or RENDERED_FRAMES)

@@ -1,7 +1,9 @@
 """Starts a whole drone: its camera, the inspection node and the flight recorder, each again where it dies.
 
 ros2 launch inspection_ros drone.launch.py bundle:=/data/bundle namespace:=drone1 device:=orin-nx-16gb \\
-    camera_package:=v4l2_camera camera_executable:=v4l2_camera_node image:=image_raw
+    camera_package:=v4l2_camera camera_executable:=v4l2_camera_node camera_params:=/data/camera.yaml image:=image_raw
+
+The camera has no default: a drone that was not told its camera must not report what another one sees.
 """
 
 from pathlib import Path
@@ -15,7 +17,6 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 INSPECTION = Path(__file__).with_name("inspection.launch.py")
 CONFIG = Path(__file__).parents[1] / "config"
-CAMERA = CONFIG / "camera.yaml"
 PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE"  # read by the Fast DDS of Humble and of Jazzy; other middleware ignores it
 
 
@@ -46,9 +47,9 @@ def generate_launch_description() -> LaunchDescription:
     )
     return LaunchDescription(
         [
-            DeclareLaunchArgument("camera_package", default_value="inspection_ros", description="Who has the camera."),
-            DeclareLaunchArgument("camera_executable", default_value="player", description="The camera's node."),
-            DeclareLaunchArgument("camera_params", default_value=str(CAMERA), description="The camera's parameters."),
+            DeclareLaunchArgument("camera_package", description="Package of the camera's node."),
+            DeclareLaunchArgument("camera_executable", description="The camera's node."),
+            DeclareLaunchArgument("camera_params", description="YAML file of the camera's parameters."),
             DeclareLaunchArgument("recordings", default_value="flights", description="Folder for recordings."),
             DeclareLaunchArgument("bundle", description="Folder of the engine bundle."),
             IncludeLaunchDescription(  # declares the other arguments
