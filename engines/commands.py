@@ -13,13 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.budget import format_bytes
-from edge_runtime.errors import BudgetExceededError, BuildError, RecipeError, SourceError, VerificationError
+from edge_runtime.errors import (
+    BudgetExceededError,
+    BuildError,
+    BundleCorruptError,
+    CheckpointError,
+    MissingDependencyError,
+    RecipeError,
+    SourceError,
+    VerificationError,
+)
 from edge_runtime.frames import open_source
 from engines.build import build
 from engines.calibrate import calibrate
 from engines.calibration.classifier import quantize_classifier
 from engines.calibration.images import DEFAULT_IMAGES, open_images
-from engines.checkpoint import Checkpoint
+from engines.checkpoint import Checkpoint, DirectoryCheckpoint
 from engines.device import load_device
 from engines.options import (
     check_build_options,
@@ -123,7 +132,11 @@ def _recipe(options: argparse.Namespace, checkpoint: Checkpoint, target: str) ->
 
 def _verify(options: argparse.Namespace) -> None:
     checkpoint = open_checkpoint(options.checkpoint) if options.checkpoint else None
-    result = verify(options.bundle, checkpoint, _load_images(options.images) if options.images else None)
+    frames = _load_images(options.images) if options.images else None
+    try:
+        result = verify(options.bundle, checkpoint, frames)
+    except BundleCorruptError as error:  # here no bad input, but the answer
+        raise VerificationError(str(error)) from error
     fidelity = result.fidelity.as_json() if result.fidelity else None
     lines = [f"{options.bundle}: {result.files} files unaltered, every engine runs"]
     if fidelity:
@@ -134,15 +147,18 @@ def _verify(options: argparse.Namespace) -> None:
     document = {"bundle": str(options.bundle), "files": result.files, "fidelity": fidelity}
     reasons = {"not_compared": result.not_compared, "complaints": result.complaints}
     _print_result(options, "\n".join(lines), {**document, **reasons})
-    if options.record:
-        if result.fidelity is None:
-            raise VerificationError(f"there is nothing to record: {result.not_compared}")
+    if options.record and result.fidelity:
         record_fidelity(options.bundle, result.fidelity)
     if result.complaints:
         raise VerificationError(
             f"{options.bundle} is not the model it was made from: {'; '.join(result.complaints)}; "
             "rebuild it, or choose a recipe that keeps more"
         )
+    if checkpoint and result.not_compared:  # or a script would take what was never asked for a yes
+        kind = MissingDependencyError if isinstance(checkpoint, DirectoryCheckpoint) else CheckpointError
+        raise kind(f"not compared with {options.checkpoint}: {result.not_compared}")
+    if options.record and not result.fidelity:
+        raise VerificationError(f"there is nothing to record: {result.not_compared}")
 
 
 def _sensitivity(options: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -31,6 +32,7 @@ from engines.precision import load_recipe
 from engines.synthetic import open_checkpoint
 from engines.targets import TARGETS
 from engines.verify import record_fidelity, verify
+from tests.engines.checkpoints import write_checkpoint
 
 FRAMES = [np.full((40, 60, 3), shade, np.uint8) for shade in (20, 200)]
 EXACT = Fidelity(1.0, logits_relative_error=0.0, logits_median_error=0.0, identical_tokens=1.0, positions=3)
@@ -89,6 +91,13 @@ def test_an_altered_file_is_named(bundle, name):
 
     with pytest.raises(BundleCorruptError, match=name):
         verify(bundle.path, None, FRAMES)
+
+
+def test_the_command_ends_with_3_where_a_file_was_altered(bundle, capsys):
+    (bundle.path / "tokenizer.json").write_bytes(bytes((bundle.path / "tokenizer.json").stat().st_size))
+
+    assert main(["verify", str(bundle.path)]) == 3
+    assert "tokenizer.json was altered" in capsys.readouterr().err
 
 
 def test_a_missing_file_is_named(bundle):
@@ -197,3 +206,20 @@ def test_every_precision_has_its_tolerance():
 def test_nothing_is_recorded_where_nothing_was_compared(bundle, capsys):
     assert main(["verify", str(bundle.path), "--record"]) == 3
     assert "nothing to record" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_cannot_be_compared_for_want_of_a_library_is_an_error(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
+    checkpoint, bundle = write_checkpoint(tiny, tmp_path / "checkpoint"), tmp_path / "bundle"
+    assert main(["build", str(checkpoint), "--out", str(bundle)]) == 0
+
+    assert main(["verify", str(bundle), "--checkpoint", str(checkpoint)]) == 1
+    said = capsys.readouterr()
+    assert "files unaltered, every engine runs" in said.out
+    assert "pip install 'edge-runtime[parity]'" in said.err
+    assert main(["verify", str(bundle)]) == 0
+
+
+def test_a_synthetic_checkpoint_to_compare_with_is_an_error_of_the_command(bundle, capsys):
+    assert main(["verify", str(bundle.path), "--checkpoint", "synthetic:tiny-llava"]) == 1
+    assert "leave --checkpoint out" in capsys.readouterr().err
