@@ -15,6 +15,8 @@ import pytest
 
 from edge_runtime.cli import main
 from edge_runtime.flight_log import load_flight
+from edge_runtime.loading import LoadedBundle
+from edge_runtime.preprocessing import Float32
 from edge_runtime.report import report_from_json
 
 
@@ -136,6 +138,26 @@ def test_bench_measures_the_frames_that_it_is_given_over_and_over(
     printed = capsys.readouterr().out
     assert printed.startswith("4 frames of 60x40, ")
     assert "ms to decode\n" in printed
+
+
+@pytest.mark.parametrize("source", [[], ["0.jpg"], ["."], ["still"]], ids=["noise", "image", "folder", "stills"])
+@pytest.mark.parametrize("frames", [1, 7])
+def test_bench_looks_at_every_frame_that_it_measures(
+    tiny_bundle: Path, photos: Path, source: list[str], frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "still").mkdir()
+    for index in range(2):
+        os.link(photos / "0.jpg", photos / "still" / f"{index}.jpg")
+    was_there_already: list[bool] = []
+    see = LoadedBundle.see
+
+    def note(loaded: LoadedBundle, pixels: Float32) -> bool:
+        was_there_already.append(see(loaded, pixels))
+        return was_there_already[-1]
+
+    monkeypatch.setattr(LoadedBundle, "see", note)
+    assert main(["bench", str(tiny_bundle), *(str(photos / name) for name in source), "--frames", str(frames)]) == 0
+    assert was_there_already == [False] * (1 + frames)  # one that is not measured
 
 
 def test_bench_without_a_frame_is_an_error(tiny_bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
