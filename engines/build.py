@@ -67,7 +67,7 @@ def build(
     stderr.
 
     Raises:
-        RecipeError: there is no such target; ``context`` leaves no room for an answer.
+        RecipeError: there is no such target; ``context`` leaves no room for an answer, or is more than the model has.
         CheckpointError: the checkpoint cannot be read, or is not supported.
         CalibrationError: activations are not finite, or nothing but zeros; a cache holds for something else.
         SourceError: there is no image to calibrate on.

@@ -50,7 +50,7 @@ def plan_bundle(
 
     Raises:
         RecipeError: there is no such target, or it lacks what the recipe asks for; ``context`` leaves no room for an
-            answer.
+            answer, or is more than the model has positions.
         CheckpointError: the checkpoint is not supported, or contradicts itself.
     """
     kind = target_kind(target)
@@ -61,9 +61,9 @@ def plan_bundle(
         )
     model = read_model(checkpoint, group_parameters)
     parts = tuple(piece for part in model.parts for piece in split_head(part, kind.head_parameters))
-    if context is not None and context < shortest_context(model):
+    if context is not None:
         _check_context(checkpoint, model, context)
-    context_tokens = min(context or max(_CONTEXT, shortest_context(model)), model.spec.max_positions)
+    context_tokens = context or min(max(_CONTEXT, shortest_context(model)), model.spec.max_positions)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=checkpoint.name,
@@ -101,6 +101,13 @@ def prompt_of(checkpoint: Checkpoint, model: Model) -> PromptTokens:
 
 
 def _check_context(checkpoint: Checkpoint, model: Model, context: int) -> None:
+    if context > model.spec.max_positions:
+        raise RecipeError(
+            f"a context of {context} tokens is more than the {model.spec.max_positions} positions that "
+            f"{checkpoint.name} was trained for; ask for a --context of {model.spec.max_positions} at most"
+        )
+    if context >= shortest_context(model):
+        return
     prompt = prompt_of(checkpoint, model)
     text_tokens, image_tokens = len(prompt.before_image) + len(prompt.after_image), model.spec.num_image_tokens
     if context <= text_tokens + image_tokens:

@@ -204,6 +204,16 @@ def test_a_context_that_leaves_no_room_for_an_answer_is_refused_with_one_that_do
     assert plan_of("tiny-llava", context=advised).context_tokens == advised
 
 
+@pytest.mark.parametrize("command", [["plan"], ["build", "--out", "bundle"]])
+def test_a_context_beyond_the_models_positions_is_refused_with_the_most_it_has(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+
+    assert main([*command, "synthetic:tiny-llava", "--context", "1025"]) == 1
+
+    assert "a --context of 1024 at most" in capsys.readouterr().err
+    assert plan_of("tiny-llava", context=1024).context_tokens == 1024
+
+
 def test_scratch_is_planned_for_the_longest_step_and_not_for_the_whole_context():
     short, long = (plan_of(target="tensorrt-rtx", context=context).ledger for context in (2048, 4096))
 
