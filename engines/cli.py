@@ -16,6 +16,7 @@ from typing import Any
 
 from edge_runtime.arguments import byte_budget, positive
 from edge_runtime.ending import exit_code
+from edge_runtime.errors import MissingDependencyError
 from edge_runtime.interrupts import holding_interrupts
 
 _PROGRAM = "edge-engines"
@@ -31,7 +32,10 @@ def _run(argv: Sequence[str] | None, arguments: argparse.Namespace) -> int:
     _parser().parse_args(argv, arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", force=True)
     with holding_interrupts():
-        from engines.commands import COMMANDS
+        try:
+            from engines.commands import COMMANDS
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(f"{error.name} is not installed; pip install 'edge-runtime[build]'") from error
 
     COMMANDS[arguments.command](arguments)
     return 0
@@ -58,7 +62,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="what edge-engines sensitivity wrote: the recipe auto chooses by it, within --budget",
     )
-    model.add_argument("--target", help=_TARGET_HELP)
     model.add_argument(
         "--budget", type=byte_budget, metavar="BYTES", help="refuse a plan beyond this, as 11.4GB or 512MiB"
     )
@@ -71,9 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     plan = commands.add_parser("plan", parents=[model, shared], help="say what would fit and how fast; write nothing")
+    plan.add_argument("--target", help=f"{_TARGET_HELP} (default: the device's, or else onnxruntime)")
     plan.add_argument("--device", metavar="DEVICE", help="a machine to plan for, as orin-nx-16gb, or its YAML file")
 
     build = commands.add_parser("build", parents=[model, shared], help="write a bundle, or go on where it stopped")
+    build.add_argument("--target", help=f"{_TARGET_HELP} (default: onnxruntime)")
     build.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="the directory to write")
     build.add_argument(
         "--compute-capability",
@@ -186,8 +191,7 @@ def _capabilities(text: str) -> tuple[str, ...]:
 
 _CALIBRATION_HELP = "images to calibrate on, of the kind to be inspected (default: rendered:512)"
 _TARGET_HELP = """what will execute the bundle: onnxruntime (any machine's CPU), tensorrt (a Jetson or another machine
-with TensorRT; build it there), tensorrt-rtx (GeForce RTX; needs no GPU to build) (default: the device's, or else
-onnxruntime)"""
+with TensorRT; build it there), tensorrt-rtx (GeForce RTX; needs no GPU to build)"""
 
 _EXAMPLES = """\
 examples:

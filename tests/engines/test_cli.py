@@ -158,6 +158,24 @@ def test_help_teaches_by_example(capsys):
     assert "exit codes" in text
 
 
+@pytest.mark.parametrize(("command", "has_devices"), [("plan", True), ("build", False)])
+def test_help_speaks_of_a_device_where_one_can_be_named(capsys, command, has_devices):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+
+    text = capsys.readouterr().out
+    assert ("--device" in text) == ("the device's" in text) == has_devices
+
+
+def test_a_library_that_is_not_installed_is_named_with_what_installs_it():
+    code = "import sys; sys.modules['onnx'] = None; from engines.cli import main; sys.exit(main(['plan', 'nowhere']))"
+
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert result.returncode == 1
+    assert result.stderr == "edge-engines: onnx is not installed; pip install 'edge-runtime[build]'\n"
+
+
 def test_help_names_every_recipe(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
