@@ -25,7 +25,6 @@ CLASSES = len(DEFECT_CLASSES)
 _PLANES = CLASSES + len(DISTRACTORS)
 # A patch shows a layer from this coverage on; between 0 and it, the loss looks away. Cracks are thin.
 _COVERED = torch.tensor([0.02] + [0.12] * (_PLANES - 1))
-_THIN = ("crack", "joint", "shadow")
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 

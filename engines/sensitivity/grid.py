@@ -11,8 +11,6 @@ import numpy as np
 from engines.sensitivity.groups import WeightGroup
 from engines.sensitivity.treatments import Treatment
 
-KEPT = "float16"  # the treatment that is none
-
 
 @dataclass(frozen=True)
 class Experiment:
