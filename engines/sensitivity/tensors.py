@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from engines.checkpoint import Checkpoint
 from engines.families import read_model
 from engines.families.base import Part
 from engines.precision import stack_of
+from engines.quantize.activations import Activations
 from engines.sensitivity.treatments import Problem, Treatment, treated
 
 
@@ -90,6 +91,8 @@ def write_treated(
 ) -> None:
     """Treat every matrix in every way, and write the results as float16; what is there already is kept.
 
+    Images are looked at only where a treatment asks for activations.
+
     Matrices that engines stack, as they read the same input, are treated as one. An embedding, which meets no input,
     is rounded by ``fitted`` where a treatment asks for activations.
 
@@ -100,18 +103,23 @@ def write_treated(
     folder.mkdir(parents=True, exist_ok=True)
     parts = read_model(checkpoint).parts
     matrices = [name for part in parts for name, p in part.parameters.items() if p.is_matrix]
-    if all(treated_file(folder, name, treatment).exists() for name in matrices for treatment in treatments):
+    missing = [t for t in treatments if not all(treated_file(folder, name, t).exists() for name in matrices)]
+    if not missing:
         return
     [table] = [name for part in parts if part.kind == "embedding" for name in part.parameters]
-    _write(checkpoint, [table], Problem(_matrix(checkpoint, table)), treatments, folder)
+    _write(checkpoint, [table], Problem(_matrix(checkpoint, table)), missing, folder)
+    observed: Iterable[tuple[Part, Mapping[str, Activations]]] = ((part, {}) for part in parts if part.emit is not None)
+    if any(treatment.looks_at_inputs for treatment in missing):
+        observed = activations_by_part(checkpoint, images)
     with tqdm(total=len(matrices) - 1, desc="rounding", unit="matrix", disable=None) as progress:
-        for part, activations in activations_by_part(checkpoint, images):
+        for part, activations in observed:
             folds = {fold.matrix: fold for fold in part.folds}
             for stack, names in _stacks(part).items():
                 weight = np.concatenate([_matrix(checkpoint, name) for name in names])
                 fold = folds.get(stack)
-                problem = Problem(weight, activations[stack], fold.producers if fold else None, fold is not None)
-                _write(checkpoint, names, problem, treatments, folder)
+                seen = activations[stack] if activations else None
+                problem = Problem(weight, seen, fold.producers if fold else None, fold is not None)
+                _write(checkpoint, names, problem, missing, folder)
                 progress.update(len(names))
 
 

@@ -36,6 +36,11 @@ class Treatment:
     bits: int
     block_size: int = 128
 
+    @property
+    def looks_at_inputs(self) -> bool:
+        """Whether it depends on what the matrix receives, and not on its weights alone."""
+        return self.method not in _BLIND
+
     def __str__(self) -> str:
         return f"{self.method}{self.bits}" + (f"/{self.block_size}" if self.block_size != 128 else "")
 
@@ -79,7 +84,7 @@ def treatment_from_text(text: str) -> Treatment:
 
 def treated(problem: Problem, treatment: Treatment) -> Float32:
     """The values (N, K) that a matrix has after the treatment, as its own inputs meet them."""
-    if problem.activations is None and treatment.method not in _BLIND:
+    if problem.activations is None and treatment.looks_at_inputs:
         treatment = replace(treatment, method="fitted")
     return _METHODS[treatment.method](problem, treatment)
 

@@ -6,14 +6,16 @@ from functools import partial
 import pytest
 
 from edge_runtime.errors import CalibrationError
-from engines.calibration.images import open_images
+from engines.calibration.images import CalibrationImages, open_images
 from engines.cli import main
 from engines.sensitivity.executors import in_processes
 from engines.sensitivity.grid import Experiment, combinations, one_at_a_time
 from engines.sensitivity.journal import load_journal
 from engines.sensitivity.run import Study, run_experiments
 from engines.sensitivity.table import alone, sensitivity_table
+from engines.sensitivity.tensors import write_treated
 from engines.sensitivity.treatments import Treatment
+from engines.synthetic import open_checkpoint
 
 STUDY = Study("synthetic:tiny-llava", scenes=2, block_groups=2)
 IMAGES = open_images("rendered:3")
@@ -103,6 +105,19 @@ def test_the_table_says_what_every_group_lost_by_every_treatment(journal):
     assert losses["decoder.2-3.down"] == {"rtn2": 0}
     assert rows[0] == "| group | parameters | rtn2 | rtn8 |"
     assert len(rows) == 2 + len(groups)
+
+
+def test_rounding_by_weights_alone_looks_at_no_images_and_gives_what_it_gives_beside_others(tmp_path):
+    def no_images():
+        raise AssertionError("images were looked at")
+
+    checkpoint, unread = open_checkpoint(STUDY.checkpoint), CalibrationImages("none", "", 1, no_images)
+    write_treated(checkpoint, unread, [COARSE], tmp_path / "alone")
+    write_treated(checkpoint, IMAGES, [COARSE, Treatment("gptq", 4)], tmp_path / "beside")
+
+    alone = {path.name: path.read_bytes() for path in (tmp_path / "alone").iterdir()}
+    assert alone
+    assert alone == {path.name: path.read_bytes() for path in (tmp_path / "beside").glob("*.rtn2.npy")}
 
 
 def test_the_command_measures_every_group_and_says_what_it_found(tmp_path, capsys):
