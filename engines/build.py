@@ -23,7 +23,7 @@ from edge_runtime.ending import NO_ROOM
 from edge_runtime.errors import BuildError, CheckpointError, EdgeRuntimeError
 from edge_runtime.manifest import MANIFEST_NAME, Component, manifest_to_json
 from edge_runtime.typed_json import MismatchError, dataclass_from_json
-from engines.calibration.images import DEFAULT_IMAGES, CalibrationImages, open_images
+from engines.calibration.images import DEFAULT_IMAGES, CalibrationImages, open_images, warn_where_few
 from engines.calibration.model import open_model_walk
 from engines.calibration.rounding import open_calibrated
 from engines.checkpoint import Checkpoint
@@ -83,6 +83,8 @@ def build(
     walks = precisions.has_int8 or images is not None
     if images is None and (precisions.has_int8 or precisions.is_calibrated):
         images = open_images(DEFAULT_IMAGES)
+    if images and precisions.has_int8:
+        warn_where_few(images)
     hashes = replace(
         plan.manifest.hashes, checkpoint=checkpoint.sha256(), calibration=images.sha256 if images else None
     )

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from edge_runtime.errors import CalibrationError, EdgeRuntimeError
 from engines.calibration.cache import version_number
-from engines.calibration.images import CalibrationImages
+from engines.calibration.images import CalibrationImages, warn_where_few
 from engines.calibration.model import open_model_walk
 from engines.calibration.overflow import find_overflow
 from engines.calibration.rounding import open_calibrated
@@ -53,6 +53,8 @@ def calibrate(
         SourceError: there is no image.
     """
     plan = plan_bundle(checkpoint, precisions, "tensorrt", group_parameters=group_parameters)
+    if precisions.has_int8:
+        warn_where_few(images)
     route = int8_route or default_route(tensorrt_version)
     written: list[Path] = []
     try:

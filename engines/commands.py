@@ -27,7 +27,7 @@ from edge_runtime.frames import open_source
 from engines.build import build
 from engines.calibrate import calibrate
 from engines.calibration.classifier import quantize_classifier
-from engines.calibration.images import DEFAULT_IMAGES, open_images
+from engines.calibration.images import DEFAULT_IMAGES, open_images, warn_where_few
 from engines.checkpoint import Checkpoint, DirectoryCheckpoint
 from engines.device import load_device
 from engines.options import (
@@ -112,6 +112,7 @@ def _build_classifier(options: argparse.Namespace) -> None:
     if options.out.exists() and not options.force:
         raise BuildError(f"{options.out} exists; choose another --out, or replace it with --force")
     images = open_images(options.images or DEFAULT_IMAGES)
+    warn_where_few(images)
     found = quantize_classifier(Path(options.checkpoint), images, options.out, per_tensor=options.per_tensor)
     text = f"{found.path}: {found.int8_layers} layers in INT8, {', '.join(found.float32_layers)} in float32, "
     document = {"file": str(found.path), "int8_layers": found.int8_layers, "size_bytes": found.size_bytes}

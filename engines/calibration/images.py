@@ -61,17 +61,18 @@ class CalibrationImages:
 def open_images(where: str) -> CalibrationImages:
     """The images of a folder, at most 1000 spread over it; or with ``rendered:N`` the first N scenes of the renderer.
 
-    Fewer than 500 are used all the same, with a warning.
-
     Raises:
         SourceError: there is no such folder, or no image in it.
     """
-    images = _rendered(where.removeprefix(_RENDERED)) if where.startswith(_RENDERED) else _folder(Path(where))
+    return _rendered(where.removeprefix(_RENDERED)) if where.startswith(_RENDERED) else _folder(Path(where))
+
+
+def warn_where_few(images: CalibrationImages) -> None:
+    """Warn of fewer than 500, which INT8 ranges are found on all the same; rounding is content with fewer."""
     if len(images) < _FEWEST:
         _log.warning(
             "%s holds %d images; INT8 ranges settle with %d or more of them", images.name, len(images), _FEWEST
         )
-    return images
 
 
 def _rendered(number: str) -> CalibrationImages:

@@ -75,6 +75,15 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         calibrated(tmp_path / "file")
 
 
+@pytest.mark.parametrize(("recipe", "warns"), [("asymmetric-int8", True), ("fp16", False)])
+def test_few_images_are_warned_of_where_ranges_are_found(tmp_path, caplog, recipe, warns):
+    calibrate(
+        open_checkpoint("synthetic:tiny-llava"), load_recipe(recipe), open_images("rendered:1"), tmp_path, VERSION
+    )
+
+    assert ("rendered:1 holds 1 images" in caplog.text) == warns
+
+
 def test_the_command_says_what_to_do_with_it(tmp_path, capsys):
     arguments = ["calibrate", "synthetic:tiny-llava", "--images", "rendered:1", "--out", str(tmp_path / "ranges")]
 

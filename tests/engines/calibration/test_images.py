@@ -1,7 +1,6 @@
 """Calibration images: what is used, what is told, what is refused."""
 
 import json
-import logging
 import re
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import SourceError
-from engines.calibration.images import DEFAULT_IMAGES, FIRST_SEED, RENDERER, open_images
+from engines.calibration.images import DEFAULT_IMAGES, FIRST_SEED, RENDERER, open_images, warn_where_few
 from engines.reference import scenes
 from engines.reference.scenes import render_scene
 
@@ -33,10 +32,12 @@ def test_a_folders_images_are_read_in_order_and_damaged_ones_are_named(tmp_path,
     assert "1.png is damaged" in caplog.text
 
 
-def test_few_images_are_used_with_a_warning(tmp_path, caplog):
+def test_few_images_are_warned_of_by_those_who_find_ranges_alone(tmp_path, caplog):
     write_images(tmp_path, 2)
-    with caplog.at_level(logging.WARNING):
-        open_images(str(tmp_path))
+    images = open_images(str(tmp_path))
+    assert caplog.text == ""
+
+    warn_where_few(images)
 
     assert f"{tmp_path} holds 2 images" in caplog.text
 
