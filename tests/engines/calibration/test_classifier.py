@@ -181,7 +181,9 @@ def test_the_command_writes_it_once(source, tmp_path, capsys):
     arguments = ["build", str(source()), "--family", "cnn", "--images", "rendered:3", "--out", str(tmp_path / "o.onnx")]
 
     assert main(arguments) == 0
-    assert "3 layers in INT8, head in float32" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "3 layers in INT8, head in float32" in said.out
+    assert "rendered:3 holds 3 images" in said.err
     assert main(arguments) == 1
     assert "exists" in capsys.readouterr().err
 

@@ -202,3 +202,10 @@ def test_int8_that_cannot_be_is_refused(tmp_path, kind, entry, found):
 
     with pytest.raises(RecipeError, match=found):
         load_recipe(str(path))
+
+
+@pytest.mark.parametrize(("recipe", "warns"), [("asymmetric-int8", True), ("asymmetric-int4-gptq", False)])
+def test_few_images_are_warned_of_where_a_build_finds_ranges(tmp_path, caplog, images, recipe, warns):
+    build_int8(tmp_path / "bundle", images, recipe=recipe)
+
+    assert ("settle with 500" in caplog.text) == warns
