@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,6 @@ _TO_FRAME: dict[str, Callable[[Any], NDArray[np.uint8]]] = {
     "sensor_msgs/msg/Image": frame_from_image,
     "sensor_msgs/msg/CompressedImage": frame_from_compressed,
 }
-
-_log = logging.getLogger(__name__)
 
 
 def is_bag(path: Path) -> bool:
@@ -68,15 +65,18 @@ class BagSource(FrameSource):
             for index, (connection, recorded_ns, data) in enumerate(self._reader.messages(connections)):
                 first_ns = recorded_ns if first_ns is None else first_ns
                 name = f"{self._topic}#{index}"
-                try:
-                    image = _TO_FRAME[connection.msgtype](self._reader.deserialize(data, connection.msgtype))
-                except (FrameError, self._failure) as error:
-                    self.skipped += 1
-                    _log.warning("skipped: %s: %s", name, error)
-                else:
-                    yield SourcedFrame(image, name, (recorded_ns - first_ns) / 1e9)
+                content = self._content(data, connection.msgtype)
+                yield SourcedFrame(content, name, (recorded_ns - first_ns) / 1e9)
         except (self._failure, OSError, ValueError) as error:
             raise SourceError(f"bag {self._path} is damaged: {error}") from error
+
+    def _content(self, data: bytes, kind: str) -> NDArray[np.uint8] | FrameError:
+        try:
+            return _TO_FRAME[kind](self._reader.deserialize(data, kind))
+        except FrameError as error:
+            return error
+        except self._failure as error:
+            return FrameError(str(error))
 
     def close(self) -> None:
         """Close the file."""

@@ -120,7 +120,7 @@ def _frames_to_measure(arguments: argparse.Namespace) -> list[Frame]:
     if arguments.source is None:
         return list(np.random.default_rng(0).integers(0, 256, (2, 720, 1280, 3), dtype=np.uint8))
     with open_source(arguments.source) as source:
-        frames = [frame.image for frame in islice(source, arguments.frames)]
+        frames = list(islice(source.images(), arguments.frames))
     if not frames:
         raise SourceError(f"no frame of {arguments.source} can be read")
     return frames
@@ -155,7 +155,7 @@ def _print_report(place: Mapping[str, object], report: InspectionReport, as_json
 
 def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     if outcome.report is None:
-        _log.warning("frame %d, %s: %s", outcome.index, outcome.frame.name, outcome.failure)
+        _log.warning("failed: frame %d, %s: %s", outcome.index, outcome.frame.name, outcome.failure)
     else:
         place = {"index": outcome.index, "stamp_s": outcome.frame.stamp_s, "source": outcome.frame.name}
         _print_report(place, outcome.report, as_json)

@@ -1,7 +1,7 @@
 """Where frames come from: a folder, a video, a camera.
 
-Knows OpenCV's readers and nothing of models. A damaged image is counted and skipped; a source that
-cannot be opened raises :class:`SourceError`.
+Knows OpenCV's readers and nothing of models. A damaged image is a frame too, whose
+picture raises :class:`FrameError`; a source that cannot be opened raises :class:`SourceError`.
 """
 
 from __future__ import annotations
@@ -34,20 +34,34 @@ _log = logging.getLogger(__name__)
 class SourcedFrame:
     """A frame and where and when it comes from."""
 
-    image: NDArray[np.uint8]  # (H, W, 3), BGR
+    content: NDArray[np.uint8] | FrameError  # (H, W, 3), BGR; or what is wrong with it
     name: str  # file name, or "video.mp4#12"
     stamp_s: float  # since the start of a video or stream; of images in a folder their number
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """The picture: uint8 (H, W, 3), BGR; raises :class:`FrameError` where it is damaged."""
+        if isinstance(self.content, FrameError):
+            raise self.content
+        return self.content
 
 
 class FrameSource(ABC):
     """Iterates over frames; must be closed."""
 
-    skipped = 0  # damaged frames so far
     is_live = False  # whether frames are lost unless they are read in time
 
     @abstractmethod
     def __iter__(self) -> Iterator[SourcedFrame]:
-        """Frames in order; raises :class:`SourceError` where the source vanishes."""
+        """Frames in order, damaged ones too; raises :class:`SourceError` where the source vanishes."""
+
+    def images(self) -> Iterator[NDArray[np.uint8]]:
+        """The pictures of those that are whole; the others are warned of."""
+        for frame in self:
+            if isinstance(frame.content, FrameError):
+                _log.warning("failed: %s: %s", frame.name, frame.content)
+            else:
+                yield frame.content
 
     def close(self) -> None:  # noqa: B027
         """Release the device or file."""
@@ -138,17 +152,14 @@ class ImageSource(FrameSource):
 
     def __iter__(self) -> Iterator[SourcedFrame]:
         for index, file in enumerate(self._files):
-            image = self._load_or_skip(file)
-            if image is not None:
-                yield SourcedFrame(image, file.name, float(index))
+            yield SourcedFrame(_content(file), file.name, float(index))
 
-    def _load_or_skip(self, file: Path) -> NDArray[np.uint8] | None:
-        try:
-            return load_image(file)
-        except FrameError as error:
-            self.skipped += 1
-            _log.warning("skipped: %s", error)
-            return None
+
+def _content(file: Path) -> NDArray[np.uint8] | FrameError:
+    try:
+        return load_image(file)
+    except FrameError as error:
+        return error
 
 
 def _natural(file: Path) -> tuple[list[str | int], str]:

@@ -99,11 +99,11 @@ class Stream:
     def counters(self) -> Counters:
         """What became of the frames so far."""
         return Counters(
-            received=(self._intake.received if self._intake else self._taken) + self._source.skipped,
+            received=self._intake.received if self._intake else self._taken,
             reported=self._reported,
             skipped=self._skipped,
             dropped=self._intake.dropped if self._intake else 0,
-            failed=self._failed + self._source.skipped,
+            failed=self._failed,
         )
 
     def __iter__(self) -> Iterator[Outcome]:

@@ -179,7 +179,7 @@ def _sensitivity(options: argparse.Namespace) -> None:
 
 def _load_images(path: Path) -> list[NDArray[np.uint8]]:
     with open_source(str(path)) as source:
-        images = [frame.image for frame in itertools.islice(source, _MOST_IMAGES)]
+        images = list(itertools.islice(source.images(), _MOST_IMAGES))
     if not images:
         raise SourceError(f"{path} holds no image that can be read; give another --images, or leave it out")
     return images

@@ -10,7 +10,7 @@ from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
 from rosbags.typesys import Stores, get_typestore
 
-from edge_runtime.errors import SourceError
+from edge_runtime.errors import FrameError, SourceError
 from edge_runtime.frames import open_source
 
 LEVELS = (10, 20, 30)
@@ -90,11 +90,12 @@ def test_of_several_topics_one_must_be_named(tmp_path):
         open_source(f"{bag}#/rear")
 
 
-def test_a_message_that_is_no_picture_is_counted_and_skipped(tmp_path):
+def test_a_message_that_is_no_picture_is_a_frame_without_one(tmp_path):
     messages = [raw(STORE2.types, 0, 10), raw(STORE2.types, 1, 20, encoding="nonsense"), raw(STORE2.types, 2, 30)]
     with open_source(record2(tmp_path / "flight", {"/image": messages})) as source:
-        assert [frame.name for frame in source] == ["/image#0", "/image#2"]
-        assert source.skipped == 1
+        found = list(source)
+    assert [frame.name for frame in found] == ["/image#0", "/image#1", "/image#2"]
+    assert [isinstance(frame.content, FrameError) for frame in found] == [False, True, False]
 
 
 def test_a_bag_without_images_and_a_damaged_one_are_refused(tmp_path):

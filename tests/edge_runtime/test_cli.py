@@ -76,6 +76,14 @@ def test_stream_stops_after_so_many_frames(tiny_bundle: Path, photos: Path, caps
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+def test_a_damaged_frame_is_one_of_those_after_which_a_stream_stops(
+    tiny_bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "0.jpg").write_bytes(b"")
+    assert main(["stream", str(tiny_bundle), str(photos), "--max-frames", "2"]) == 0
+    assert "2 received, 1 reported, 0 skipped, 0 dropped, 1 failed" in capsys.readouterr().err
+
+
 def test_stream_says_what_became_of_the_frames(
     tiny_bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,11 +106,13 @@ def test_stream_writes_the_flight_log_and_the_page(tiny_bundle: Path, photos: Pa
     page = tmp_path / "flight.html"
     assert main(["stream", str(tiny_bundle), str(photos), "--page", str(page)]) == 0
     flight = load_flight(tmp_path / "flight.jsonl")
-    assert [record.source for record in flight.records] == ["0.jpg", "2.jpg"]
+    assert [(record.index, record.source) for record in flight.records] == [(0, "0.jpg"), (2, "2.jpg")]
+    assert [(failure.index, failure.source) for failure in flight.failures] == [(1, "1.jpg")]
     assert flight.end is not None
     assert (flight.end.received, flight.end.failed) == (3, 1)
     assert flight.end.ledger is not None
     assert page.read_text().lstrip().lower().startswith("<!doctype html>")
+    assert "1.jpg is damaged" in page.read_text()
 
 
 def test_stream_with_a_log_on_a_full_disk_is_an_error(

@@ -1,4 +1,4 @@
-"""Frames come from folders, videos and cameras; what is damaged is counted."""
+"""Frames come from folders, videos and cameras; what is damaged says so."""
 
 from __future__ import annotations
 
@@ -44,14 +44,24 @@ def test_numbers_in_names_count_as_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 2, 100, 0.5, 0.98])
-def test_a_truncated_jpeg_is_skipped_and_counted(folder: Path, kept: float, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_truncated_jpeg_is_a_frame_without_a_picture(folder: Path, kept: float) -> None:
     whole = jpeg(150)
     (folder / "aa.jpg").write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
     with open_source(str(folder)) as source:
-        names = [frame.name for frame in source]
-        assert source.skipped == 1
-    assert names == ["a.JPG", "b.jpg"]
-    assert "aa.jpg is damaged" in caplog.text
+        whole_one, damaged, _ = source
+    assert whole_one.image.shape == (64, 64, 3)
+    assert (damaged.name, damaged.stamp_s) == ("aa.jpg", 1.0)
+    with pytest.raises(FrameError, match=r"aa\.jpg is damaged"):
+        _ = damaged.image
+
+
+def test_whoever_wants_pictures_only_is_warned_of_the_damaged_ones(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "aa.jpg").write_bytes(b"")
+    with open_source(str(folder)) as source:
+        assert len(list(source.images())) == 2
+    assert "failed: aa.jpg: " in caplog.text
 
 
 def test_a_single_image_is_a_source_of_one_frame(folder: Path) -> None:

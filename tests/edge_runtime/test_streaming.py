@@ -33,10 +33,12 @@ def test_every_image_of_a_folder_is_inspected_in_order(folder: Path) -> None:
     assert stream.counters == Counters(received=4, reported=4)
 
 
-def test_damaged_images_are_counted_as_received_and_failed(folder: Path) -> None:
+def test_a_damaged_image_is_received_and_fails_in_its_place(folder: Path) -> None:
     (folder / "1.png").write_bytes(b"damaged")
     with closing(Stream(ScriptedInspector(), open_source(str(folder)))) as stream:
-        assert len(list(stream)) == 3
+        outcomes = list(stream)
+    assert [outcome.index for outcome in outcomes if outcome.report] == [0, 2, 3]
+    assert "1.png is damaged" in outcomes[1].failure
     assert stream.counters == Counters(received=4, reported=3, failed=1)
 
 

@@ -44,8 +44,7 @@ def _once(source: str, max_frames: int) -> Iterator[Frame]:
 
 def _recorded(source: str) -> Iterator[Frame]:
     with closing(open_source(source)) as opened:
-        for sourced in opened:
-            yield sourced.image
+        yield from opened.images()
 
 
 def _rendered(source: str, max_frames: int) -> Iterator[Frame]:
