@@ -51,14 +51,15 @@ def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--json", action="store_true", help="print JSON, one object a line")
     shared.add_argument("-v", "--verbose", action="store_true", help="log more, and show the traceback of an error")
-    opening = argparse.ArgumentParser(add_help=False)
-    opening.add_argument("bundle", metavar="BUNDLE", help="directory that edge-engines build wrote")
-    opening.add_argument(
+    budget = argparse.ArgumentParser(add_help=False)
+    budget.add_argument(
         "--budget",
         type=byte_budget,
         metavar="BYTES",
         help="what the process may hold, as 2GB or 512MiB (default: all available)",
     )
+    opening = argparse.ArgumentParser(add_help=False, parents=[budget])
+    opening.add_argument("bundle", metavar="BUNDLE", help="directory that edge-engines build wrote")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     inspect = commands.add_parser("inspect", parents=[opening, shared], help="report on images")
@@ -88,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("source", nargs="?", metavar="SOURCE", help="frames, as for stream (default: noise)")
     bench.add_argument("--frames", type=positive, default=20, metavar="N", help="frames to measure (default: 20)")
 
-    diagnose = commands.add_parser("doctor", parents=[shared], help="say what this machine and a bundle can do")
+    diagnose = commands.add_parser("doctor", parents=[budget, shared], help="say what this machine and a bundle can do")
     diagnose.add_argument("bundle", nargs="?", metavar="BUNDLE", help="bundle to check, hashes included")
     return parser
 

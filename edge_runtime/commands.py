@@ -19,7 +19,7 @@ from edge_runtime.annotate import Frame, thumbnail_jpeg
 from edge_runtime.budget import format_bytes
 from edge_runtime.errors import FlightLogError, FrameError, SourceError
 from edge_runtime.flight_log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
-from edge_runtime.flight_page import write_page
+from edge_runtime.flight_page import check_page, write_page
 from edge_runtime.frames import load_image, open_source
 from edge_runtime.gating import GateRule
 from edge_runtime.inspector import Inspector
@@ -54,6 +54,8 @@ def _stream(arguments: argparse.Namespace) -> int:
     log_path = arguments.log or (arguments.page and arguments.page.with_suffix(".jsonl"))
     if log_path and log_path == arguments.page:
         raise FlightLogError(f"{log_path} cannot be both log and page; name the page .html")
+    if arguments.page:
+        check_page(arguments.page)  # a flight is too long to hear of it at its end
     with ExitStack() as stack:
         source = stack.enter_context(open_source(arguments.source))  # cheaper to refuse than a bundle is to load
         inspector = stack.enter_context(Inspector.open(arguments.bundle, arguments.budget))
@@ -139,7 +141,7 @@ def _over_and_over(frames: list[Frame]) -> Iterator[Frame]:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    checks = doctor.examine(arguments.bundle)
+    checks = doctor.examine(arguments.bundle, arguments.budget)
     if arguments.json:
         print(json.dumps([asdict(check) for check in checks]))
     else:

@@ -33,10 +33,10 @@ class Check:
     is_problem: bool = False
 
 
-def examine(bundle: str | Path | None = None) -> list[Check]:
-    """Examine the machine, the libraries, and ``bundle``: every hash, then one frame through it."""
+def examine(bundle: str | Path | None = None, budget_bytes: int | None = None) -> list[Check]:
+    """Examine the machine, the libraries, and ``bundle``: every hash, then one frame through it in ``budget_bytes``."""
     checks = [*_machine_checks(), *_library_checks()]
-    return checks if bundle is None else [*checks, *_bundle_checks(Path(bundle))]
+    return checks if bundle is None else [*checks, *_bundle_checks(Path(bundle), budget_bytes)]
 
 
 def _machine_checks() -> list[Check]:
@@ -92,7 +92,7 @@ def _library_checks() -> list[Check]:
     return [Check("opencv", cv2.__version__), *map(check, _LIBRARIES)]
 
 
-def _bundle_checks(path: Path) -> list[Check]:
+def _bundle_checks(path: Path, budget_bytes: int | None) -> list[Check]:
     try:
         manifest = load_bundle(path, verify_hashes=True).manifest
         checks = [
@@ -101,7 +101,7 @@ def _bundle_checks(path: Path) -> list[Check]:
             ),
             Check("files", f"{len(manifest.files)}, sizes and SHA-256 as recorded"),
         ]
-        with Inspector.open(path) as inspector:
+        with Inspector.open(path, budget_bytes) as inspector:
             report = inspector.inspect(np.full((480, 640, 3), 128, np.uint8))
             ledger = inspector.ledger
     except EdgeRuntimeError as error:

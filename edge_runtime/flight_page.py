@@ -40,9 +40,19 @@ def write_page(log_path: str | Path, html_path: str | Path) -> None:
     """
     load = load_recording if Path(log_path).suffix == RECORDING_SUFFIX else load_flight
     page = page_from_flight(load(log_path))
+    _write(html_path, page, "w")
+
+
+def check_page(html_path: str | Path) -> None:
+    """Raise :class:`FlightLogError` where no page can be written, while there is time to name another."""
+    _write(html_path, "", "a")
+
+
+def _write(html_path: str | Path, text: str, mode: str) -> None:
     try:
         Path(html_path).parent.mkdir(parents=True, exist_ok=True)
-        Path(html_path).write_text(page, encoding="utf-8", errors="replace")  # file names need not be Unicode
+        with open(html_path, mode, encoding="utf-8", errors="replace") as file:  # file names need not be Unicode
+            file.write(text)
     except OSError as error:
         raise FlightLogError(f"cannot write page {html_path}: {error}; free the disk or name another file") from error
 

@@ -132,6 +132,13 @@ def test_stream_does_not_write_its_page_over_its_log(
     assert log.read_text() == "of an earlier flight"
 
 
+def test_a_page_that_cannot_be_written_is_refused_before_the_flight(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["stream", "/nowhere", str(photos), "--page", str(tmp_path)]) == 1
+    assert f"cannot write page {tmp_path}: " in complaint(capsys)
+
+
 def test_bench_measures_every_step(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", str(tiny_bundle), "--frames", "3", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -194,6 +201,13 @@ def test_doctor_finds_a_whole_bundle_whole(tiny_bundle: Path, capsys: pytest.Cap
     checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
     assert "SHA-256 as recorded" in checks["files"]["found"]
     assert not any(check["is_problem"] for check in checks.values())
+
+
+def test_doctor_finds_a_bundle_that_does_not_fit_the_budget(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", str(tiny_bundle), "--budget", "1MB"]) == 1
+    assert "PROBLEM" in capsys.readouterr().out
 
 
 def test_doctor_finds_an_altered_bundle(bundle_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
