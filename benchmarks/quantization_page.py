@@ -61,7 +61,7 @@ twice the noise. Nothing was trained, calibrated or chosen on any of them; all b
 
 {recipe_table(rows, wide, "hard")}
 
-Bytes are those of the bundle's files; memory is the ledger's total on ONNX Runtime, where process and frame are 220 MB
+Bytes are those of the bundle's files; memory is the ledger's total on ONNX Runtime, where process and frame are 200 MB
 of it. *Divergence* is how far the choice of the next token moves from float16's, in nats a thousand tokens, and
 *question loss* what the right answers to "is there a crack?", "is there corrosion?", ... cost, in nats a question;
 both on {traced} of the hard scenes. *Beside float16* is the macro-F1 gained, with the interval that holds 95 % of
