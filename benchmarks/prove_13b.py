@@ -27,7 +27,7 @@ from edge_runtime.telemetry import total_bytes
 BUILD_LIMIT_BYTES = 6 * 10**9
 TIME_LIMIT_S = 90 * 60
 PLAN_TOLERANCE = 0.05
-PHOTOGRAPHS = (Path("../shared/photos"), Path("calib_data/samples"))  # where there are none, scenes are rendered
+SAMPLES = Path("calib_data/samples")
 
 # Reserves a context, reports on an image, and stops the answer after so many of the model's own tokens.
 REPORT = """
@@ -83,7 +83,7 @@ def main() -> int:
         if built.code:
             return _code_of(built)
     print(f"built in {taken.seconds:.0f} s, peak {format_bytes(taken.peak_bytes)}", flush=True)
-    image = options.image or next(path for folder in PHOTOGRAPHS for path in sorted(folder.rglob("*.jpg")))
+    image = options.image or min(SAMPLES.glob("*.jpg"))
     # The runtime leaves a share of the machine to others: with less than that beside its plan, it begins nothing.
     room_bytes = budget_bytes + limits_of(total_bytes()).low_bytes
     asked = [str(out), str(image), options.budget, str(options.context), str(options.tokens)]
@@ -145,7 +145,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--budget", default="10.4GB", help="of the report's process (default: %(default)s)")
     parser.add_argument("--context", type=int, default=2048, help="tokens that are reserved (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=32, help="that the model may choose (default: %(default)s)")
-    parser.add_argument("--image", type=Path, help="a photograph (default: one of ../shared/photos, or a sample)")
+    parser.add_argument("--image", type=Path, help="a photograph (default: a rendered sample)")
     parser.add_argument(
         "--out", type=Path, default=Path("out/prove-13b"), help="the bundle, 8 GB; one that is there is used as it is"
     )

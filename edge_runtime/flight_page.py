@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Container
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ def write_page(log_path: str | Path, html_path: str | Path) -> None:
 def check_page(html_path: str | Path) -> None:
     """Raise :class:`FlightLogError` where no page can be written, while there is time to name another."""
     _write(html_path, "", "a")
+    if not os.path.getsize(html_path):
+        os.unlink(html_path)
 
 
 def _write(html_path: str | Path, text: str, mode: str) -> None:

@@ -132,6 +132,12 @@ def test_stream_does_not_write_its_page_over_its_log(
     assert log.read_text() == "of an earlier flight"
 
 
+def test_a_flight_that_is_refused_leaves_no_page(photos: Path, tmp_path: Path) -> None:
+    page = tmp_path / "flight.html"
+    assert main(["stream", "/nowhere", str(photos), "--page", str(page)]) == 1
+    assert not page.exists()
+
+
 def test_a_page_that_cannot_be_written_is_refused_before_the_flight(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
