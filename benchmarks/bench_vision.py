@@ -128,7 +128,7 @@ def encoder_table(folder: Path, traced: int) -> Iterator[str]:
     yield "## The vision encoder"
     yield ""
     yield f"The reference inspector's, all else in float16, on {traced} scenes; ranges from {len(images)} others."
-    yield "Features: their distance to float16's over their length, mean of the patches. Divergence: nats a token."
+    yield "Features: their distance to float16's over their length, mean of the patches. Divergence: nats a choice."
     yield "`feed-forward` keeps attention, norms and patches in float16, and is two thirds of the weights; twin ranges"
     yield "(PTQ4ViT) round what a GELU leaves below zero and above it by a scale each, in two products. What attention"
     yield "computes between its matrices, softmax included, is never rounded."

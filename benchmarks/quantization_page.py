@@ -62,12 +62,14 @@ twice the noise. Nothing was trained, calibrated or chosen on any of them; all b
 {recipe_table(rows, wide, "hard")}
 
 Bytes are those of the bundle's files; memory is the ledger's total on ONNX Runtime, where process and frame are 200 MB
-of it. *Divergence* is how far the choice of the next token moves from float16's, in nats a thousand tokens, and
-*question loss* what the right answers to "is there a crack?", "is there corrosion?", ... cost, in nats a question;
-both on {traced} of the hard scenes. *Beside float16* is the macro-F1 gained, with the interval that holds 95 % of
-bootstrap samples of the scenes, drawn in pairs; *changed* is the share of scenes in which other classes are reported
-than by float16. *Corrosion missed* is corrosion that is not reported: taken for shadow, stain or paint. *Captions* is
-the overlap of words with true descriptions.
+of it. A *choice* is a token of the true answer at which the report's grammar leaves more than one; what a model would
+write where it leaves one is never asked. *Divergence* is how far choices move from float16's (Kullback-Leibler), in
+nats a thousand choices, and *question loss* what the right answers to "is there a crack?", "is there corrosion?", ...
+cost, in nats a question; both on {traced} of the hard scenes. *Beside float16* is the macro-F1 gained, with the
+interval that holds 95 % of bootstrap samples of the scenes, drawn in pairs; *changed* is the share of scenes in which
+other classes are reported than by float16; *nearer, further* are scenes whose classes come nearer to the truth so, and
+scenes whose go further off. *Corrosion missed* is corrosion that is not reported: taken for shadow, stain or paint.
+*Captions* is the overlap of words with true descriptions.
 
 As trained:
 
@@ -88,16 +90,15 @@ weights.
 {"".join(line + chr(10) for line in peers)}
 ## Which parts need their bits
 
-Every group of matrices alone, the rest at float16, on {studied} other scenes ({conditions}): by how much the choice
-of the next token moves, in nats a thousand tokens. `rtn` is rounding to nearest, `nf4` bitsandbytes' type, and `/32`
-has blocks of 32.
+Every group of matrices alone, the rest at float16, on {studied} other scenes ({conditions}): by how much choices move,
+in nats a thousand. `rtn` is rounding to nearest, `nf4` bitsandbytes' type, and `/32` has blocks of 32.
 
 {sensitivity_table(journal, groups, DEFAULT_TREATMENTS)}
 
 ## By component and task
 
-All groups of a component at once. By how much the choice of the next token moves, in nats a token, for a million
-parameters: what bits are worth where.
+All groups of a component at once. By how much choices move, in nats, for a million parameters: what bits are worth
+where.
 
 {component_table(journal, groups, DEFAULT_TREATMENTS, "logits_divergence", per_million=True)}
 
@@ -153,6 +154,7 @@ def recipe_table(rows: Sequence[Row], wide: Row, which: str) -> str:
         ("macro-F1", lambda row: f"{seen(row).result.macro_f1:.3f}"),
         ("beside float16", lambda row: _interval(seen(row), seen(wide)) if row is not wide else ""),
         ("changed", lambda row: f"{beside(seen(row).reports, seen(wide).reports).changed:.1%}"),
+        ("nearer, further", lambda row: _moved(seen(row), seen(wide)) if row is not wide else ""),
         ("hairline recall", lambda row: f"{seen(row).result.hairline_recall:.3f}"),
         ("corrosion missed", lambda row: f"{seen(row).result.corrosion_missed:.3f}"),
         ("hallucinated", lambda row: f"{seen(row).result.hallucinated:.3f}"),
@@ -168,6 +170,11 @@ def recipe_table(rows: Sequence[Row], wide: Row, which: str) -> str:
 def _interval(ours: Seen, theirs: Seen) -> str:
     found = beside(ours.reports, theirs.reports)
     return f"{found.gained_f1:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+
+
+def _moved(ours: Seen, theirs: Seen) -> str:
+    found = beside(ours.reports, theirs.reports)
+    return f"{found.nearer}, {found.further}"
 
 
 def verdict(rows: Sequence[Row], autos: Mapping[str, AutoPlan]) -> list[str]:
@@ -203,7 +210,8 @@ def verdict(rows: Sequence[Row], autos: Mapping[str, AutoPlan]) -> list[str]:
         f"`auto` in the bytes of `asymmetric-int4`: divergence {_thousandths(auto)} against {_thousandths(plain)}, "
         f"other classes than float16's in {other[auto.name].changed:.1%} of hard scenes against "
         f"{other[plain.name].changed:.1%}, and a macro-F1 of {auto.hard.result.macro_f1:.3f} against "
-        f"{plain.hard.result.macro_f1:.3f}: {_interval(auto.hard, plain.hard)}.",
+        f"{plain.hard.result.macro_f1:.3f}: {_interval(auto.hard, plain.hard)}. Scenes in which it comes nearer to "
+        f"the truth than `{plain.name}`, and in which it goes further off: {_moved(auto.hard, plain.hard)}.",
         "Dominated, in divergence or in macro-F1 by more than chance, by a recipe of no more memory: "
         + "; ".join(dominated)
         if dominated

@@ -59,6 +59,8 @@ class Beside:
     low: float  # 95 % of bootstrap samples lie between these
     high: float
     changed: float  # share of scenes in which other classes are reported
+    nearer: int  # scenes in which fewer classes are wrong or missed
+    further: int  # scenes in which more are
 
 
 def measure(bundles: Mapping[str, Path], reference: str, chunks: Sequence[Chunk], path: Path, processes: int) -> None:
@@ -94,8 +96,14 @@ def beside(ours: Sequence[Reported], theirs: Sequence[Reported]) -> Beside:
     low, high = np.quantile(gained, (0.025, 0.975))
     every = np.ones((1, both), np.int64)
     changed = [one.found != other.found for one, other in zip(ours, theirs, strict=False)]
+    more_wrong = np.subtract(*(side[:, 1].sum(axis=1) for side in counts))
     return Beside(
-        float((_f1(every, counts[0]) - _f1(every, counts[1]))[0]), float(low), float(high), float(np.mean(changed))
+        gained_f1=float((_f1(every, counts[0]) - _f1(every, counts[1]))[0]),
+        low=float(low),
+        high=float(high),
+        changed=float(np.mean(changed)),
+        nearer=int((more_wrong < 0).sum()),
+        further=int((more_wrong > 0).sum()),
     )
 
 

@@ -58,6 +58,23 @@ class Grammar:
             self._check()
         return self._advance()
 
+    def choices(self, tokens: Sequence[int]) -> tuple[NDArray[np.intp], ...]:
+        """For each of ``tokens``, an answer or the beginning of one, the ids that may stand there; none where forced.
+
+        No answer is under way afterwards: :meth:`restart` begins the next.
+
+        Raises:
+            ValueError: the schema has no such answer.
+        """
+        self._matcher.reset()
+        found = []
+        for token in tokens:
+            forced = self._matcher.compute_ff_tokens()
+            found.append(np.empty(0, np.intp) if forced else self._next())
+            if not self._matcher.consume_token(token):
+                raise ValueError(f"token {token}, number {len(found)} of {len(tokens)}, cannot stand there")
+        return tuple(found)
+
     def text_of(self, token: int) -> bytes:
         """The bytes that ``token`` writes."""
         return bytes(self._tokens.decode_bytes([token]))
@@ -67,9 +84,7 @@ class Grammar:
         while not self._matcher.is_stopped():
             tokens = self._matcher.compute_ff_tokens()
             if not tokens:
-                fill_next_token_bitmask(self._matcher, self._bits)
-                unpacked = np.unpackbits(self._bytes, count=self._vocab_size, bitorder="little")
-                self._allowed = np.flatnonzero(unpacked)
+                self._allowed = self._next()
                 if self._allowed.size > 1:
                     break
                 tokens = self._allowed.tolist()
@@ -77,6 +92,10 @@ class Grammar:
             forced += tokens
         self._check()
         return tuple(forced)
+
+    def _next(self) -> NDArray[np.intp]:
+        fill_next_token_bitmask(self._matcher, self._bits)
+        return np.flatnonzero(np.unpackbits(self._bytes, count=self._vocab_size, bitorder="little"))
 
     def _check(self) -> None:
         if self._matcher.is_error():

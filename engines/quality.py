@@ -36,7 +36,7 @@ class Quality:
 
     macro_f1: float
     float16_macro_f1: float
-    blame: Mapping[str, float]  # nats a token that each component moves the choice of the next token; worst first
+    blame: Mapping[str, float]  # nats a choice, by which each component moves choices; worst first
 
     @property
     def retention(self) -> float:

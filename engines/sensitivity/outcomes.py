@@ -1,7 +1,8 @@
 """What became of scenes, one by one, and what that adds up to; knows no model.
 
 Reports are what counts, and are coarse: a scene is right or wrong. What the model thinks of the true answer, token by
-token, and how far its features and logits moved, show differences long before a report changes.
+token, and how far its features and logits moved, show differences long before a report changes. A *choice* is a token
+at which the answer's grammar leaves more than one: of the others no logit is ever asked.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from edge_runtime.report import DEFECT_CLASSES, Finding, InspectionReport
 from engines.fidelity import Trace
 from engines.reference.scenes import Scene
-from engines.sensitivity.questions import Script, answer_loss, log_softmax, yes_probabilities
+from engines.sensitivity.questions import Script, answer_loss, are_choices, log_softmax, yes_probabilities
 
 _CORROSION = 1 << DEFECT_CLASSES.index("corrosion")
 
@@ -35,11 +36,11 @@ class Reported:
 class Traced:
     """One scene, the model led along the true answer."""
 
-    answer_loss: float  # nats a token that the true answer costs
+    answer_loss: float  # nats a choice that the true answer costs
     question_loss: float  # nats a question ("is there corrosion?", ...) that the right answer costs
     questions_wrong: int  # of as many as there are classes
     features_error: float  # distance of the features to float16's, over their length, mean of the rows
-    divergence: float  # nats a token: Kullback-Leibler divergence from float16's choice of the next token
+    divergence: float  # nats a choice: Kullback-Leibler divergence from float16's choice of the next token
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,10 @@ def traced(trace: Trace, reference: Trace, script: Script) -> Traced:
 
 
 def divergence(found: Trace, reference: Trace) -> float:
-    """Nats a token by which the choice of the next one moved (Kullback-Leibler), led along the same tokens."""
+    """Nats a choice by which that of the next token moved (Kullback-Leibler), led along the same tokens."""
     ours, theirs = log_softmax(found.logits), log_softmax(reference.logits)
-    return float((np.exp(theirs) * (theirs - ours)).sum(axis=1).mean())
+    moved = np.subtract(theirs, ours, out=np.zeros_like(ours), where=np.isfinite(theirs))
+    return float((np.exp(theirs) * moved).sum(axis=1)[are_choices(theirs)].mean())
 
 
 def result_of(reports: Sequence[Reported], traces: Sequence[Traced]) -> Result:

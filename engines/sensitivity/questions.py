@@ -58,8 +58,10 @@ def script_of(findings: Sequence[Finding], tokenizer: Tokenizer) -> Script:
 
 
 def answer_loss(trace: Trace, script: Script) -> float:
-    """Nats a token that the true answer costs the model, to where it closes."""
-    return -float(log_softmax(trace.logits)[np.arange(len(script.answer)), list(script.answer)].mean())
+    """Nats a choice that the true answer costs the model, to where it closes."""
+    logits = trace.logits[: len(script.answer)]
+    losses = -log_softmax(logits)[np.arange(len(logits)), list(script.answer)]
+    return float(losses[are_choices(logits)].mean())
 
 
 def yes_probabilities(trace: Trace, script: Script) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -77,6 +79,11 @@ def yes_probabilities(trace: Trace, script: Script) -> tuple[NDArray[np.float64]
         there[opening.next_class : opening.next_class + 1] = True
         first = opening.next_class + 1
     return shares, there
+
+
+def are_choices(logits: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Of which rows there is more than one token to choose from."""
+    return np.asarray(np.isfinite(logits).sum(axis=-1) > 1)
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -50,7 +50,7 @@ class Study:
         """
         checkpoint = open_checkpoint(self.checkpoint).sha256()
         binding = {"checkpoint": checkpoint, "images": images.sha256, "block_groups": self.block_groups}
-        return open_journal(path, {**binding, "scenes": self.scenes, "conditions": "hard"})
+        return open_journal(path, {**binding, "scenes": self.scenes, "conditions": "hard", "tokens": "choices"})
 
 
 def run_experiments(

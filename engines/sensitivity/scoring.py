@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from edge_runtime import Inspector
 from edge_runtime.bundle import load_bundle
+from edge_runtime.grammar import Grammar
 from edge_runtime.preprocessing import pixels_from_frame
+from edge_runtime.report import answer_schema
 from edge_runtime.tokenization import load_tokenizer, prompt_tokens
 from engines.execution import open_bundle_tracer
 from engines.fidelity import Trace
@@ -39,16 +44,28 @@ def examine(
 
 
 def traces(bundle_path: Path, scenes: Sequence[Scene]) -> list[Trace]:
-    """What the bundle makes of scenes, led along the scripts of their true answers."""
+    """What the bundle makes of scenes, led along the scripts of their true answers, and held to the grammar."""
     bundle = load_bundle(bundle_path, verify_hashes=False)
-    manifest = bundle.manifest
+    manifest, model = bundle.manifest, bundle.manifest.model
     tokenizer = load_tokenizer(bundle.file(manifest.tokenizer))
-    prompt = prompt_tokens(tokenizer, manifest.prompt, manifest.model.image_token_id)
+    prompt = prompt_tokens(tokenizer, manifest.prompt, model.image_token_id)
+    grammar = Grammar(tokenizer, model.vocab_size, model.eos_token_ids, answer_schema())
     with open_bundle_tracer(bundle, prompt) as trace:
         return [
-            trace(pixels_from_frame(scene.image, manifest.preprocessing), script.tokens)
+            held_to(grammar, trace(pixels_from_frame(scene.image, manifest.preprocessing), script.tokens))
             for scene, script in zip(scenes, scripts_of(bundle_path, scenes), strict=True)
         ]
+
+
+def held_to(grammar: Grammar, trace: Trace) -> Trace:
+    """The trace with logits of minus infinity for what may not stand there, of which no model is ever asked."""
+    logits = np.full_like(trace.logits, -np.inf)
+    for row, opinion, token, allowed in zip(
+        logits, trace.logits, trace.tokens, grammar.choices(trace.tokens), strict=True
+    ):
+        kept = allowed if allowed.size else [token]
+        row[kept] = opinion[kept]
+    return replace(trace, logits=logits)
 
 
 def scripts_of(bundle_path: Path, scenes: Sequence[Scene]) -> list[Script]:

@@ -28,7 +28,7 @@ class Option:
 
     precision: Precision
     treatments: Mapping[str, Treatment]  # by measured group; empty for float16
-    loss: float  # nats a token by which the choice of the next token moves (Kullback-Leibler)
+    loss: float  # nats a choice, by which choices of the next token move (Kullback-Leibler)
     resident_bytes: int  # that the runtime will hold
 
 

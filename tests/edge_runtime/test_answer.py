@@ -180,3 +180,24 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(BundleCorruptError, match="no tokenizer"):
         load_tokenizer(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_choices_along_an_answer_are_those_that_writing_it_had(grammar: Grammar, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    tokens, had = list(grammar.restart()), {}
+    while not grammar.finished and len(tokens) < 60:
+        had[len(tokens)] = grammar.allowed
+        token = int(draw.choice(grammar.allowed))
+        tokens += [token, *grammar.accept(token)]
+
+    choices = grammar.choices(tokens)
+
+    assert len(choices) == len(tokens)
+    for position, allowed in enumerate(choices):
+        assert allowed.tolist() == (had[position].tolist() if position in had else [])
+
+
+def test_what_is_no_answer_has_no_choices(grammar: Grammar, tokenizer: Tokenizer) -> None:
+    with pytest.raises(ValueError, match="number 1 of 2, cannot stand there"):
+        grammar.choices([tokenizer.token_to_id("a"), 0])

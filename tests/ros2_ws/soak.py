@@ -150,7 +150,7 @@ def are_about_the_newest(reports: list[InspectionReport]) -> bool:
     return all(after.frame_index >= before.frames_received - 1 for before, after in pairwise(reports))
 
 
-def growth_of(resident_mb: list[float]) -> dict[str, float]:
+def growth_of(resident_mb: list[float]) -> dict[str, object]:
     """How much memory the node holds after warm-up, and how steadily that grows.
 
     The median of the slopes between any two readings (Theil, 1950; Sen, 1968): a step of the allocator tilts
@@ -161,6 +161,7 @@ def growth_of(resident_mb: list[float]) -> dict[str, float]:
     a_second = np.median((warm[later] - warm[earlier]) / (later - earlier))
     return {
         "resident_mb": round(float(np.median(warm)), 1),
+        "resident_mb_by_minute": [round(median(resident_mb[i : i + 60]), 1) for i in range(0, len(resident_mb), 60)],
         "growth_mb": round(float(a_second * len(warm)), 2),
         "growth_in_10_minutes_mb": round(float(a_second * 600), 2),
     }

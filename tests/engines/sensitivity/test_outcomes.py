@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from edge_runtime.report import Finding, InspectionReport, Region
+from engines.fidelity import Trace
 from engines.reference.scenes import Scene
-from engines.sensitivity.outcomes import Reported, Traced, class_counts, macro_f1, reported, result_of
+from engines.sensitivity.outcomes import Reported, Traced, class_counts, divergence, macro_f1, reported, result_of
 
 CRACK, CORROSION, SPALLING = 1, 2, 4
 TRACED = [Traced(0.2, 0.1, 1, 0.0, 0.5), Traced(0.4, 0.3, 0, 0.2, 0.1)]
@@ -51,6 +52,23 @@ def test_shares_are_those_of_the_scenes_they_are_about():
     assert result.macro_f1 == pytest.approx((2 / 3) / 5)
     assert result.questions_wrong == pytest.approx(1 / 10)
     assert result.logits_divergence == pytest.approx(0.3)
+
+
+def trace(*logits):
+    nothing = np.zeros((1, 1), np.float32)
+    return Trace(nothing, nothing, np.array(logits, np.float32), tuple(range(len(logits))))
+
+
+def test_a_model_that_agrees_with_itself_does_not_diverge():
+    assert divergence(trace([1, 2, -np.inf]), trace([1, 2, -np.inf])) == 0
+
+
+def test_divergence_is_the_mean_of_the_choices_and_forced_tokens_are_none():
+    even, sure, forced = [0, 0, -np.inf], [np.log(9), 0, -np.inf], [-np.inf, -np.inf, 5]
+
+    moved = divergence(trace(sure, even, forced), trace(even, even, forced))
+
+    assert moved == pytest.approx((np.log(0.5 / 0.9) + np.log(0.5 / 0.1)) / 2 / 2)
 
 
 def test_what_no_scene_is_about_is_nothing():

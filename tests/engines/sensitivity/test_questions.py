@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 
 import engines.reference
-from edge_runtime.report import DEFECT_CLASSES, Finding, Region, answer_from_findings
+from edge_runtime.grammar import Grammar
+from edge_runtime.report import DEFECT_CLASSES, Finding, Region, answer_from_findings, answer_schema
 from edge_runtime.tokenization import load_tokenizer
 from engines.fidelity import Trace
-from engines.sensitivity.questions import answer_loss, script_of, yes_probabilities
+from engines.sensitivity.questions import answer_loss, are_choices, script_of, yes_probabilities
+from engines.sensitivity.scoring import held_to
 
 TOKENIZER = load_tokenizer(Path(engines.reference.__file__).parent / "checkpoint" / "tokenizer.json")
 VOCABULARY = TOKENIZER.get_vocab_size()
 
 
 def finding(name):
-    return Finding(name, "minor", Region(0.1, 0.2, 0.3, 0.4), 1.0, f"small {name}", "monitor")
+    return Finding(name, "minor", Region(0.1, 0.2, 0.3, 0.4), 1.0, f"small {name.replace('_', ' ')}", "monitor")
 
 
 def trace(script, sure=30.0):
@@ -71,3 +73,18 @@ def test_a_class_that_is_confused_with_another_costs_two_answers():
 
     assert shares[:2] == pytest.approx([1, 0.5])  # and with the crack denied, corrosion is as likely as the end
     assert there[:2].tolist() == [False, True]
+
+
+@pytest.mark.parametrize("names", [(), ("crack",), ("corrosion", "exposed_rebar"), ("efflorescence",), DEFECT_CLASSES])
+def test_held_to_the_grammar_a_model_keeps_its_opinion_of_what_may_stand_there(names):
+    script = script_of([finding(name) for name in names], TOKENIZER)
+    grammar = Grammar(TOKENIZER, VOCABULARY, [TOKENIZER.token_to_id("</s>")], answer_schema())
+    seen = trace(script, sure=0)
+
+    held = held_to(grammar, seen)
+
+    assert np.isfinite(held.logits[np.arange(len(script.tokens)), list(script.tokens)]).all()
+    for opening in script.openings:
+        assert np.isfinite(held.logits[opening.parting, [opening.go_on, opening.close]]).all()
+        assert np.isfinite(held.logits[opening.naming, list(opening.classes)]).all()
+    assert 0 < are_choices(held.logits).sum() < 0.6 * len(script.tokens)  # names of fields, quotes: no choices
