@@ -80,8 +80,8 @@ soak: $(ROS) $(BUNDLE)/bundle.json ## fly a camera of 1920x1080 at 30 frames a s
 	ros2_ws/run .venv/bin/python -m tests.ros2_ws.soak $(BUNDLE) --minutes $(MINUTES)
 	.venv/bin/python -m pytest -m slow --timeout=1800 tests/edge_runtime/test_messages_fuzz.py
 
-prove-13b: $(VENV) ## build and run a 13B within 10.4 GB; takes 9 GB of disk, and up to 90 minutes
-	.venv/bin/python -m benchmarks.prove_13b
+prove-13b: $(VENV) ## build a 13B and report on IMAGE within 10.4 GB; takes 9 GB of disk, and up to 90 minutes
+	.venv/bin/python -m benchmarks.prove_13b $(if $(IMAGE),--image "$(IMAGE)")
 
 prove-on-jetson: $(JETSON_VENV) ## on a Jetson: show what only hardware can; BUNDLE=... measures your own bundle too
 	BUNDLE="$(filter-out $(REFERENCE),$(BUNDLE))" \
