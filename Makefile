@@ -32,7 +32,7 @@ RENDER = import cv2; from engines.reference.flight import render_flight; \
 .PHONY: help demo test lint bench bench-peers parity engines soak prove-13b prove-on-jetson clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(ROS) $(BUNDLE)/bundle.json ## fly the reference inspector past a rendered bridge; BUNDLE=... another; writes out/flight.html
 	@rm -f $(FLIGHT).jsonl

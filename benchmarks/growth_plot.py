@@ -9,7 +9,7 @@ import numpy as np
 
 _WIDTH, _HEIGHT, _COLUMNS = 300, 220, 3
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 30, 44
-_STRAIGHT = 0.2  # the most that a straight line may bend; a parabola that begins level bends by 0.25
+_STRAIGHT = 0.15  # the most that a straight line may bend; a parabola that begins level bends by 0.25
 _FLAT = 0.05  # by how much what should not grow may differ from its mean
 
 

@@ -52,6 +52,7 @@ def test_a_change_for_better_and_one_for_worse_are_no_gain_that_is_known():
 
     assert result.low < 0 < result.high
     assert result.changed == pytest.approx(6 / len(true))
+    assert (result.nearer, result.further) == (3, 3)
 
 
 def test_any_beginning_of_the_chunks_has_its_share_of_both_sets():
