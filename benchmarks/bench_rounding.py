@@ -38,11 +38,12 @@ _HEADING = """## Beside public implementations
 
 The decoder's matrices, all methods on the same weights and the same rows of {calibrate} rendered scenes
 (`benchmarks/bench_rounding.py`, one run, one thread): symmetric INT4 in blocks of 128; and INT8 with a scale an output
-channel, and inputs in 8 bits too. Errors are those of the outputs over the outputs, squared, mean of all matrices: on
-rows of scenes that were held out, and on those that were seen. Divergence is in nats a token, how far the choice of the
-next one moves from float32's; perplexity is that of true answers, with the standard error of its difference to
-float32's: both on {held_out} scenes that were held out, with the whole decoder rounded. Memory is the peak beyond what
-the process held before."""
+channel, and inputs in 8 bits too. ONNX Runtime gives inputs a zero point, which spends no codes on values that do not
+occur; TensorRT's INT8 has none, nor has ours, so that its way without is what ours compares with. Errors are those of
+the outputs over the outputs, squared, mean of all matrices: on rows of scenes that were held out, and on those that
+were seen. Divergence is in nats a token, how far the choice of the next one moves from float32's; perplexity is that of
+true answers, with the standard error of its difference to float32's: both on {held_out} scenes that were held out, with
+the whole decoder rounded. Memory is the peak beyond what the process held before."""
 Float32 = NDArray[np.float32]
 
 

@@ -96,7 +96,9 @@ def gptq_by_llmcompressor(weight: Float32, rows: Float32) -> Rounded:
     return Rounded(found[0].numpy())
 
 
-def int8_by_onnxruntime(method: str) -> Method:
+def int8_by_onnxruntime(method: str, *, symmetric: bool) -> Method:
+    """``symmetric``: inputs without a zero point, which TensorRT's INT8 has not, nor ours."""
+
     def round_matrix(weight: Float32, rows: Float32) -> Rounded:
         from onnxruntime import quantization as ort
 
@@ -113,7 +115,12 @@ def int8_by_onnxruntime(method: str) -> Method:
             source, result = Path(folder, "float32.onnx"), Path(folder, "int8.onnx")
             onnx.save(_product(weight), source)
             ort.quantize_static(
-                source, result, Reader(), per_channel=True, calibrate_method=ort.CalibrationMethod[method]
+                source,
+                result,
+                Reader(),
+                per_channel=True,
+                calibrate_method=ort.CalibrationMethod[method],
+                extra_options={"ActivationSymmetric": symmetric},
             )
             tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(result).graph.initializer}
         step, zero = float(tensors["x_scale"]), int(tensors["x_zero_point"])
@@ -143,11 +150,13 @@ METHODS: Mapping[str, Mapping[str, Method]] = {
         "GPTQ, ours": gptq,
     },
     "INT8": {
-        "largest, ONNX Runtime": int8_by_onnxruntime("MinMax"),
+        **{
+            f"{words}, ONNX Runtime{', no zero point' * symmetric}": int8_by_onnxruntime(theirs, symmetric=symmetric)
+            for words, theirs in (("largest", "MinMax"), ("percentile", "Percentile"), ("entropy", "Entropy"))
+            for symmetric in (False, True)
+        },
         "largest, ours": int8_by("max"),
-        "percentile, ONNX Runtime": int8_by_onnxruntime("Percentile"),
         "percentile, ours": int8_by("percentile"),
-        "entropy, ONNX Runtime": int8_by_onnxruntime("Entropy"),
         "entropy, ours": int8_by("entropy"),
         "squared error, ours": int8_by("mse"),
     },
