@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,5 +80,6 @@ class BagSource(FrameSource):
             return FrameError(str(error))
 
     def close(self) -> None:
-        """Close the file."""
-        self._reader.close()
+        """Close the file, unless that is done already."""
+        with suppress(self._failure):  # of a reader that is not open
+            self._reader.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -39,13 +39,20 @@ class Intake(Generic[T]):
                 self._newest[camera] = item
                 self._changed.notify()
 
-    def take(self, timeout_s: float) -> tuple[str, T] | None:
-        """The camera whose turn it is and its newest item; None after ``timeout_s``, or when closed."""
+    def take(self, timeout_s: float, among: Collection[str] | None = None) -> tuple[str, T] | None:
+        """The camera whose turn it is, of all or ``among`` some, and its newest item.
+
+        None after ``timeout_s``, or when closed.
+        """
+
+        def waiting() -> list[str]:
+            return [name for name in self._newest if among is None or name in among]
+
         with self._changed:
-            self._changed.wait_for(lambda: self._newest or self._closed, timeout_s)
-            if not self._newest:
+            self._changed.wait_for(lambda: waiting() or self._closed, timeout_s)
+            if not waiting():
                 return None
-            camera = min(self._newest, key=lambda name: (-self._priorities[name], self._served[name]))
+            camera = min(waiting(), key=lambda name: (-self._priorities[name], self._served[name]))
             self._turn += 1
             self._served[camera] = self._turn
             return camera, self._newest.pop(camera)

@@ -1,5 +1,6 @@
 """Bags of ROS 1 and ROS 2 are cameras: their frames in order, with their times, without a ROS installation."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
 from rosbags.typesys import Stores, get_typestore
 
+from edge_runtime.cli import main
 from edge_runtime.errors import FrameError, SourceError
 from edge_runtime.frames import open_source
 
@@ -96,6 +98,12 @@ def test_a_message_that_is_no_picture_is_a_frame_without_one(tmp_path):
         found = list(source)
     assert [frame.name for frame in found] == ["/image#0", "/image#1", "/image#2"]
     assert [isinstance(frame.content, FrameError) for frame in found] == [False, True, False]
+
+
+def test_a_bag_is_streamed_as_a_camera_is(tmp_path, tiny_bundle, capsys):
+    bag = record2(tmp_path / "flight", {"/image": [raw(STORE2.types, number, 10 * number) for number in range(2)]})
+    assert main(["stream", str(tiny_bundle), bag, "--skip-below", "0", "--json"]) == 0
+    assert [json.loads(line)["source"] for line in capsys.readouterr().out.splitlines()] == ["/image#0", "/image#1"]
 
 
 def test_a_bag_without_images_and_a_damaged_one_are_refused(tmp_path):

@@ -167,11 +167,34 @@ def test_frames_that_show_nothing_new_are_skipped_and_counted():
     assert worker.pipeline.counters() == Counters(received=3, reported=1, skipped=2)
 
 
-def test_frames_that_come_sooner_than_the_rate_allows_are_skipped():
+def test_of_frames_that_come_sooner_than_the_rate_allows_the_newest_waits():
+    rules = Rules(period_s=60)
+    worker = Worker(rules=lambda: rules)
+    worker.offer_and_wait(0)
+    for number in (1, 2, 3):
+        worker.pipeline.offer(CAMERA, number)
+    assert worker.pipeline.counters() == Counters(received=4, reported=1, dropped=2)
+    rules = Rules()
+    worker.wait_until(lambda: len(worker.published) == 2)
+    assert worker.published[-1].message == 3
+
+
+def test_a_rate_is_shared_by_cameras_whose_frames_come_in_step():
+    worker = Worker(cameras=("left", "right"), rules=lambda: Rules(period_s=0.05))
+    for number in range(200):
+        if len(worker.published) == 8:
+            break
+        for camera in ("left", "right"):
+            worker.pipeline.offer(camera, number)
+        time.sleep(0.01)
+    assert [inspected.camera for inspected in worker.published] == ["left", "right"] * 4
+
+
+def test_a_request_does_not_wait_for_the_rate():
     worker = Worker(rules=lambda: Rules(period_s=60))
-    for number in range(3):
-        worker.offer_and_wait(number)
-    assert worker.pipeline.counters() == Counters(received=3, reported=1, skipped=2)
+    worker.offer_and_wait(0)
+    worker.ask(message=7)
+    worker.wait_until(lambda: worker.answers)
 
 
 def test_rules_hold_from_the_next_frame_on():

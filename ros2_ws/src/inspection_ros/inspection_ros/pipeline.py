@@ -169,7 +169,11 @@ class Pipeline(Generic[Message]):
 
     def _take_turn(self, shift: int, inspector: ClosableInspector) -> None:
         self._rest(inspector)
-        turn = self._intake.take(_IDLE_WAIT_S)
+        too_soon_s = self._inspection_began_s + self._rules().period_s - time.monotonic()
+        if too_soon_s > 0:  # no camera has its turn, so that none loses it
+            turn = self._intake.take(min(too_soon_s, _IDLE_WAIT_S), among=(_REQUESTS,))
+        else:
+            turn = self._intake.take(_IDLE_WAIT_S)
         try:
             if turn is not None and turn[1] is not None:
                 self._process(shift, inspector, turn[1])
@@ -190,9 +194,6 @@ class Pipeline(Generic[Message]):
     def _process(self, shift: int, inspector: ClosableInspector, arrival: _Arrival[Message]) -> None:
         rules = self._rules()
         began_s = time.monotonic()
-        if began_s - self._inspection_began_s < rules.period_s:
-            self._tally.skip()
-            return
 
         def inspect(frame: Frame) -> InspectionReport:
             self._inspection_began_s = began_s

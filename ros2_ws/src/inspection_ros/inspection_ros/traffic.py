@@ -37,7 +37,7 @@ class Rules:
     tiling: Tiling = field(default_factory=Tiling)
     question: str = ""
     deadline_s: float | None = None  # from the moment that an inspection starts
-    period_s: float = 0.0  # frames that come sooner after the start of the last inspection are skipped
+    period_s: float = 0.0  # no frame is taken sooner after the start of the last inspection; the newest waits
 
 
 @dataclass(frozen=True)
