@@ -36,8 +36,8 @@ def load_recording(path: str | Path) -> Flight:
     """
     flown = _Flown()
     try:
-        for kind, log_ns, message in _messages(Path(path), flown):
-            _TELLERS[kind](flown, log_ns, message)
+        for kind, topic, log_ns, message in _messages(Path(path), flown):
+            _TELLERS[kind](flown, topic, log_ns, message)
     except OSError as error:
         raise FlightLogError(f"cannot read recording {path}: {error.strerror or error}") from error
     except MissingDependencyError:
@@ -57,33 +57,56 @@ class _Flown:
     activated_ns: int | None = None  # which flight it is
     reports: list[Any] = field(default_factory=list)
     failures: list[Any] = field(default_factory=list)
-    pictures: dict[int, bytes] = field(default_factory=dict)  # by the stamp of their frame
-    health: dict[str, str] = field(default_factory=dict)
+    pictures: dict[int, bytes] = field(default_factory=dict)  # by the number of their report
+    awaited: dict[tuple[int, str], int] = field(default_factory=dict)  # reports without a picture, by frame
+    early: dict[tuple[int, str], bytes] = field(default_factory=dict)  # pictures without a report, by frame
+    health_of: dict[str, dict[str, str]] = field(default_factory=dict)  # by the node's namespace
+    namespace: str | None = None  # of the node whose reports these are
     is_whole: bool = False
 
-    def report(self, log_ns: int, message: Any) -> None:
-        self._of_flight(log_ns, message)
+    def report(self, topic: str, log_ns: int, message: Any) -> None:
+        self._of_flight(topic, log_ns, message)
+        number, frame = len(self.reports), _frame_of(message)
         self.reports.append(message)
+        if frame in self.early:
+            self.pictures[number] = self.early.pop(frame)
+        else:
+            self.awaited[frame] = number
 
-    def failure(self, log_ns: int, message: Any) -> None:
-        self._of_flight(log_ns, message)
+    def failure(self, topic: str, log_ns: int, message: Any) -> None:
+        self._of_flight(topic, log_ns, message)
         self.failures.append(message)
 
-    def picture(self, log_ns: int, message: Any) -> None:
-        self.pictures[nanoseconds(message.header.stamp)] = bytes(message.data)
+    def picture(self, topic: str, log_ns: int, message: Any) -> None:
+        frame = _frame_of(message)
+        number = self.awaited.pop(frame, None)
+        if number is None:
+            self.early[frame] = bytes(message.data)
+        else:
+            self.pictures[number] = bytes(message.data)
 
-    def diagnostics(self, log_ns: int, message: Any) -> None:
+    def diagnostics(self, topic: str, log_ns: int, message: Any) -> None:
         for status in message.status:
-            if status.name.endswith(": inspection"):
+            node, _, task = status.name.partition(": ")
+            if task == "inspection":  # of this drone, or of another in the same domain
                 self._started(log_ns)
-                self.health |= {pair.key: pair.value for pair in status.values}
+                values = {pair.key: pair.value for pair in status.values}
+                self.health_of.setdefault(node.rpartition("/")[0], {}).update(values)
 
-    def _of_flight(self, log_ns: int, message: Any) -> None:
+    def _of_flight(self, topic: str, log_ns: int, message: Any) -> None:
         activated_ns = nanoseconds(message.activated)
         if self.activated_ns not in (None, activated_ns):  # the node was activated anew: that is another flight
             self.reports, self.failures, self.pictures, self.started_ns = [], [], {}, None
+            self.awaited, self.early = {}, {}
         self.activated_ns = activated_ns
+        self.namespace = topic.rpartition("/inspection/")[0]
         self._started(log_ns)
+
+    @property
+    def health(self) -> dict[str, str]:
+        """What the node told last; where topics were remapped, or nothing was reported, that of any node."""
+        any_node = next(iter(self.health_of.values()), {})
+        return any_node if self.namespace is None else self.health_of.get(self.namespace, any_node)
 
     def _started(self, log_ns: int) -> None:
         self.started_ns = log_ns if self.started_ns is None else self.started_ns
@@ -91,7 +114,7 @@ class _Flown:
     def flight(self) -> Flight:
         told = (*self.reports, *self.failures)  # a report first: of a frame that failed, the stamp may be broken, too
         first_ns = nanoseconds(told[0].header.stamp) if told else 0
-        records = tuple(self._record(message, first_ns) for message in self.reports)
+        records = tuple(self._record(*numbered, first_ns) for numbered in enumerate(self.reports))
         failures = tuple(_failure(message, first_ns) for message in self.failures)
         counters = counters_from_values(self.health)
         end = None
@@ -109,17 +132,22 @@ class _Flown:
             end,
         )
 
-    def _record(self, message: Any, first_ns: int) -> FlightRecord:
+    def _record(self, number: int, message: Any, first_ns: int) -> FlightRecord:
         stamp_ns = nanoseconds(message.header.stamp)
         return FlightRecord(
             int(message.frame_index),
             (stamp_ns - first_ns) / 1e9,
             message.camera,
             report_from_message(message),
-            self.pictures.get(stamp_ns),
+            self.pictures.get(number),
             is_annotated=True,
             place=_place(message),
         )
+
+
+def _frame_of(message: Any) -> tuple[int, str]:
+    """What a report and the picture of its frame have in common; cameras that are triggered at once share stamps."""
+    return nanoseconds(message.header.stamp), message.header.frame_id
 
 
 def _place(message: Any) -> str:
@@ -148,8 +176,8 @@ _TELLERS = {
 }
 
 
-def _messages(path: Path, flown: _Flown) -> Iterator[tuple[str, int, Any]]:
-    """Type, log time and content of every message that tells something, as far as the file goes."""
+def _messages(path: Path, flown: _Flown) -> Iterator[tuple[str, str, int, Any]]:
+    """Type, topic, log time and content of every message that tells something, as far as the file goes."""
     try:
         from mcap.exceptions import EndOfFile
         from mcap.records import Channel, Footer, Message, Schema
@@ -159,7 +187,7 @@ def _messages(path: Path, flown: _Flown) -> Iterator[tuple[str, int, Any]]:
         raise MissingDependencyError(f"cannot read recordings: {error}; install edge-runtime[bags]") from error
     types = get_typestore(Stores.EMPTY)
     names: dict[int, str] = {}
-    kinds: dict[int, str] = {}
+    channels: dict[int, tuple[str, str]] = {}  # type and topic
     written = path.read_bytes()
     whole = BytesIO(written[: _end_of_records(written)])
     with suppress(EndOfFile):  # cut short, which ``is_whole`` tells
@@ -169,10 +197,10 @@ def _messages(path: Path, flown: _Flown) -> Iterator[tuple[str, int, Any]]:
                     types.register(_unknown(get_types_from_msg(record.data.decode(), record.name), types.fielddefs))
                 names[record.id] = record.name
             elif isinstance(record, Channel) and record.schema_id in names:
-                kinds[record.id] = names[record.schema_id]
-            elif isinstance(record, Message) and record.channel_id in kinds:
-                kind = kinds[record.channel_id]
-                yield kind, record.log_time, types.deserialize_cdr(record.data, kind)
+                channels[record.id] = names[record.schema_id], record.topic
+            elif isinstance(record, Message) and record.channel_id in channels:
+                kind, topic = channels[record.channel_id]
+                yield kind, topic, record.log_time, types.deserialize_cdr(record.data, kind)
             elif isinstance(record, Footer):
                 flown.is_whole = True
 

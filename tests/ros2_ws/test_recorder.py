@@ -13,8 +13,12 @@ import pytest
 pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_ros.py, then tests by ros2_ws/run")
 pytest.importorskip("mcap", reason="recording needs edge-runtime[bags]")
 
+import cv2
+import numpy as np
 from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from inspection_msgs.msg import InspectionReport as InspectionReportMessage
+from inspection_ros.definitions import definition_of
 from inspection_ros.demo import ros_command
 from inspection_ros.mcap_file import McapFile
 from inspection_ros.recorder import SYNC_PERIOD_S, FlightRecorder
@@ -22,7 +26,8 @@ from inspection_ros.running import spin
 from lifecycle_msgs.msg import Transition
 from mcap.reader import make_reader
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import NavSatFix
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import CompressedImage, NavSatFix
 from std_msgs.msg import Header
 
 from edge_runtime.cli import main
@@ -30,6 +35,7 @@ from edge_runtime.errors import BackendError, FlightLogError
 from edge_runtime.flight_log import FrameFailure
 from edge_runtime.flight_page import page_from_flight
 from edge_runtime.health_values import counters_from_values
+from edge_runtime.messages import fill_compressed
 from edge_runtime.recording import load_recording
 from edge_runtime.report import InspectionReport
 from tests.fakes import CRACK, ScriptedInspector
@@ -140,6 +146,56 @@ def test_a_recording_and_its_page_tell_where_a_finding_was_seen(rig, tmp_path):
     assert flight.records[0].place == "47.500000, 8.250000, 400.0 m"
     assert flight.records[-1].place == ""  # 3 s later nobody knows
     assert '<td class="left">47.500000, 8.250000, 400.0 m</td>' in page_from_flight(flight)
+
+
+def write_recording(path, messages):
+    """A recording of these topics and messages, in this order."""
+    file = McapFile(path, definition_of)
+    for number, (topic, message) in enumerate(messages):
+        package, name = type(message).__module__.split(".")[0], type(message).__name__
+        file.write(topic, f"{package}/msg/{name}", serialize_message(message), number)
+    file.close()
+    return path
+
+
+def health_of(drone, received):
+    values = {"bundle": f"/data{drone}", "frames_received": str(received), "frames_reported": str(received)}
+    values |= dict.fromkeys(("frames_skipped", "frames_dropped", "frames_failed"), "0")
+    pairs = [KeyValue(key=key, value=value) for key, value in values.items()]
+    status = DiagnosticStatus(name=f"{drone}/inspection: inspection", values=pairs)
+    return "/diagnostics", DiagnosticArray(status=[status])
+
+
+def report_of(camera, level=None):
+    """A report about the frame that all cameras took at 100 s, or the picture of that frame."""
+    header = Header(stamp=Time(sec=100), frame_id=camera)
+    if level is None:
+        return "/drone1/inspection/reports", InspectionReportMessage(header=header, camera=camera)
+    picture = CompressedImage(header=header)
+    fill_compressed(picture, np.full((8, 8, 3), level, np.uint8))
+    return "/drone1/inspection/annotated/compressed", picture
+
+
+def test_what_other_drones_of_the_domain_say_is_not_taken_for_the_recorded_one_s(tmp_path):
+    messages = [health_of("/drone2", 7), report_of("front"), health_of("/drone1", 1), health_of("/drone2", 777)]
+    flight = load_recording(write_recording(tmp_path / "flight.mcap", messages))
+    assert flight.header.bundle == "/data/drone1"
+    assert flight.end.received == 1
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 3, 0, 1), (0, 2, 3, 1)])
+def test_cameras_that_are_triggered_at_once_keep_their_pictures(tmp_path, order):
+    messages = [report_of("left"), report_of("right"), report_of("left", 10), report_of("right", 200)]
+    flight = load_recording(write_recording(tmp_path / "flight.mcap", [messages[i] for i in order]))
+    shown = {record.source: cv2.imdecode(np.frombuffer(record.image, np.uint8), 1).mean() for record in flight.records}
+    assert shown == {"left": pytest.approx(10, abs=2), "right": pytest.approx(200, abs=2)}
+
+
+def test_a_camera_without_a_clock_has_its_pictures_in_their_order(tmp_path):
+    messages = [report_of("front"), report_of("front", 10), report_of("front"), report_of("front", 200)]
+    flight = load_recording(write_recording(tmp_path / "flight.mcap", messages))
+    shown = [cv2.imdecode(np.frombuffer(record.image, np.uint8), 1).mean() for record in flight.records]
+    assert shown == [pytest.approx(10, abs=2), pytest.approx(200, abs=2)]
 
 
 def test_a_power_cut_loses_nothing_that_had_reached_the_disk(recorded, tmp_path):

@@ -107,5 +107,5 @@ class GroundStation:
 
     def _hear_health(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            if status.name.endswith(": inspection"):
+            if status.name == f"{self._node.resolve_topic_name('inspection')}: inspection":  # none of another drone
                 self._health = {pair.key: pair.value for pair in status.values}
