@@ -93,7 +93,8 @@ clean: ## remove what was built; the virtual environments stay
 
 # Messages of these ROS versions are compiled against NumPy 1.
 $(VENV): | check-python
-	rm -rf .venv
+	@echo "installing the project and what it needs into .venv; a minute or two, once"
+	@rm -rf .venv
 	$(PYTHON) -m venv $(if $(ROS_DISTRO),--system-site-packages) .venv
 	.venv/bin/pip install -qq --editable '.[build,dev]' $(if $(filter humble jazzy,$(ROS_DISTRO)),'numpy<2')
 	@command -v cmake >/dev/null || .venv/bin/pip install -qq cmake
@@ -110,7 +111,8 @@ $(JETSON): $(VENV) $(wildcard tests/simulated_jetson/libcuda/* tests/simulated_j
 	case $$code in 0) echo ready ;; 69) echo unavailable ;; *) exit $$code ;; esac >$@
 
 $(PARITY_VENV): | check-python
-	rm -rf .venv-parity
+	@echo "installing torch and transformers into .venv-parity; minutes, once"
+	@rm -rf .venv-parity
 	$(PYTHON) -m venv .venv-parity
 	.venv-parity/bin/pip install -qq --editable '.[build,dev,parity]'
 	@touch $@
@@ -118,21 +120,24 @@ $(PARITY_VENV): | check-python
 # GCC 12 drops the stores that set up AMX's tiles in llama.cpp, which then crashes at its first prompt. A wheel in pip's
 # cache may have been compiled so.
 $(PEERS_VENV): | check-python
-	rm -rf .venv-peers
+	@echo "compiling llama.cpp and installing it and other peers into .venv-peers; a quarter of an hour, once"
+	@rm -rf .venv-peers
 	$(PYTHON) -m venv .venv-peers
 	CMAKE_ARGS='-DCMAKE_CXX_FLAGS="-fno-tree-dse -fno-dse"' \
 		.venv-peers/bin/pip install -qq --no-cache-dir --editable '.[build,peers]'
 	@touch $@
 
 $(RTX_VENV): | check-python
-	rm -rf .venv-rtx
+	@echo "installing TensorRT for RTX into .venv-rtx; minutes, once"
+	@rm -rf .venv-rtx
 	$(PYTHON) -m venv .venv-rtx
 	.venv-rtx/bin/pip install -qq --editable '.[build,dev,tensorrt-rtx]'
 	@touch $@
 
 # TensorRT comes with JetPack, outside of any virtual environment; pycuda is compiled against JetPack's CUDA.
 $(JETSON_VENV): | check-python
-	rm -rf .venv-jetson
+	@echo "compiling pycuda and installing the project into .venv-jetson; minutes, once"
+	@rm -rf .venv-jetson
 	$(PYTHON) -m venv --system-site-packages .venv-jetson
 	PATH=/usr/local/cuda/bin:$$PATH .venv-jetson/bin/pip install -qq --editable '.[build,dev,jetson]'
 	@touch $@

@@ -154,7 +154,9 @@ def load_flight(path: str | Path) -> Flight:
     try:
         lines = Path(path).read_bytes().split(b"\n")[:-1]  # what follows the last newline is empty, or a cut line
     except OSError as error:
-        raise FlightLogError(f"cannot read flight log {path}: {error.strerror or error}") from error
+        raise FlightLogError(
+            f"cannot read flight log {path}: {error.strerror or error}; name a log's .jsonl or a recording's .mcap file"
+        ) from error
     starts = [number for number, line in enumerate(lines) if line.startswith(b'{"kind":"flight"')]
     if not starts:
         raise FlightLogError(f"{path} is no flight log: no line of it opens a flight")

@@ -55,8 +55,9 @@ def load_device(device: str) -> Device:
             raise RecipeError(f"{path} is no device profile: it is larger than {_LARGEST_PROFILE_BYTES} bytes")
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        reason = "" if isinstance(error, FileNotFoundError) else f" ({error})"
         raise RecipeError(
-            f"there is no device {device!r} ({error}); use one of {', '.join(known_devices())}, or a YAML file's path"
+            f"there is no device {device!r}{reason}; use one of {', '.join(known_devices())}, or a YAML file's path"
         ) from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not YAML: {error}") from error

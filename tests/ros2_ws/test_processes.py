@@ -11,9 +11,12 @@ import pytest
 
 pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_ros.py, then tests by ros2_ws/run")
 
-from inspection_ros.demo import fly, ros_command
+from inspection_ros.demo import fly, main, ros_command
 from inspection_ros.node import GIVEN_UP_EXIT_CODE
+from inspection_ros.player import CameraPlayer
+from inspection_ros.recorder import FlightRecorder
 from lifecycle_msgs.msg import Transition
+from rclpy.parameter import Parameter
 
 from edge_runtime.errors import BackendError, SourceError
 from edge_runtime.flight_log import FlightHeader, load_flight
@@ -136,6 +139,49 @@ def test_a_signal_ends_node_and_player_quietly(rig, pictures):
     finally:
         for _, process in asked:
             process.kill()
+
+
+@pytest.mark.parametrize(
+    ("node", "parameters", "says"),
+    [
+        ("node", {"deadline_s": 5}, "inspection: Trying to set parameter 'deadline_s'"),
+        ("player", {"rate_hz": 2}, "camera_player: Trying to set parameter 'rate_hz'"),
+        ("player", {"rate_hz": 1000.0}, "camera_player: Invalid parameter value (1000.0)"),
+        ("player", {"image_transport": "compresed"}, "set one of raw, compressed"),
+        ("player", {"source": 99}, "camera_player: camera 99 "),
+        ("recorder", {"pictures_hz": 1}, "flight_recorder: Trying to set parameter 'pictures_hz'"),
+    ],
+)
+def test_a_parameter_that_makes_no_sense_is_refused_in_a_line(node, parameters, says, tmp_path):
+    ended = subprocess.run(
+        ros_command(node, **parameters), capture_output=True, text=True, timeout=WAIT_S, cwd=tmp_path, check=False
+    )
+    assert ended.returncode == 1
+    assert says in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_what_player_and_recorder_read_when_they_start_is_not_changed_in_flight(pictures, tmp_path):
+    player = CameraPlayer(parameter_overrides=[Parameter("source", value=str(pictures))])
+    recorder = FlightRecorder(parameter_overrides=[Parameter("folder", value=str(tmp_path))])
+    try:
+        for node, name, value in ((player, "rate_hz", 1.0), (recorder, "pictures_hz", 0.0)):
+            [result] = node.set_parameters([Parameter(name, value=value)])
+            assert "read-only" in result.reason
+        [result] = player.set_parameters([Parameter("frame_id", value="left")])
+        assert result.successful
+    finally:
+        recorder.close()
+        for node in (player, recorder):
+            node.destroy_node()
+
+
+@pytest.mark.parametrize("wrong", [["--rate", "0"], ["--rate", "1000"], ["--frames", "0"]])
+def test_a_demo_that_cannot_be_flown_is_refused_as_usage(wrong, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["bundle", *wrong])
+    assert ended.value.code == 2
+    assert "is not a" in capsys.readouterr().err
 
 
 def test_a_node_that_starts_itself_reports_without_being_asked(rig):

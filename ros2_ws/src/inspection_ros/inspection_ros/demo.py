@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import rclpy
@@ -24,6 +24,7 @@ from inspection_msgs.msg import InspectionReport as InspectionReportMessage
 from lifecycle_msgs.msg import Transition
 from rclpy.signals import SignalHandlerOptions
 
+from edge_runtime.arguments import positive
 from edge_runtime.bundle import load_bundle
 from edge_runtime.errors import EdgeRuntimeError, SourceError
 from edge_runtime.flight_log import FlightHeader
@@ -33,6 +34,7 @@ from edge_runtime.report import InspectionReport, text_from_report
 from inspection_ros.ground_station import GroundStation
 from inspection_ros.local_only import keep_ros_local
 from inspection_ros.logbook import Logbook
+from inspection_ros.player import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 
 # Within one machine, best effort loses a quarter of raw 640x480 frames in Fast DDS (23 of 30 arrived), reliable none.
 LOSE_NO_FRAME = {"qos_overrides./image.subscription.reliability": "reliable"}
@@ -127,12 +129,19 @@ def ros_command(module: str, **parameters: str | int | float) -> list[str]:
     return [sys.executable, "-m", f"inspection_ros.{module}", "--ros-args", *assignments]
 
 
+def _rate_hz(text: str) -> float:
+    with suppress(ValueError):
+        if LOWEST_RATE_HZ <= (rate_hz := float(text)) <= HIGHEST_RATE_HZ:
+            return rate_hz
+    raise argparse.ArgumentTypeError(f"{text!r} is not a rate from {LOWEST_RATE_HZ:g} to {HIGHEST_RATE_HZ:g}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and fly."""
     parser = argparse.ArgumentParser(prog="inspection_ros.demo", description="Fly a camera past an inspection node.")
     parser.add_argument("bundle", help="folder of the engine bundle")
-    parser.add_argument("--frames", type=int, default=60, help="frames that the camera takes (%(default)s)")
-    parser.add_argument("--rate", type=float, default=5.0, help="frames a second (%(default)s)")
+    parser.add_argument("--frames", type=positive, default=60, help="frames that the camera takes (%(default)s)")
+    parser.add_argument("--rate", type=_rate_hz, default=5.0, help="frames a second (%(default)s)")
     parser.add_argument("--source", default="rendered:1", help="folder, video or rendered:SEED (%(default)s)")
     parser.add_argument("--budget", default="2GB", help="memory that the node may take (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out/flight"), help="where .jsonl and .html go (%(default)s)")

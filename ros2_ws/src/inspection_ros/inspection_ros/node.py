@@ -10,7 +10,6 @@ from typing import Any, Protocol
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
@@ -281,16 +280,14 @@ class InspectionNode(LifecycleNode):
 
 def main(args: list[str] | None = None, open_inspector: Callable[..., OpenInspector] = Inspector.open) -> None:
     """Run the node until Ctrl-C; exit code 70 where an engine is past help in this process."""
-    try:
-        node = run_node(
-            lambda: InspectionNode(open_inspector),
-            args,
-            done=lambda node: bool(node.given_up),
-            release=lambda node: None if node.given_up else node.release(),
-            start=InspectionNode.autostart,
-        )
-    except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-        sys.exit(f"inspection: {error}")
+    node = run_node(
+        "inspection",
+        lambda: InspectionNode(open_inspector),
+        args,
+        done=lambda node: bool(node.given_up),
+        release=lambda node: None if node.given_up else node.release(),
+        start=InspectionNode.autostart,
+    )
     if node.given_up:
         sys.exit(GIVEN_UP_EXIT_CODE)
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
@@ -20,9 +21,11 @@ from edge_runtime.errors import EdgeRuntimeError
 from edge_runtime.messages import Frame, fill_compressed, fill_image
 from inspection_ros.playlist import open_playlist
 from inspection_ros.running import run_node
+from inspection_ros.settings import check_transport
 
 # Reliable, as camera drivers are by default: an inspector that asks for best effort gets it, a recorder loses nothing.
 PLAYER_QOS = QoSProfile(depth=5)
+LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 0.01, 240.0
 LINGER_S = 1.0  # the last frame is still on its way when there is nothing more to publish
 
 
@@ -34,27 +37,34 @@ class CameraPlayer(Node):
         self._declare_parameters()
         self._message_type, topic, self._fill = self._transport()
         self._publisher = self.create_publisher(self._message_type, topic, PLAYER_QOS)
-        self._playlist = open_playlist(self._value("source"), self._value("max_frames"), self._value("loop"))
+        self._playlist = open_playlist(str(self._value("source")), self._value("max_frames"), self._value("loop"))
         self._ended_s: float | None = None
         self.failure: EdgeRuntimeError | None = None
         self._upcoming = self._next_frame()  # one ahead, so that a slow read does not delay a frame that is due
         self.create_timer(1.0 / self._value("rate_hz"), self._publish_next)
 
     def _transport(self) -> tuple[Any, str, Callable[[Any, Frame], None]]:
-        if self._value("image_transport") == "compressed":
+        name = self._value("image_transport")
+        try:
+            check_transport(name)
+        except ValueError as error:
+            raise InvalidParameterValueException("image_transport", name, str(error)) from error
+        if name == "compressed":
             return CompressedImage, "image/compressed", partial(fill_compressed, quality=self._value("jpeg_quality"))
         return Image, "image", fill_image
 
     def _declare_parameters(self) -> None:
-        def declare(name: str, default: Any, description: str, **limits: Any) -> None:
-            self.declare_parameter(name, default, ParameterDescriptor(description=description, **limits))
+        def declare(name: str, default: Any, description: str, read_only: bool = True, **limits: Any) -> None:
+            descriptor = ParameterDescriptor(description=description, read_only=read_only, **limits)
+            self.declare_parameter(name, default, descriptor)
 
-        declare("source", "rendered:1", "Folder of images, video file, camera number, or rendered:SEED.")
+        source = "Folder of images, video file, ROS bag, camera number, or rendered:SEED."
+        declare("source", "rendered:1", source, dynamic_typing=True)  # a number is a camera's
         declare(
             "rate_hz",
             5.0,
             "Frames a second.",
-            floating_point_range=[FloatingPointRange(from_value=0.01, to_value=240.0)],
+            floating_point_range=[FloatingPointRange(from_value=LOWEST_RATE_HZ, to_value=HIGHEST_RATE_HZ)],
         )
         declare("loop", False, "Begin again at the end.")
         declare("max_frames", 0, "Stop after so many frames; 0 for all.", integer_range=_at_least_0())
@@ -65,7 +75,7 @@ class CameraPlayer(Node):
             "Of compressed frames.",
             integer_range=[IntegerRange(from_value=1, to_value=100, step=1)],
         )
-        declare("frame_id", "camera", "Coordinate frame in every header.")
+        declare("frame_id", "camera", "Coordinate frame in every header.", read_only=False)
         declare("wait_for_subscribers", 0, "Publish nothing before so many are connected.", integer_range=_at_least_0())
 
     @property
@@ -103,7 +113,7 @@ def _at_least_0() -> list[IntegerRange]:
 
 def main(args: list[str] | None = None) -> None:
     """Play until the end or Ctrl-C; exit code 1 where the source fails."""
-    player = run_node(CameraPlayer, args, done=lambda node: node.done)
+    player = run_node("camera_player", CameraPlayer, args, done=lambda node: node.done)
     if player.failure is not None:
         sys.exit(f"camera_player: {player.failure}")
 

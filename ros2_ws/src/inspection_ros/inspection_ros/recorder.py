@@ -37,13 +37,16 @@ class FlightRecorder(Node):
 
     def __init__(self, **node_options: Any) -> None:
         super().__init__("flight_recorder", **node_options)
-        self.declare_parameter("folder", "flights", ParameterDescriptor(description="Where recordings go."))
+        self.declare_parameter(
+            "folder", "flights", ParameterDescriptor(description="Where recordings go.", read_only=True)
+        )
         self.declare_parameter(
             "pictures_hz",
             1.0,
             ParameterDescriptor(
                 description="Annotated frames a second that are kept, at most; 0 for none.",
                 floating_point_range=[FloatingPointRange(from_value=0.0, to_value=60.0)],
+                read_only=True,
             ),
         )
         started = datetime.now(timezone.utc)
@@ -102,7 +105,11 @@ def main(args: list[str] | None = None) -> None:
     """Record until Ctrl-C; exit code 1 where the disk refuses, for whoever supervises to try again."""
     try:
         recorder = run_node(
-            FlightRecorder, args, done=lambda node: node.failure is not None, release=FlightRecorder.close
+            "flight_recorder",
+            FlightRecorder,
+            args,
+            done=lambda node: node.failure is not None,
+            release=FlightRecorder.close,
         )
     except FlightLogError as error:
         sys.exit(f"flight_recorder: {error}")

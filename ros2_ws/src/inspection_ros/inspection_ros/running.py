@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from types import FrameType
 from typing import TypeVar
 
 import rclpy
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
@@ -21,6 +23,7 @@ _ENDINGS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run_node(
+    name: str,
     make: Callable[[], AnyNode],
     args: list[str] | None = None,
     done: Callable[[AnyNode], bool] = lambda node: False,
@@ -29,7 +32,8 @@ def run_node(
 ) -> AnyNode:
     """Spin the node that ``make`` gives until it is ``done``, or until SIGINT or SIGTERM; then ``release`` it.
 
-    It is told to ``start`` before, and comes back for its last words. A second signal ends the process at once.
+    It is told to ``start`` before, and comes back for its last words. A second signal ends the process at once, and so
+    does a parameter that makes no sense, with ``name``, the reason and exit code 1.
     (``with rclpy.init()`` would say this shorter, but fails on Humble and Jazzy.)
     """
     with _awaiting_signals() as asked_to_end:
@@ -42,6 +46,8 @@ def run_node(
             finally:
                 release(node)
                 node.destroy_node()
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            sys.exit(f"{name}: {error}")
         finally:
             rclpy.try_shutdown()
     return node

@@ -55,7 +55,8 @@ def _check_budget(text: str) -> None:
         parse_bytes(text)
 
 
-def _check_transport(name: str) -> None:
+def check_transport(name: str) -> None:
+    """Raise ValueError where there is no such ``image_transport``."""
     if name not in TRANSPORTS:
         raise ValueError(f"image_transport is {name!r}; set one of {', '.join(TRANSPORTS)}")
 
@@ -112,7 +113,7 @@ SETTINGS = (
         "raw",
         "raw subscribes to each camera's topic, compressed to TOPIC/compressed.",
         ACTIVATE,
-        check=_check_transport,
+        check=check_transport,
     ),
     Setting(
         "region",
