@@ -55,6 +55,7 @@ setup(
             "cyclonedds>=11,<12; platform_machine == 'x86_64' and sys_platform == 'linux' and python_version < '3.14'",
             "mcap>=1.2,<2",
             "rosbags>=0.10.5,<0.12",
+            "ray>=2.40,<3; python_version < '3.15'",
             "pillow>=10",  # what the image processors of Hugging Face resize with: preprocessing is held against it
             "ruff>=0.9,<1",
             "mypy>=1.14,<3",
