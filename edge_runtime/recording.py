@@ -61,7 +61,7 @@ class _Flown:
     awaited: dict[tuple[int, str], int] = field(default_factory=dict)  # reports without a picture, by frame
     early: dict[tuple[int, str], bytes] = field(default_factory=dict)  # pictures without a report, by frame
     health_of: dict[str, dict[str, str]] = field(default_factory=dict)  # by the node's namespace
-    namespace: str | None = None  # of the node whose reports these are
+    namespace: str | None = None  # of the node whose reports these are; None where its topics were remapped
     is_whole: bool = False
 
     def report(self, topic: str, log_ns: int, message: Any) -> None:
@@ -99,14 +99,16 @@ class _Flown:
             self.reports, self.failures, self.pictures, self.started_ns = [], [], {}, None
             self.awaited, self.early = {}, {}
         self.activated_ns = activated_ns
-        self.namespace = topic.rpartition("/inspection/")[0]
+        namespace, inspection, _ = topic.rpartition("/inspection/")
+        self.namespace = namespace if inspection else None
         self._started(log_ns)
 
     @property
     def health(self) -> dict[str, str]:
-        """What the node told last; where topics were remapped, or nothing was reported, that of any node."""
-        any_node = next(iter(self.health_of.values()), {})
-        return any_node if self.namespace is None else self.health_of.get(self.namespace, any_node)
+        """What the node told last; where it is not clear which node's topics these are, that of the only one."""
+        if self.namespace is None and len(self.health_of) == 1:
+            return next(iter(self.health_of.values()))
+        return self.health_of.get(self.namespace or "", {})
 
     def _started(self, log_ns: int) -> None:
         self.started_ns = log_ns if self.started_ns is None else self.started_ns

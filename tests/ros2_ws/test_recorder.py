@@ -183,6 +183,18 @@ def test_what_other_drones_of_the_domain_say_is_not_taken_for_the_recorded_one_s
     assert flight.end.received == 1
 
 
+def test_a_drone_that_told_nothing_of_its_health_is_not_given_another_one_s(tmp_path):
+    messages = [report_of("front"), health_of("/drone2", 777)]
+    flight = load_recording(write_recording(tmp_path / "flight.mcap", messages))
+    assert (flight.header.bundle, flight.end) == ("", None)
+
+
+def test_where_topics_were_remapped_the_only_node_is_the_one(tmp_path):
+    messages = [("/findings", report_of("front")[1]), health_of("/drone1", 1)]
+    flight = load_recording(write_recording(tmp_path / "flight.mcap", messages))
+    assert (flight.header.bundle, flight.end.received) == ("/data/drone1", 1)
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 3, 0, 1), (0, 2, 3, 1)])
 def test_cameras_that_are_triggered_at_once_keep_their_pictures(tmp_path, order):
     messages = [report_of("left"), report_of("right"), report_of("left", 10), report_of("right", 200)]
