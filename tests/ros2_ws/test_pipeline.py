@@ -190,6 +190,18 @@ def test_a_rate_is_shared_by_cameras_whose_frames_come_in_step():
     assert [inspected.camera for inspected in worker.published] == ["left", "right"] * 4
 
 
+def test_rules_that_cannot_be_told_cost_frames_and_not_the_worker():
+    def broken():
+        raise ZeroDivisionError("no such rate")
+
+    rules = broken
+    worker = Worker(rules=lambda: rules())
+    worker.wait_until(lambda: worker.pipeline.status().last_failure == "no such rate")
+    rules = Rules
+    worker.offer_and_wait(0)
+    assert worker.pipeline.counters().reported == 1
+
+
 def test_a_request_does_not_wait_for_the_rate():
     worker = Worker(rules=lambda: Rules(period_s=60))
     worker.offer_and_wait(0)

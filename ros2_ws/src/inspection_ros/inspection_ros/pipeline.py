@@ -168,8 +168,7 @@ class Pipeline(Generic[Message]):
             inspector.close()
 
     def _take_turn(self, shift: int, inspector: ClosableInspector) -> None:
-        self._rest(inspector)
-        too_soon_s = self._inspection_began_s + self._rules().period_s - time.monotonic()
+        too_soon_s = self._rest(inspector)
         if too_soon_s > 0:  # no camera has its turn, so that none loses it
             turn = self._intake.take(min(too_soon_s, _IDLE_WAIT_S), among=(_REQUESTS,))
         else:
@@ -182,14 +181,19 @@ class Pipeline(Generic[Message]):
         except Exception as error:  # of those who are told; without this thread the node would only seem alive
             self._tally.worry(_words(error))
 
-    def _rest(self, inspector: ClosableInspector) -> None:
-        """Wait as long as memory or heat ask for, before a frame is taken that would be an old one afterwards."""
+    def _rest(self, inspector: ClosableInspector) -> float:
+        """Wait as long as memory or heat ask for, before a frame is taken that would be an old one afterwards.
+
+        Returns the seconds for which the rate still allows none.
+        """
         try:
             while (rest_s := inspector.rest_s()) > 0 and not self._stopping.wait(rest_s):
                 pass
+            return self._inspection_began_s + self._rules().period_s - time.monotonic()
         except Exception as error:  # memory does not come back; the frame itself will tell whether there is enough
             self._tally.worry(_words(error))
             self._stopping.wait(_IDLE_WAIT_S)
+            return 0.0
 
     def _process(self, shift: int, inspector: ClosableInspector, arrival: _Arrival[Message]) -> None:
         rules = self._rules()
