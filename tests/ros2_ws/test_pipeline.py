@@ -181,12 +181,10 @@ def test_of_frames_that_come_sooner_than_the_rate_allows_the_newest_waits():
 
 def test_a_rate_is_shared_by_cameras_whose_frames_come_in_step():
     worker = Worker(cameras=("left", "right"), rules=lambda: Rules(period_s=0.05))
-    for number in range(200):
-        if len(worker.published) == 8:
-            break
+    for number in range(8):
         for camera in ("left", "right"):
             worker.pipeline.offer(camera, number)
-        time.sleep(0.01)
+        worker.wait_until(lambda: len(worker.published) > number)  # noqa: B023
     assert [inspected.camera for inspected in worker.published] == ["left", "right"] * 4
 
 
