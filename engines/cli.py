@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None, arguments: argparse.Namespace) -> int:
     _parser().parse_args(argv, arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", force=True)
+    level = logging.INFO if arguments.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", force=True)
     with holding_interrupts():
         try:
             from engines.commands import COMMANDS
@@ -50,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--json", action="store_true", help="print the result as JSON")
-    shared.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
+    shared.add_argument("-v", "--verbose", action="store_true", help="log more, and show the traceback of an error")
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("checkpoint", metavar="CHECKPOINT", help="a model's directory, or synthetic:NAME")
     model.add_argument(

@@ -38,6 +38,10 @@ _INT8_METHODS = tuple(
     "-".join([*before, ranges]) for before in ((), (_SMOOTH,), (_TWIN,), (_SMOOTH, _TWIN)) for ranges in RANGE_METHODS
 )
 
+# What attention multiplies between its matrices, queries with keys and a softmax with values, is called as a matrix is:
+# encoder.layers.0.self_attn.products. No wildcard alone reaches it, as recipes that round all matrices keep it.
+PRODUCTS = "products"
+
 COMPUTED = "computed"  # keys and values are kept as they are computed: float32 on a CPU, float16 by TensorRT
 KV_CACHES = (COMPUTED, "int8")
 
@@ -58,9 +62,14 @@ class Precision:
         stack = stack_of(matrix)
         return next((p for pattern, p in self.exceptions if fnmatchcase(stack, pattern)), self)
 
+    def of_products(self, name: str) -> Precision:
+        """The precision of attention's own products: float16, unless a pattern that ends with that word says more."""
+        said = (p for pattern, p in self.exceptions if pattern.endswith(PRODUCTS) and fnmatchcase(name, pattern))
+        return next(said, FLOAT16)
+
     @property
     def int8(self) -> Precision | None:
-        """What its matrices of 8 bits have, all of them the same; None where there are none."""
+        """What it has in 8 bits, all of that the same way; None where that is nothing."""
         return next((p for p in self.every if p.dtype == "int8"), None)
 
     @property
@@ -80,7 +89,7 @@ class Precision:
 
     @property
     def has_twin_ranges(self) -> bool:
-        """Whether INT8 rounds what lies below and above zero by scales of their own, behind a GELU."""
+        """Whether INT8 rounds the two peaks behind a GELU or a softmax by scales of their own."""
         return _TWIN in self.method.split("-")
 
     @property
@@ -206,6 +215,11 @@ def _exceptions(where: str, kind: str, entries: Mapping[Any, Any]) -> Iterator[t
         precision = _precision_from_yaml(f"{where}: {pattern}", kind, entry)
         if precision.exceptions:
             raise RecipeError(f"{where}: {pattern} is {entry!r}; an exception has none")
+        if str(pattern).endswith(PRODUCTS) and (kind != "vision_encoder" or precision.dtype not in ("float16", "int8")):
+            raise RecipeError(
+                f"{where}: {pattern} is {entry!r}; what attention multiplies is no weight: "
+                "expected float16 or int8, in the vision encoder alone"
+            )
         yield str(pattern), precision
 
 

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edge_runtime.errors import CalibrationError
-from engines.calibration.tensors import LINEAR_OPERATORS, constants, element_types
+from engines.calibration.tensors import constants, element_types, rounded_inputs
 
 _ZERO_POINT = "int8.zero_point"
 
 
 def insert_qdq(model: onnx.ModelProto, scales: Mapping[str, float], but: Collection[str] = ()) -> onnx.ModelProto:
-    """The graph with every activation of ``scales`` rounded to INT8 where it meets a weight, and only there.
+    """The graph with every activation of ``scales`` rounded to INT8 in products that are rounded, and only there.
 
     Scales of other tensors are for layers that stay in floating point, and are left out. The nodes that ``but`` names
     are passed over: those that overflow float16, which ``keep_float32`` then comes for. Where the activation is
@@ -35,14 +35,13 @@ def insert_qdq(model: onnx.ModelProto, scales: Mapping[str, float], but: Collect
     nodes: list[NodeProto] = []
     rounded: set[str] = set()
     for node in graph.node:
-        name = node.input[0] if node.input and node.name not in but else ""
-        if node.op_type in LINEAR_OPERATORS and name in scales and node.input[1] in fixed and name not in fixed:
-            if name not in rounded:
-                scale = _stored(name, scales[name], types.get(name, TensorProto.FLOAT))
-                graph.initializer.append(numpy_helper.from_array(scale, f"{name}.scale"))
-                nodes += _pair(name)
-                rounded.add(name)
-            node.input[0] = f"{name}.dequantized"
+        names = set() if node.name in but else scales.keys() & rounded_inputs(node, fixed)
+        for name in sorted(names - rounded):
+            scale = _stored(name, scales[name], types.get(name, TensorProto.FLOAT))
+            graph.initializer.append(numpy_helper.from_array(scale, f"{name}.scale"))
+            nodes += _pair(name)
+            rounded.add(name)
+        node.input[:] = [f"{name}.dequantized" if name in names else name for name in node.input]
         nodes.append(node)
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:], graph.value_info[:]

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.calibration.histogram import Histogram
+from engines.calibration.histogram import BINS, Histogram
 
 LEVELS = 127  # INT8 is used symmetrically: -127 to 127 times the scale
 
 Float64 = NDArray[np.float64]
+RangeMethod = Callable[[Histogram], float]
 
 _PUBLISHED_LEVELS = 128  # magnitudes that the entropy method tells apart, and the first number of bins it tries
 _COUNT_FOR_NONE = 1e-4  # what Q has where only outliers fill a level
@@ -97,12 +98,34 @@ def max_range(histogram: Histogram) -> float:
     return histogram.largest or _RANGE_OF_ZEROS
 
 
-RANGE_METHODS: Mapping[str, Callable[[Histogram], float]] = {
+RANGE_METHODS: Mapping[str, RangeMethod] = {
     "entropy": entropy_range,
     "percentile": percentile_range,
     "mse": mse_range,
     "max": max_range,
 }
+
+
+def twin_ranges(below: Histogram, above: Histogram, find_range: RangeMethod) -> tuple[tuple[float, float], float]:
+    """The ranges of a tensor's two sides, and the share that they leave of the squared error of one range for both.
+
+    Where that is not less than all of it, the tensor has one peak, and both sides get that one range.
+    """
+    whole = below.merge(above)
+    one, two = find_range(whole), (find_range(below), find_range(above))
+    error_of_one = squared_error(whole, one)
+    error_of_two = sum(squared_error(*side) for side in zip((below, above), two, strict=True))
+    if not error_of_two < error_of_one:
+        return (one, one), 1.0
+    return two, error_of_two / error_of_one
+
+
+def squared_error(histogram: Histogram, largest: float) -> float:
+    """What rounding inside a range and clipping beyond it cost, summed over all values; each is its bin's centre."""
+    scale = scale_of_range(largest)
+    centres = (np.arange(BINS) + 0.5) * histogram.width
+    rounded = np.minimum(np.rint(centres / scale), LEVELS) * scale
+    return float(histogram.counts @ (centres - rounded) ** 2)
 
 
 def scale_of_range(largest: float) -> float:

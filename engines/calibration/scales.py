@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from edge_runtime.errors import CalibrationError
@@ -13,9 +15,13 @@ from engines.calibration.cache import (
     text_from_scales,
     version_number,
 )
-from engines.calibration.ranges import RANGE_METHODS, scale_of_range
-from engines.calibration.tensors import load_graph, sha256_of_graph, tensors_at_weights
+from engines.calibration.histogram import Histogram
+from engines.calibration.ranges import RANGE_METHODS, RangeMethod, scale_of_range, twin_ranges
+from engines.calibration.tensors import load_graph, sha256_of_graph, tensors_in_products
 from engines.calibration.walk import Walk
+from engines.graphs.sides import ABOVE, BELOW
+
+_log = logging.getLogger(__name__)
 
 
 def binding_of(walk: Walk, graph: Path, tensorrt_version: str, method: str = "entropy") -> CacheBinding:
@@ -32,7 +38,10 @@ def binding_of(walk: Walk, graph: Path, tensorrt_version: str, method: str = "en
 def calibrate_on_cpu(
     walk: Walk, graph: Path, cache: Path, tensorrt_version: str, method: str = "entropy", *, stay: bool = False
 ) -> dict[str, float]:
-    """Scales of the activations on both sides of every weight in ``graph``, by name.
+    """Scales of the activations on both sides of every product in ``graph`` that is rounded, by name.
+
+    What was taken apart to be rounded by two scales gets them where they leave less squared error than one would; the
+    log says where.
 
     They are read from ``cache`` where it is fresh, and then nothing is run; written there otherwise. Such a cache is
     what TensorRT reads too. The walk goes behind the graph, unless it is to ``stay`` before it.
@@ -47,11 +56,26 @@ def calibrate_on_cpu(
     text = load_cache(cache, binding)
     if text is None:
         look = walk.look if stay else walk.through
-        observed = look(graph, histograms_of=tensors_at_weights(load_graph(graph)))
-        find_range = RANGE_METHODS[method]
-        scales = {name: scale_of_range(find_range(seen)) for name, seen in observed.histograms.items()}
+        observed = look(graph, histograms_of=tensors_in_products(load_graph(graph)))
+        ranges = _find_ranges(observed.histograms, RANGE_METHODS[method])
+        scales = {name: scale_of_range(largest) for name, largest in ranges.items()}
         text = text_from_scales(scales, tensorrt_version)
         save_cache(cache, text, binding)
     elif not stay:
         walk.skip(graph)
     return scales_from_text(text)
+
+
+def _find_ranges(histograms: Mapping[str, Histogram], find_range: RangeMethod) -> dict[str, float]:
+    """The range of every tensor; those of two sides together."""
+    ranges = {name: find_range(seen) for name, seen in histograms.items() if not name.endswith((BELOW, ABOVE))}
+    for below in (name for name in histograms if name.endswith(BELOW)):
+        name = below.removesuffix(BELOW)
+        sides = (below, name + ABOVE)
+        found, left = twin_ranges(histograms[sides[0]], histograms[sides[1]], find_range)
+        ranges.update(zip(sides, found, strict=True))
+        if left < 1:
+            _log.info("two peaks at %s: two scales leave %.3g of one's squared error", name, left)
+        else:
+            _log.warning("no two peaks at %s: two scales are no better than one, which both sides get", name)
+    return ranges

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto
+from onnx import NodeProto, TensorProto
 
 from edge_runtime.bundle import sha256_of_file
 from edge_runtime.errors import CalibrationError
+from engines.precision import PRODUCTS
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 # Operators whose first input meets a weight in the second.
@@ -76,16 +77,29 @@ def products_of_others(model: onnx.ModelProto) -> list[str]:
     ]
 
 
-def tensors_at_weights(model: onnx.ModelProto) -> list[str]:
-    """Activations that meet a weight, what comes of that, and the sum of it and its bias, in order of appearance.
+def is_inner_product(node: NodeProto) -> bool:
+    """Whether a node is a product of two activations that is to be rounded: emitters name those."""
+    return node.op_type == "MatMul" and f".{PRODUCTS}." in node.output[0]
+
+
+def rounded_inputs(node: NodeProto, fixed: Collection[str]) -> list[str]:
+    """The activations of a node that INT8 rounds; ``fixed`` are the graph's constants."""
+    if is_inner_product(node):
+        return list(node.input)
+    at_weight = node.op_type in LINEAR_OPERATORS and node.input[1] in fixed and node.input[0] not in fixed
+    return [node.input[0]] if at_weight else []
+
+
+def tensors_in_products(model: onnx.ModelProto) -> list[str]:
+    """Activations that INT8 rounds, what comes of them, and the sum of that and its bias, in order of appearance.
 
     TensorRT computes a layer in INT8 only where it has ranges for both sides of it.
     """
     fixed, names, products = constants(model), dict[str, None](), set[str]()
     for node in model.graph.node:
         inputs = list(node.input)
-        if node.op_type in LINEAR_OPERATORS and inputs[1] in fixed and inputs[0] not in fixed:
-            names |= dict.fromkeys((inputs[0], node.output[0]))
+        if rounded := rounded_inputs(node, fixed):
+            names |= dict.fromkeys((*rounded, node.output[0]))
             products.add(node.output[0])
         elif node.op_type == "Add" and products & set(inputs) and fixed.keys() & set(inputs):
             names[node.output[0]] = None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engines.graphs.attention import emit_attention
 from engines.graphs.builder import Graph
 from engines.graphs.dialect import Dialect
 from engines.graphs.sides import linear_behind_gelu
 from engines.graphs.weights import Weights
+from engines.precision import PRODUCTS
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ def emit_vit(graph: Graph, dialect: Dialect, weights: Weights, config: VitConfig
         graph.scope = f"layers.{i}/"
         parts = (f"{layer}self_attn.{part}_proj" for part in "qkv")
         qkv = dialect.linear(graph, normed, weights.linear(f"{layer}self_attn.qkv_proj", *parts))  # (1, P, 3 Dv)
-        context = dialect.attention(graph, qkv, config.num_heads, config.hidden_size)
+        products = f"{layer}self_attn.{PRODUCTS}"
+        context = emit_attention(graph, dialect, qkv, weights, products, config.num_heads, config.hidden_size)
         attended = dialect.linear(graph, context, weights.linear(f"{layer}self_attn.out_proj"))
         normed, hidden = dialect.add_layer_norm(
             graph, attended, hidden, *layer_norm_weights(f"{layer}layer_norm2"), eps

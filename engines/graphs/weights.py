@@ -67,6 +67,10 @@ class Weights:
         """Whether INT8 is to round the inputs of a matrix by two scales, where they lie on two sides of zero."""
         return self.precision.of(self.prefix + name).has_twin_ranges
 
+    def of_products(self, name: str) -> Precision:
+        """How what attention multiplies between its matrices is rounded."""
+        return self.precision.of_products(self.prefix + name)
+
     def vector(self, name: str) -> NDArray[np.float16]:
         """A tensor that is never quantized (a norm, a bias, positions), as float16 in its own shape.
 

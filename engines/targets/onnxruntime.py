@@ -13,7 +13,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edge_runtime.manifest import Component
 from engines.calibration.scales import calibrate_on_cpu
-from engines.calibration.tensors import load_graph
+from engines.calibration.tensors import is_inner_product, load_graph
 from engines.families.base import Part
 from engines.graphs.builder import Graph
 from engines.graphs.dialect import CausalAttention
@@ -28,6 +28,8 @@ from engines.targets.int8_cache import int8_specs, with_int8_cache
 
 _CACHE_VERSION = "10.3.0"  # of TensorRT, in whose format ranges are kept
 _NF4 = 1  # of MatMulBnb4's types
+_UNSIGNED, _SIGNED = "int8.zero", "int8.signed_zero"
+_ZEROS = {_UNSIGNED: np.array(128, np.uint8), _SIGNED: np.array(0, np.int8)}
 _INT8_ARITHMETIC = 4  # MatMulNBits' accuracy_level: activations rounded to int8 by block; 4x faster than float32
 
 
@@ -215,23 +217,30 @@ def _matrix_bytes(precision: Precision, rows: int, columns: int) -> int:
 
 
 def _in_int8(model: onnx.ModelProto, scales: Mapping[str, float]) -> onnx.ModelProto:
-    """The graph with MatMulIntegerToFloat wherever an activation meets a weight of 8 bits.
+    """The graph with MatMulIntegerToFloat wherever an activation meets a weight of 8 bits, or another to be rounded.
 
     The library makes the same of Q/DQ nodes, except where it fuses a bias first, and then computes in float32.
-    Activations are unsigned, with 128 for zero, as processors multiply those with signed weights.
+    What is on the left is unsigned, with 128 for zero, as processors multiply that with signed numbers on the right.
     """
     weights = {node.output[0]: node.input for node in model.graph.node if node.op_type == "DequantizeLinear"}
     nodes: list[NodeProto] = []
-    rounded = set[str]()
+    rounded: dict[str, str] = {}  # and with which zero
+
+    def quantized(x: str, zero: str) -> tuple[str, str]:
+        """The codes of an activation, and its scale."""
+        scale, codes = f"{x}.scale", f"{x}.quantized"
+        if x not in rounded:
+            model.graph.initializer.append(numpy_helper.from_array(np.array(scales[x], np.float32), scale))
+            nodes.append(helper.make_node("QuantizeLinear", [x, scale, zero], [codes], f"{x}/QuantizeLinear"))
+            rounded[x] = zero
+        return codes, scale
+
     for node in model.graph.node:
-        if node.op_type == "MatMul" and node.input[1] in weights:
-            x, (codes, steps) = node.input[0], weights[node.input[1]]
-            scale, zero, quantized = f"{x}.scale", "int8.zero", f"{x}.quantized"
-            if x not in rounded:
-                model.graph.initializer.append(numpy_helper.from_array(np.array(scales[x], np.float32), scale))
-                nodes.append(helper.make_node("QuantizeLinear", [x, scale, zero], [quantized], f"{x}/QuantizeLinear"))
-                rounded.add(x)
-            inputs = [quantized, codes, scale, steps, zero]
+        at_weight = node.op_type == "MatMul" and node.input[1] in weights
+        if at_weight or is_inner_product(node):
+            left, scale = quantized(node.input[0], _UNSIGNED)
+            right, steps = weights[node.input[1]] if at_weight else quantized(node.input[1], _SIGNED)
+            inputs = [left, right, scale, steps, _UNSIGNED]
             domain = "com.microsoft"
             nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, node.output, node.name, domain=domain))
         elif node.output[0] not in weights:
@@ -239,7 +248,8 @@ def _in_int8(model: onnx.ModelProto, scales: Mapping[str, float]) -> onnx.ModelP
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(copies)
-    model.graph.initializer.append(numpy_helper.from_array(np.array(128, np.uint8), "int8.zero"))
+    for name in sorted(set(rounded.values())):
+        model.graph.initializer.append(numpy_helper.from_array(_ZEROS[name], name))
     if all(opset.domain != "com.microsoft" for opset in model.opset_import):
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     return model

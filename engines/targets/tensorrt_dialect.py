@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from engines.graphs.attention import attention_in_products, heads_first, keys_as_columns
 from engines.graphs.builder import Graph
 from engines.graphs.dialect import CausalAttention
 from engines.graphs.weights import Linear
@@ -85,15 +86,7 @@ class TensorRTDialect:
 
     def attention(self, graph: Graph, qkv: str, num_heads: int, width: int) -> str:
         """Two matrix products around a softmax."""
-        query, key, value = (
-            graph.node("Reshape", [part, graph.ints(1, -1, num_heads, width // num_heads)])
-            for part in graph.nodes("Split", [qkv, graph.ints(width, width, width)], 3, axis=-1)
-        )
-        query = graph.node("Mul", [query, self._number(graph, (width // num_heads) ** -0.5)])
-        scores = graph.node("MatMul", [_heads_first(graph, query), _keys_as_columns(graph, key)])  # (1, H, T, T)
-        shares = self.from_float32(graph, graph.node("Softmax", [self.to_float32(graph, scores)], axis=-1))
-        context = graph.node("MatMul", [shares, _heads_first(graph, value)])
-        return graph.node("Reshape", [_heads_first(graph, context), graph.ints(1, -1, width)])
+        return attention_in_products(graph, self, qkv, num_heads, width)
 
     def causal_attention(self, graph: Graph, qkv: str, layer: int, sizes: CausalAttention) -> str:
         """Scores against the cache and against the step's own rows under one softmax; the cache is never copied.
@@ -123,8 +116,8 @@ class TensorRTDialect:
         shares = self.from_float32(graph, shares)
         past_shares = graph.node("Slice", [shares, graph.ints(0), step.capacity, graph.ints(-1)])
         own_shares = graph.node("Slice", [shares, step.capacity, graph.ints(1 << 31), graph.ints(-1)])
-        from_past = graph.node("MatMul", [past_shares, _heads_first(graph, past_value)])
-        from_own = graph.node("MatMul", [own_shares, _heads_first(graph, value)])
+        from_past = graph.node("MatMul", [past_shares, heads_first(graph, past_value)])
+        from_own = graph.node("MatMul", [own_shares, heads_first(graph, value)])
         return _unshare_heads(graph, graph.node("Add", [from_past, from_own]), sizes)
 
     def _weight(self, graph: Graph, linear: Linear) -> str:
@@ -172,7 +165,7 @@ class TensorRTDialect:
         return graph.node("Concat", [turned("Sub", low, high), turned("Add", high, low)], axis=-1)
 
     def _masked_scores(self, graph: Graph, query: str, keys: str, mask: str) -> str:
-        scores = graph.node("MatMul", [query, _keys_as_columns(graph, keys)])
+        scores = graph.node("MatMul", [query, keys_as_columns(graph, keys)])
         return graph.node("Add", [self.to_float32(graph, scores), mask])
 
     def _number(self, graph: Graph, value: float) -> str:
@@ -210,21 +203,11 @@ def _mask(graph: Graph, visible: str) -> str:
     return graph.node("Where", [visible, kept, hidden])
 
 
-def _heads_first(graph: Graph, x: str) -> str:
-    """(1, T, H, d) to (1, H, T, d), and back."""
-    return graph.node("Transpose", [x], perm=(0, 2, 1, 3))
-
-
-def _keys_as_columns(graph: Graph, keys: str) -> str:
-    """(1, T, H, d) to (1, H, d, T)."""
-    return graph.node("Transpose", [keys], perm=(0, 2, 3, 1))
-
-
 def _share_heads(graph: Graph, query: str, sizes: CausalAttention) -> str:
     """(1, T, H, d) to (1, Hkv, g T, d)."""
     kv_heads, size = sizes.num_kv_heads, sizes.head_dim
     if sizes.num_heads == kv_heads:
-        return _heads_first(graph, query)
+        return heads_first(graph, query)
     grouped = graph.node("Reshape", [query, graph.ints(-1, kv_heads, sizes.num_heads // kv_heads, size)])
     grouped = graph.node("Transpose", [grouped], perm=(1, 2, 0, 3))  # (Hkv, g, T, d)
     return graph.node("Reshape", [grouped, graph.ints(1, kv_heads, -1, size)])
@@ -234,7 +217,7 @@ def _unshare_heads(graph: Graph, context: str, sizes: CausalAttention) -> str:
     """(1, Hkv, g T, d) to (1, T, H d)."""
     kv_heads, size = sizes.num_kv_heads, sizes.head_dim
     if sizes.num_heads == kv_heads:
-        rows = _heads_first(graph, context)
+        rows = heads_first(graph, context)
     else:
         grouped = graph.node("Reshape", [context, graph.ints(kv_heads, sizes.num_heads // kv_heads, -1, size)])
         rows = graph.node("Transpose", [grouped], perm=(2, 0, 1, 3))  # (T, Hkv, g, d)

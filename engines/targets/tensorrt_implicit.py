@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from engines.calibration.tensors import constants
+from engines.calibration.tensors import constants, is_inner_product
 from engines.targets.tensorrt_compiler import Configure, Shape, make_profile
 
 
@@ -33,18 +33,20 @@ def allow_int8(
         free = {value.name for value in model.graph.input if any(d.dim_param for d in value.type.tensor_type.shape.dim)}
         if free:
             config.set_calibration_profile(make_profile(builder, {name: (shapes[name],) * 3 for name in sorted(free)}))
-        _keep_types(trt, network, nodes_at_weights(model, is_int8))
+        _keep_types(trt, network, rounded_nodes(model, is_int8))
 
     return configure
 
 
-def nodes_at_weights(model: onnx.ModelProto, is_int8: Callable[[str], bool]) -> set[str]:
-    """Names of the nodes that may be INT8: products with those weights, and the sums with their biases."""
+def rounded_nodes(model: onnx.ModelProto, is_int8: Callable[[str], bool]) -> set[str]:
+    """Names of the nodes that may be INT8: products with those weights, sums with their biases, and inner products."""
     fixed, names, products = constants(model), set[str](), set[str]()
     for node in model.graph.node:
         inputs = set(node.input)
         at_weight = node.op_type == "MatMul" and node.input[0] not in fixed and node.input[1] in fixed
-        if at_weight and is_int8(fixed[node.input[1]].removesuffix(".weight")):
+        if is_inner_product(node):
+            names.add(node.name)
+        elif at_weight and is_int8(fixed[node.input[1]].removesuffix(".weight")):
             names.add(node.name)
             products.add(node.output[0])
         elif node.op_type == "Add" and products & inputs and fixed.keys() & inputs:

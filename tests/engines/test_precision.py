@@ -61,6 +61,20 @@ def test_some_matrices_of_a_component_may_be_int8(tmp_path):
     assert not plan.is_calibrated
 
 
+def test_what_attention_multiplies_is_rounded_only_where_a_pattern_ends_with_its_name(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    int8 = "{dtype: int8, method: mse}"
+    eyes = f'{{dtype: int8, method: mse, except: {{"*.0.*": {int8}, "*": {int8}, "*.1.*products": {int8}}}}}'
+    path.write_text(SOUND.replace("vision_encoder: float16", f"vision_encoder: {eyes}") % "float16")
+
+    eyes = load_recipe(str(path)).components["vision_encoder"]
+
+    assert eyes.of_products("layers.0.self_attn.products") == FLOAT16
+    assert eyes.of_products("layers.1.self_attn.products") == Precision("int8", "mse", None)
+    assert eyes.of("layers.1.self_attn.qkv_proj") == Precision("int8", "mse", None)
+    assert eyes.without_int8().of_products("layers.1.self_attn.products") == Precision("float16", "mse", None)
+
+
 def test_int8_says_in_one_word_what_is_done_before_ranges_are_found(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(SOUND % "{dtype: int8, method: smooth-twin-mse}")
@@ -120,6 +134,12 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones(name):
         (
             SOUND % "{dtype: int8, method: max, except: {a: {dtype: int8, method: mse}}}",
             "int8 by max and mse; expected one method in a component",
+        ),
+        (SOUND % '{dtype: float16, except: {"*.products": {dtype: int8, method: max}}}', "in the vision encoder alone"),
+        (
+            SOUND.replace("vision_encoder: float16", 'vision_encoder: {dtype: float16, except: {"*.products": nf4}}')
+            % "float16",
+            r"\*.products is 'nf4'; what attention multiplies is no weight: expected float16 or int8",
         ),
         (SOUND % "!!python/object/apply:os.getcwd []", "is not YAML"),
         ("#" * 100_000, "larger than"),

@@ -11,7 +11,7 @@ from edge_runtime.errors import CalibrationError, SourceError
 from engines.calibration.cache import scales_from_text
 from engines.calibration.images import open_images
 from engines.calibration.scales import binding_of, calibrate_on_cpu
-from engines.calibration.tensors import load_graph, tensors_at_weights
+from engines.calibration.tensors import load_graph, tensors_in_products
 from engines.calibration.walk import open_walk
 from engines.targets.tensorrt_dialect import TensorRTDialect
 from tests.engines.calibration.graphs import MODEL, PROMPT, TinyEmbedding, emit_parts
@@ -67,7 +67,7 @@ def test_its_ranges_are_those_that_the_cpu_finds(name, parts, tmp_path):
         expected = calibrate_on_cpu(walk, parts[name], tmp_path / "cpu.cache", "10.3.0")
 
     found = scales_from_text((tmp_path / "gpu.cache").read_text())
-    assert list(found) == list(expected) == tensors_at_weights(load_graph(parts[name]))
+    assert list(found) == list(expected) == tensors_in_products(load_graph(parts[name]))
     assert found == pytest.approx(expected, rel=1e-5)
 
 

@@ -72,6 +72,16 @@ def test_other_readers_of_an_activation_get_it_as_it_is(tmp_path):
     assert reader.input[0] == "x"
 
 
+def test_two_activations_that_meet_are_rounded_where_their_product_is_named_so():
+    for name, rounds in (("a.products.scores", True), ("scores", False)):
+        model = two_layers()
+        model.graph.node.append(helper.make_node("Transpose", ["wide"], ["columns"], name="turn", perm=(0, 2, 1)))
+        model.graph.node.append(helper.make_node("MatMul", ["wide", "columns"], [name], name="meet"))
+        operators = [node.op_type for node in insert_qdq(model, {"wide": 0.1, "columns": 0.1}).graph.node]
+
+        assert operators.count("QuantizeLinear") == (2 if rounds else 0)
+
+
 def test_an_activation_that_meets_two_weights_is_rounded_once():
     model = two_layers()
     model.graph.node.insert(1, helper.make_node("MatMul", ["x", "first.weight"], ["again"], name="again"))

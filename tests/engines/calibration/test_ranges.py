@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnxruntime.quantization.calibrate import HistogramCollector
 
 from engines.calibration.histogram import Histogram
-from engines.calibration.ranges import RANGE_METHODS, entropy_range, scale_of_range
+from engines.calibration.ranges import RANGE_METHODS, entropy_range, scale_of_range, squared_error, twin_ranges
 
 METHODS = sorted(RANGE_METHODS)
 
@@ -145,3 +145,67 @@ def test_a_scale_is_a_float32_and_never_zero():
     assert scale_of_range(127.0) == 1.0
     assert scale_of_range(0.1) == float(np.float32(0.1 / 127))
     assert scale_of_range(1e-45) > 0
+
+
+def rounded(values, largest):
+    scale = np.float32(scale_of_range(largest))
+    return np.clip(np.rint(values / scale), -127, 127) * scale
+
+
+def error_of(values, largest):
+    return float(np.sum((rounded(values, largest) - values.astype(np.float64)) ** 2))
+
+
+def softmax_outputs(sharpness, size=60_000):
+    """As an attention's over 200 rows: nearly all close to nothing, a few close to 1."""
+    scores = np.random.default_rng(11).normal(0, sharpness, (size // 200, 200))
+    shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32).reshape(-1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["normal", "laplace", "heavy tails", "uniform", "far from zero"])
+def test_the_squared_error_of_a_histogram_is_that_of_its_values(method, name):
+    values = draw(name)
+    largest = RANGE_METHODS[method](histogram_of(values))
+
+    assert squared_error(histogram_of(values), largest) == pytest.approx(error_of(values, largest), rel=0.05)
+
+
+shares = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60).map(lambda values: np.array(values, np.float32))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(values=shares, edge=st.sampled_from([1 / 64, 1 / 16, 1 / 2]))
+def test_two_ranges_are_never_worse_than_one(method, values, edge):
+    below, above = values[values < edge], values[values >= edge]
+    sides = histogram_of(below), histogram_of(above)
+
+    found, left = twin_ranges(*sides, RANGE_METHODS[method])
+
+    one = RANGE_METHODS[method](histogram_of(values))
+    # A histogram knows a value to half a bin, and there are 2048 or more of those up to the largest.
+    unknown = len(values) * (values.max() / 2048) * max(one, values.max())
+    assert error_of(below, found[0]) + error_of(above, found[1]) <= error_of(values, one) + unknown
+    assert 0 <= left <= 1
+    assert left < 1 or found == (one, one)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("sharpness", [2, 3, 4])
+def test_two_ranges_take_most_of_the_error_from_a_softmax(method, sharpness):
+    values = softmax_outputs(sharpness)
+    sides = histogram_of(values[values < 1 / 16]), histogram_of(values[values >= 1 / 16])
+
+    (below, above), left = twin_ranges(*sides, RANGE_METHODS[method])
+
+    assert below < above / 4
+    assert left < 0.2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_lies_on_one_side_gets_one_range(method):
+    values = draw("uniform")
+    one = RANGE_METHODS[method](histogram_of(values))
+
+    assert twin_ranges(histogram_of([]), histogram_of(values), RANGE_METHODS[method]) == ((one, one), 1.0)

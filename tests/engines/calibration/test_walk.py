@@ -13,7 +13,7 @@ from engines.build import build
 from engines.calibration.answers import answer_tokens
 from engines.calibration.images import open_images
 from engines.calibration.scales import calibrate_on_cpu
-from engines.calibration.tensors import activation_names, linear_inputs, load_graph, tensors_at_weights
+from engines.calibration.tensors import activation_names, linear_inputs, load_graph, tensors_in_products
 from engines.calibration.walk import open_walk
 from engines.execution import open_bundle_tracer
 from engines.precision import load_recipe
@@ -148,9 +148,9 @@ def test_every_activation_of_a_float_graph_has_a_name(parts):
 
 
 def test_both_sides_of_a_weight_are_calibrated(parts):
-    assert tensors_at_weights(two_layers()) == ["x", "wide", "bent", "narrow", "y"]
-    assert len(tensors_at_weights(load_graph(parts["decoder.00"]))) == 2 * 4 * 2
-    assert len(tensors_at_weights(load_graph(parts["vision_encoder"]))) == 3 * (1 + 2 * 4)  # a bias everywhere
+    assert tensors_in_products(two_layers()) == ["x", "wide", "bent", "narrow", "y"]
+    assert len(tensors_in_products(load_graph(parts["decoder.00"]))) == 2 * 4 * 2
+    assert len(tensors_in_products(load_graph(parts["vision_encoder"]))) == 3 * (1 + 2 * 4)  # a bias everywhere
 
 
 def test_weights_are_named_as_their_matrices(parts):

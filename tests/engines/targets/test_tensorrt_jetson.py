@@ -21,6 +21,7 @@ from engines.synthetic import open_checkpoint
 from engines.verify import verify
 from tests.engines.checkpoints import LoudCheckpoint
 from tests.engines.targets.test_int8 import build_int8, feed_forward_int8, recipe_of, tracing
+from tests.engines.targets.test_products import products_int8
 from tests.engines.test_build import contents
 
 pytestmark = pytest.mark.simulated_jetson
@@ -108,6 +109,25 @@ def test_both_routes_round_only_the_matrices_that_a_recipe_names(tmp_path, image
     _, model = engine_of(built["explicit"], "vision_encoder")
     rounded = sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
     assert len(named) == rounded == (3 if "twin" in method else 2) * VISION_LAYERS
+
+
+@pytest.mark.parametrize("method", ["max", "twin-max"])
+def test_both_routes_round_what_attention_multiplies_as_the_bundle_for_any_cpu_does(tmp_path, images, method):
+    recipe = products_int8(tmp_path / "recipe.yaml", method)
+    expected = tracing(build_int8(tmp_path / "cpu", images, recipe=recipe)).features
+    built = {
+        route: build_tiny(tmp_path / route, recipe, images=images, int8_route=route)
+        for route in ("implicit", "explicit")
+    }
+
+    for bundle in built.values():
+        found = tracing(bundle).features
+        assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
+    a_layer = 3 if "twin" in method else 2
+    assert len(engine_of(built["implicit"], "vision_encoder")[0].int8_layers) == a_layer * VISION_LAYERS
+    _, model = engine_of(built["explicit"], "vision_encoder")
+    rounded = sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    assert rounded == (5 if "twin" in method else 4) * VISION_LAYERS  # queries, keys, values, and one side or both
 
 
 @pytest.mark.parametrize("route", ["implicit", "explicit"])

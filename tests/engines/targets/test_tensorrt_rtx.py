@@ -22,6 +22,7 @@ from engines.targets.tensorrt_compiler import Compiler
 from engines.targets.tensorrt_dialect import TensorRTDialect
 from tests.engines.checkpoints import LoudCheckpoint, tiny_variant
 from tests.engines.targets.test_int8 import everything_int8, feed_forward_int8
+from tests.engines.targets.test_products import products_int8
 from tests.engines.test_build import WatchedCheckpoint
 
 trt = pytest.importorskip(
@@ -67,6 +68,17 @@ def test_int8_compiles_biases_included(tmp_path, recipe_at, method):
 
     assert manifest.build["int8_route"] == "explicit"
     assert {c.kind: c.precision for c in manifest.components}["vision_encoder"] == "int8"
+
+
+@pytest.mark.parametrize("method", ["max", "twin-max"])
+def test_what_attention_multiplies_compiles_in_int8(tmp_path, method):
+    recipe, images = load_recipe(products_int8(tmp_path / "int8.yaml", method)), open_images("rendered:2")
+
+    bundle = build(open_checkpoint(TINY), recipe, "tensorrt-rtx", tmp_path / "bundle", images=images)
+
+    assert (
+        load_bundle(bundle.path, target="tensorrt-rtx", verify_hashes=True).manifest.build["int8_route"] == "explicit"
+    )
 
 
 @pytest.mark.parametrize(("kind", "layer"), [("vision_encoder", "layers.0"), ("decoder", "layers.1")])

@@ -20,7 +20,7 @@ from engines.calibration.float32 import float32_twin
 from engines.calibration.histogram import Histogram
 from engines.calibration.qdq import insert_qdq
 from engines.calibration.ranges import entropy_range, scale_of_range
-from engines.calibration.tensors import tensors_at_weights
+from engines.calibration.tensors import tensors_in_products
 
 from ._cuda import array_at
 from ._real import ENUMS, VERSION, real
@@ -77,7 +77,7 @@ def scales_from_calibrator(calibrator: Any, model: onnx.ModelProto, shapes: Mapp
 
 def _measured(calibrator: Any, model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
     inputs = {value.name: _dtype(value) for value in model.graph.input}
-    observed = tensors_at_weights(model)
+    observed = tensors_in_products(model)
     extended = float32_twin(model)  # TensorRT calibrates in float32 whatever the flags
     del extended.graph.output[:]
     extended.graph.output.extend(onnx.ValueInfoProto(name=name) for name in observed)
@@ -117,18 +117,19 @@ def rounded_to_int8(
     ``kept`` names nodes that must not be.
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    free = [n for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in weights and n.input[0] in scales]
+    known = weights.keys() | scales.keys()
+    free = [n for n in model.graph.node if n.op_type == "MatMul" and n.input[0] in scales and n.input[1] in known]
     chosen = [node for node in free if node.name not in kept]
-    result = insert_qdq(model, {node.input[0]: scales[node.input[0]] for node in chosen})
+    result = insert_qdq(model, {name: scales[name] for node in chosen for name in node.input if name in scales})
     rounded = {tensor.name: tensor for tensor in result.graph.initializer}
-    for name in {node.input[1] for node in chosen}:
+    for name in {node.input[1] for node in chosen} & weights.keys():
         values = numpy_helper.to_array(weights[name]).astype(np.float32)
         steps = np.maximum(np.abs(values).max(axis=0, keepdims=True) / 127, np.finfo(np.float32).tiny)
         stored = (np.rint(values / steps) * steps).astype(numpy_helper.to_array(weights[name]).dtype)
         rounded[name].CopyFrom(numpy_helper.from_array(stored, name))
     for kept_node, original in _same_nodes(result, model):  # insert_qdq rounds for all readers of a tensor
         if original.name in kept:
-            kept_node.input[0] = original.input[0]
+            kept_node.input[:] = original.input
     return result, tuple(node.name for node in chosen)
 
 

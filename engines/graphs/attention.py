@@ -1,0 +1,78 @@
+"""Attention as two products around a softmax, rounded where a recipe asks for it; knows no range and no cache.
+
+An engine's own operator for it, where a target has one, keeps floating point throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from engines.graphs.builder import Graph
+from engines.graphs.dialect import Dialect
+from engines.graphs.sides import product_behind_softmax
+from engines.graphs.weights import Weights
+from engines.precision import FLOAT16
+
+Product = Callable[[Graph, str, str], str]  # of two values
+
+
+def emit_attention(
+    graph: Graph, dialect: Dialect, qkv: str, weights: Weights, name: str, num_heads: int, width: int
+) -> str:
+    """Every row attends to every row: (1, T, 3 * width) to (1, T, width).
+
+    The products are called ``name`` in recipes, and in the graph where they are to be rounded: calibration finds them.
+    """
+    precision = weights.of_products(name)
+    if precision == FLOAT16:
+        return dialect.attention(graph, qkv, num_heads, width)
+    name = weights.prefix + name
+
+    def scores_of(graph: Graph, query: str, keys: str) -> str:
+        return graph.nodes("MatMul", [query, keys], [f"{name}.scores"])[0]
+
+    def context_of(graph: Graph, shares: str, value: str) -> str:
+        if precision.has_twin_ranges:
+            return product_behind_softmax(graph, dialect, shares, value, name)
+        return graph.nodes("MatMul", [shares, value], [f"{name}.context"])[0]
+
+    return attention_in_products(graph, dialect, qkv, num_heads, width, scores_of, context_of)
+
+
+def plain_product(graph: Graph, left: str, right: str) -> str:
+    """MatMul."""
+    return graph.node("MatMul", [left, right])
+
+
+def attention_in_products(
+    graph: Graph,
+    dialect: Dialect,
+    qkv: str,
+    num_heads: int,
+    width: int,
+    scores_of: Product = plain_product,
+    context_of: Product = plain_product,
+) -> str:
+    """The same in ONNX's own operators, the softmax in float32."""
+    query, key, value = (
+        graph.node("Reshape", [part, graph.ints(1, -1, num_heads, width // num_heads)])
+        for part in graph.nodes("Split", [qkv, graph.ints(width, width, width)], 3, axis=-1)
+    )
+    scale = (width // num_heads) ** -0.5
+    query = graph.node("Mul", [query, dialect.constant(graph, f"number.{scale}", np.array([scale], np.float32))])
+    scores = scores_of(graph, heads_first(graph, query), keys_as_columns(graph, key))  # (1, H, T, T)
+    shares = dialect.from_float32(graph, graph.node("Softmax", [dialect.to_float32(graph, scores)], axis=-1))
+    context = context_of(graph, shares, heads_first(graph, value))
+    return graph.node("Reshape", [heads_first(graph, context), graph.ints(1, -1, width)])
+
+
+def heads_first(graph: Graph, x: str) -> str:
+    """(1, T, H, d) to (1, H, T, d), and back."""
+    return graph.node("Transpose", [x], perm=(0, 2, 1, 3))
+
+
+def keys_as_columns(graph: Graph, keys: str) -> str:
+    """(1, T, H, d) to (1, H, d, T)."""
+    return graph.node("Transpose", [keys], perm=(0, 2, 3, 1))

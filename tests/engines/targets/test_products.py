@@ -1,0 +1,162 @@
+"""What attention multiplies between its matrices: kept by default, and integers where a recipe asks for it by name."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from engines.calibration.images import open_images
+from engines.calibration.qdq import insert_qdq
+from engines.calibration.tensors import load_graph, tensors_in_products
+from engines.graphs.attention import emit_attention
+from engines.graphs.builder import Graph
+from engines.graphs.weights import Weights
+from engines.precision import FLOAT16, Precision
+from engines.targets.onnxruntime import OnnxRuntimeDialect
+from engines.targets.tensorrt_dialect import TensorRTDialect
+from tests.engines.targets.test_int8 import build_int8, everything_int8, nodes_of, recipe_of, tracing
+
+HEADS, WIDTH, ROWS = 2, 16, 40
+NAME = "layers.0.self_attn.products"
+QKV = np.random.default_rng(3).normal(size=(1, ROWS, 3 * WIDTH)).astype(np.float32) * 3
+DIALECTS = {"float32": OnnxRuntimeDialect, "float16": TensorRTDialect}
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*settle with 500.*")
+
+
+@pytest.fixture(scope="module")
+def images():
+    return open_images("rendered:2")
+
+
+def products_int8(path, method="max"):
+    """A recipe whose eyes are float16, but for what attention multiplies."""
+    return recipe_of(
+        path, vision_encoder=f'{{dtype: float16, except: {{"*.products": {{dtype: int8, method: {method}}}}}}}'
+    )
+
+
+def emit(path, dtype, method):
+    """Attention alone as a graph, its products rounded by a method; None: kept."""
+    asked = {"*.products": Precision("int8", method, None)} if method else {}
+    with Graph(path) as graph:
+        weights = Weights({}, replace(FLOAT16, exceptions=tuple(asked.items())))
+        qkv = graph.input("qkv", dtype, (1, ROWS, 3 * WIDTH))
+        context = emit_attention(graph, DIALECTS[dtype](), qkv, weights, NAME, HEADS, WIDTH)
+        graph.output("context", dtype, (1, ROWS, WIDTH), context)
+        graph.save()
+    return path
+
+
+def evaluate(path, **inputs):
+    engine = OnnxRuntimeBackend(threads=1).load(path)
+    outputs = engine.evaluate(inputs)
+    engine.close()
+    return outputs
+
+
+def heads_of(rows):
+    return rows.reshape(ROWS, HEADS, WIDTH // HEADS).transpose(1, 0, 2)  # (H, T, d)
+
+
+def attention(qkv, rounded=lambda values, _: values):
+    """By numpy; ``rounded`` is told which operand it rounds."""
+    query, key, value = (heads_of(part) for part in np.split(qkv[0].astype(np.float64), 3, axis=1))
+    query = query * (WIDTH // HEADS) ** -0.5
+    scores = rounded(query, "query") @ rounded(key, "key").transpose(0, 2, 1)
+    shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    shares /= shares.sum(axis=-1, keepdims=True)
+    context = rounded(shares, "shares") @ rounded(value, "value")  # (H, T, d)
+    return context.transpose(1, 0, 2).reshape(1, ROWS, WIDTH)
+
+
+@pytest.mark.parametrize("dtype", sorted(DIALECTS))
+@pytest.mark.parametrize("method", [None, "max", "twin-max"])
+def test_attention_is_the_same_whole_in_products_and_with_its_softmax_taken_apart(tmp_path, dtype, method):
+    found = evaluate(emit(tmp_path / "a.onnx", dtype, method), qkv=QKV.astype(dtype))["context"]
+
+    np.testing.assert_allclose(found, attention(QKV), atol=1e-5 if dtype == "float32" else 0.03)
+
+
+@pytest.mark.parametrize("method", ["max", "twin-max"])
+def test_all_four_operands_are_rounded(tmp_path, method):
+    path = emit(tmp_path / "a.onnx", "float32", method)
+    scales = dict.fromkeys(tensors_in_products(load_graph(path)), 0.05)
+    scales |= {name: 0.0005 for name in scales if name.endswith(".below")}
+
+    def rounded(values, operand):
+        def to(scale, array):
+            return np.clip(np.rint(array / scale), -128, 127) * scale
+
+        if operand == "shares" and method == "twin-max":
+            return to(0.0005, np.where(values < 1 / 16, values, 0)) + to(0.05, np.where(values < 1 / 16, 0, values))
+        return to(0.05, values)
+
+    onnx.save(insert_qdq(load_graph(path), scales), tmp_path / "b.onnx")
+    found = evaluate(tmp_path / "b.onnx", qkv=QKV)["context"]
+
+    np.testing.assert_allclose(found, attention(QKV, rounded), atol=0.01)  # a tie may go either way
+    assert np.abs(found - attention(QKV)).max() > 1
+
+
+def test_recipes_that_round_all_matrices_keep_the_products(tmp_path, images):
+    bundle = build_int8(tmp_path / "bundle", images, recipe=everything_int8(tmp_path / "recipe.yaml"))
+
+    found = [node.op_type for node in nodes_of(bundle, "vision_encoder")]
+    assert "MultiHeadAttention" in found
+    assert not {"Softmax", "MatMul"} & set(found)
+
+
+@pytest.mark.parametrize(("method", "a_layer"), [("max", 2), ("twin-max", 3)])
+def test_products_are_of_integers_as_numpy_computes_them(tmp_path, images, method, a_layer):
+    bundle = build_int8(tmp_path / "bundle", images, recipe=products_int8(tmp_path / "recipe.yaml", method))
+
+    path = bundle.path / "vision_encoder.onnx"
+    model = onnx.load(path, load_external_data=False)
+    scales = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name.endswith(".scale")}
+    products = [node for node in model.graph.node if node.op_type == "MatMulIntegerToFloat"]
+    assert len(products) == a_layer * 2
+    pairs = {node.output[0]: [codes.removesuffix(".quantized") for codes in node.input[:2]] for node in products}
+    names = {*pairs, *(name for pair in pairs.values() for name in pair)}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names))
+    onnx.save(model, bundle.path / "observed.onnx")
+    pixels = np.random.default_rng(5).normal(size=(1, 3, 56, 56)).astype(np.float32)
+    seen = evaluate(bundle.path / "observed.onnx", pixel_values=pixels)
+    for name, pair in pairs.items():
+        left, right = (np.clip(np.rint(seen[x] / scales[f"{x}.scale"]), -128, 127) * scales[f"{x}.scale"] for x in pair)
+        np.testing.assert_allclose(seen[name], left @ right, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["max", "twin-max", "twin-entropy"])
+def test_a_model_whose_products_are_rounded_is_still_the_same_model(tmp_path, images, method):
+    rounded = build_int8(tmp_path / "int8", images, recipe=products_int8(tmp_path / "recipe.yaml", method))
+    plain = build_int8(tmp_path / "float16", None, recipe="fp16")
+
+    ours, theirs = tracing(rounded), tracing(plain)
+
+    for found, expected in ((ours.logits, theirs.logits), (ours.features, theirs.features)):
+        assert np.linalg.norm(found - expected) < 0.2 * np.linalg.norm(expected)
+    assert not np.array_equal(ours.features, theirs.features)
+
+
+def test_one_layers_products_may_be_kept(tmp_path, images):
+    some = '{dtype: float16, except: {"*.0.*products": float16, "*.products": {dtype: int8, method: max}}}'
+    bundle = build_int8(tmp_path / "bundle", images, recipe=recipe_of(tmp_path / "recipe.yaml", vision_encoder=some))
+
+    found = [node.op_type for node in nodes_of(bundle, "vision_encoder")]
+    assert (found.count("MultiHeadAttention"), found.count("MatMulIntegerToFloat")) == (1, 2)
+
+
+def test_calibration_says_where_there_are_two_peaks(tmp_path, images, caplog):
+    caplog.set_level(logging.INFO, "engines.calibration.scales")
+    twins = '{dtype: int8, method: twin-mse, except: {"*.products": {dtype: int8, method: twin-mse}}}'
+    build_int8(tmp_path / "bundle", images, recipe=recipe_of(tmp_path / "recipe.yaml", vision_encoder=twins))
+
+    places = [f"layers.{layer}.{name}" for layer in range(2) for name in ("mlp.fc2", "self_attn.products")]
+    said = [record.getMessage() for record in caplog.records if "two peaks at" in record.message]
+    assert len(said) == len(places)
+    assert all(any(place in line for line in said) for place in places)
