@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # A virtual environment is made anew when the Python, the sourced ROS or what is to be installed changes.
-KEY := $(shell { cat setup.py ros2_ws/build-requirements.txt; $(PYTHON) -VV; echo "$(ROS_DISTRO)"; } | sha256sum | cut -c1-16)
+KEY := $(shell { cat setup.py edge_runtime/backends/amx/*pp ros2_ws/build-requirements.txt; $(PYTHON) -VV; echo "$(ROS_DISTRO)"; } | sha256sum | cut -c1-16)
 VENV := .venv/.made-$(KEY)
 PEERS_VENV := .venv-peers/.made-$(KEY)
 PARITY_VENV := .venv-parity/.made-$(KEY)

@@ -1,10 +1,24 @@
 """Package metadata; tool settings live in pyproject.toml."""
 
+import platform
+import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 TORCH = ["torch==2.13.0", "transformers>=5,<6", "safetensors>=0.5,<1"]  # the pair that the golden arrays come from
+
+AMX = Path("edge_runtime/backends/amx")
+AVX512 = ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16", "fma", "f16c"]
+FEATURES = [*AVX512, "amx-tile", "amx-int8", "amx-bf16"]
+AMX_OPERATORS = Extension(
+    "edge_runtime.backends.amx.operators",
+    [str(AMX / f"{name}.cpp") for name in ("operators", "int4", "float16")],
+    depends=[str(path) for path in sorted(AMX.glob("*.hpp"))],
+    language="c++",
+    extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", *(f"-m{name}" for name in FEATURES)],
+    optional=True,  # what it is for needs it, and says so; the rest does not
+)
 
 setup(
     name="edge-runtime",
@@ -15,6 +29,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["edge_runtime", "edge_runtime.*", "engines", "engines.*"]),
+    ext_modules=[AMX_OPERATORS] if sys.platform == "linux" and platform.machine() == "x86_64" else [],
     package_data={
         "edge_runtime": ["py.typed", "flight_page.html"],
         "engines": [

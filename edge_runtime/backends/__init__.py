@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 
+from edge_runtime.backends.amx import find_operators
 from edge_runtime.backends.base import Backend
 from edge_runtime.errors import BundleTargetError
+from edge_runtime.footprint import FOOTPRINTS
 from edge_runtime.interrupts import holding_interrupts
 from edge_runtime.manifest import Manifest
 
@@ -15,7 +17,12 @@ def _open_onnxruntime(manifest: Manifest, threads: int | None, limit_bytes: int 
     with holding_interrupts():
         from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(threads)
+    return OnnxRuntimeBackend(threads, FOOTPRINTS[manifest.target].step_rows)
+
+
+def _open_onnxruntime_amx(manifest: Manifest, threads: int | None, limit_bytes: int | None) -> Backend:
+    find_operators()
+    return _open_onnxruntime(manifest, threads, limit_bytes)
 
 
 def _open_tensorrt(manifest: Manifest, threads: int | None, limit_bytes: int | None) -> Backend:
@@ -27,6 +34,7 @@ def _open_tensorrt(manifest: Manifest, threads: int | None, limit_bytes: int | N
 
 _BACKENDS: dict[str, Callable[[Manifest, int | None, int | None], Backend]] = {
     "onnxruntime": _open_onnxruntime,
+    "onnxruntime-amx": _open_onnxruntime_amx,
     "tensorrt": _open_tensorrt,
     "tensorrt-rtx": _open_tensorrt,
 }
@@ -53,7 +61,7 @@ def device_memory_bytes(manifest: Manifest) -> int | None:
         BundleTargetError, MissingDependencyError, BackendError: as :func:`open_backend`.
     """
     check_target(manifest)
-    if manifest.target == "onnxruntime":
+    if manifest.target.startswith("onnxruntime"):
         return None
     with holding_interrupts():
         from edge_runtime.backends.cuda import Device

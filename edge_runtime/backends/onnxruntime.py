@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -20,14 +21,13 @@ except ImportError as error:
 
     raise MissingDependencyError("onnxruntime is not installed; pip install edge-runtime") from error
 
+from edge_runtime.backends.amx import DOMAIN, find_operators, has_operators
 from edge_runtime.backends.base import Array, Memory, Run
 from edge_runtime.errors import BackendError
 from edge_runtime.telemetry import resident_bytes
 
-# GroupQueryAttention computes all scores of a step, those of the future too: in steps of 72 rows the prefill of 262
-# took 15 % less than in one, as fewer are in vain and a head's scores stay in the cache.
-_STEP_ROWS = 72
 _MADV_PAGEOUT = 21  # Linux 5.4; what was written to stays, as MADV_DONTNEED would not have it
+_MADV_POPULATE_READ = 22  # Linux 5.14; without it pages come when they are first read
 _FATAL_ONLY = 4  # ONNX Runtime's log level: what matters comes back as an exception
 
 
@@ -37,13 +37,14 @@ class OnnxRuntimeBackend:
     Memory is NumPy's, and everything has happened when a call returns.
     """
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, step_rows: int | None = None) -> None:
         self._threads = threads or len(os.sched_getaffinity(0))
+        self._step_rows = step_rows or sys.maxsize
 
     @property
     def step_rows(self) -> int:
-        """As many as attention computes fastest."""
-        return _STEP_ROWS
+        """As many as were asked for."""
+        return self._step_rows
 
     @property
     def held_bytes(self) -> int:
@@ -65,6 +66,8 @@ class OnnxRuntimeBackend:
         # Threads that spin at a barrier lose their core to whatever else flies: on 2 cores beside a busy process, a
         # report took 480 ms with spinning and 135 ms without; alone, spinning gains nothing that could be measured.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if has_operators():
+            options.register_custom_ops_library(str(find_operators()))
         _share_scratch()
         options.add_session_config_entry("session.use_env_allocators", "1")
         try:
@@ -74,7 +77,8 @@ class OnnxRuntimeBackend:
                 f"ONNX Runtime {ort.__version__} cannot load {graph.name}: {_first_line(error)}; "
                 "rebuild the bundle with the builder of this version"
             ) from error
-        _drop_pages(graph.with_name(graph.name + ".data"))
+        reads_in_place = DOMAIN.encode() in graph.read_bytes()
+        _advise(graph.with_name(graph.name + ".data"), _MADV_POPULATE_READ if reads_in_place else _MADV_PAGEOUT)
         return OnnxRuntimeEngine(session, graph.name)
 
     def shared(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
@@ -172,10 +176,11 @@ def _share_scratch() -> None:
         ort.create_and_register_allocator(arena, None)
 
 
-def _drop_pages(weights: Path) -> None:
-    """Let go of what loading has read of a mapped file, and running may never: most is packed in other memory by now.
+def _advise(weights: Path, advice: int) -> None:
+    """Tell the system what becomes of the pages of a mapped file.
 
-    What is asked for after all is read from the file again. In 40 groups of a 13B that is 0.4 GB.
+    Let go of what loading has read, and running may never, as most is packed in other memory by now: in 40 groups of a
+    13B that is 0.4 GB, and what is asked for after all is read from the file again. Or bring in what running reads.
     """
     with suppress(OSError, AttributeError):  # no /proc, or a C library without madvise
         madvise = ctypes.CDLL(None).madvise
@@ -183,7 +188,7 @@ def _drop_pages(weights: Path) -> None:
             addresses, *_, name = line.split(maxsplit=5)
             if name == str(weights.resolve()):
                 first, end = (int(address, 16) for address in addresses.split("-"))
-                madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), _MADV_PAGEOUT)
+                madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), advice)
 
 
 def _first_line(error: Exception) -> str:

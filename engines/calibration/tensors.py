@@ -15,7 +15,7 @@ from engines.precision import PRODUCTS
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 # Operators whose first input meets a weight in the second.
-LINEAR_OPERATORS = ("MatMul", "Gemm", "Conv", "MatMulNBits")
+LINEAR_OPERATORS = ("MatMul", "Gemm", "Conv", "MatMulNBits", "MatMulInt4", "MatMulFloat16")
 
 
 def load_graph(path: Path) -> onnx.ModelProto:

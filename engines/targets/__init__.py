@@ -7,9 +7,10 @@ from functools import partial
 from edge_runtime.errors import RecipeError
 from engines.fidelity import FLOAT16_ARITHMETIC
 from engines.precision import KV_CACHES
-from engines.targets import onnxruntime
+from engines.targets import onnxruntime, onnxruntime_amx
 from engines.targets.base import TargetKind
 from engines.targets.onnxruntime import OnnxRuntimeTarget
+from engines.targets.onnxruntime_amx import OnnxRuntimeAmxTarget
 from engines.targets.tensorrt import open_tensorrt, open_tensorrt_rtx
 from engines.targets.tensorrt_shapes import LARGEST_HEAD_PARAMETERS, planned_bytes
 
@@ -28,6 +29,12 @@ TARGETS: Mapping[str, TargetKind] = {
         weights=("float16", "int8", "int4", "nf4"),
         kv_caches=KV_CACHES,
         planned_bytes=onnxruntime.planned_bytes,
+    ),
+    "onnxruntime-amx": TargetKind(
+        OnnxRuntimeAmxTarget,
+        weights=("float16", "int4"),
+        kv_caches=KV_CACHES,
+        planned_bytes=onnxruntime_amx.planned_bytes,
     ),
     "tensorrt": _TENSORRT,
     "tensorrt-rtx": replace(

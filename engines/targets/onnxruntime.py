@@ -163,6 +163,7 @@ class OnnxRuntimeTarget:
     """Writes a graph beside its weights; compiling is left to the runtime's own session."""
 
     versions: Mapping[str, str] = {}
+    dialect = OnnxRuntimeDialect()
 
     def __init__(self, options: TargetOptions) -> None:
         self._kv_cache = options.kv_cache  # sizes are free in its graphs
@@ -180,7 +181,7 @@ class OnnxRuntimeTarget:
             return write_rows(directory, part, source, precision)
         path = directory / f"{part.name}.onnx"
         with Graph(path) as graph:
-            part.emit(graph, OnnxRuntimeDialect(), source, precision)
+            part.emit(graph, self.dialect, source, precision)
             files = graph.save()
         inputs, outputs = tuple(graph.inputs), tuple(graph.outputs)
         has_int8_cache = part.kind == "decoder" and self._kv_cache == "int8"
@@ -206,10 +207,11 @@ class OnnxRuntimeTarget:
 
 def planned_bytes(part: Part, precision: Precision) -> int:
     """Bytes of a component's files: as stored, but for the scales of 4-bit products, which are float32."""
-    return stored_bytes(part, precision, _matrix_bytes if part.emit else Precision.matrix_bytes)
+    return stored_bytes(part, precision, matrix_bytes if part.emit else Precision.matrix_bytes)
 
 
-def _matrix_bytes(precision: Precision, rows: int, columns: int) -> int:
+def matrix_bytes(precision: Precision, rows: int, columns: int) -> int:
+    """Bytes of a (rows, columns) matrix in a component's files."""
     size_bytes = precision.matrix_bytes(rows, columns)
     if precision.block_size is None:
         return size_bytes

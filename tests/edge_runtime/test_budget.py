@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from edge_runtime.backends import open_backend
 from edge_runtime.budget import Ledger, LedgerItem, check_fits, format_bytes, parse_bytes, plan_ledger
 from edge_runtime.bundle import load_bundle
 from edge_runtime.errors import BudgetExceededError
@@ -98,8 +99,9 @@ def test_scratch_grows_with_the_steps_of_a_prompt_and_not_with_the_whole(tiny_bu
     assert 0 <= long - short <= 200 * 72 * manifest.model.num_heads * 4  # scores of 72 rows more tokens wide
 
 
-def test_a_step_is_planned_as_long_as_it_is_made() -> None:
-    assert FOOTPRINTS["onnxruntime"].step_rows == OnnxRuntimeBackend().step_rows
+def test_a_step_is_planned_as_long_as_it_is_made(tiny_bundle: Path) -> None:
+    with closing(open_backend(load_bundle(tiny_bundle).manifest)) as backend:
+        assert FOOTPRINTS["onnxruntime"].step_rows == backend.step_rows
 
 
 def test_only_rows_of_the_embedding_that_can_be_asked_for_are_planned(tiny_bundle: Path) -> None:

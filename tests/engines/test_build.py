@@ -81,11 +81,13 @@ def test_a_bundle_says_what_it_is_and_loads(tmp_path):
     assert {"numpy", "onnx", "python", "time"} <= set(manifest.build)
 
 
+@pytest.mark.parametrize("target", ["onnxruntime", "onnxruntime-amx"])
 @pytest.mark.parametrize("recipe", ["fp16", "asymmetric-int4", "uniform-int4"])
-def test_components_weigh_what_was_planned_but_for_their_nodes(tmp_path, recipe):
-    planned = plan_bundle(open_checkpoint("synthetic:tiny-llava"), load_recipe(recipe), "onnxruntime").manifest
+def test_components_weigh_what_was_planned_but_for_their_nodes(tmp_path, recipe, target):
+    checkpoint = open_checkpoint("synthetic:tiny-llava")
+    planned = plan_bundle(checkpoint, load_recipe(recipe), target).manifest
 
-    built = build_tiny(tmp_path / "bundle", recipe=recipe).manifest
+    built = build(checkpoint, load_recipe(recipe), target, tmp_path / "bundle").manifest
 
     sizes = {component.name: component.size_bytes for component in planned.components}
     assert {c.name: pytest.approx(c.size_bytes, abs=20_000) for c in built.components} == sizes

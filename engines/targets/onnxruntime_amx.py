@@ -1,0 +1,101 @@
+"""Matrices as the operators of ``edge_runtime.amx`` read them, and the graphs that call those; computes nothing.
+
+What these operators are told in their C++ headers: 16 columns of a product lie beside each other, in the order in which
+a processor with AMX takes them up, so that a matrix is used where its file is mapped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.backends.amx import DOMAIN
+from engines.families.base import Part
+from engines.graphs.builder import Graph
+from engines.graphs.weights import Linear
+from engines.precision import Precision
+from engines.quantize.int4 import Int4Matrix, block_size_for
+from engines.targets import onnxruntime
+from engines.targets.base import stored_bytes
+from engines.targets.onnxruntime import OnnxRuntimeDialect, OnnxRuntimeTarget
+
+_SLICE = 16  # columns of a product that lie together
+_PAIR = 32  # columns that are computed at once
+_FLOAT16_STEP = 32  # weights of a column in one tile
+_INT4_STEP = 64
+_BLOCKS = (64, 128)
+
+
+class AmxDialect(OnnxRuntimeDialect):
+    """As ONNX Runtime's, but for matrices of float16 and of 4 bits that are made of whole tiles."""
+
+    def linear(self, graph: Graph, x: str, linear: Linear) -> str:
+        """MatMulFloat16 or MatMulInt4; what its super class writes where the sizes are others."""
+        weight, name = linear.weight, linear.name
+        attributes: dict[str, int] = {}
+        if isinstance(weight, Int4Matrix) and _is_whole(weight.rows, weight.columns, weight.block_size):
+            operator, attributes = "MatMulInt4", {"block_size": weight.block_size}
+            rows, columns = weight.rows, weight.columns
+            parts = {"codes": int4_tiles(weight), "scales": int4_scales(weight)}
+        elif isinstance(weight, np.ndarray) and _is_whole(*weight.shape):
+            operator, (rows, columns) = "MatMulFloat16", weight.shape
+            parts = {"weight": float16_tiles(weight)}
+        else:
+            return super().linear(graph, x, linear)
+        inputs = [x, *(graph.weight(f"{name}.{part}", array) for part, array in parts.items())]
+        if linear.bias is not None:
+            inputs.append(self.constant(graph, f"{name}.bias", linear.bias))
+        return graph.node(f"{DOMAIN}.{operator}", inputs, K=columns, N=rows, **attributes)
+
+
+class OnnxRuntimeAmxTarget(OnnxRuntimeTarget):
+    """ONNX Runtime's graphs, for processors with AMX."""
+
+    dialect = AmxDialect()
+
+
+def planned_bytes(part: Part, precision: Precision) -> int:
+    """Bytes of a component's files: as stored, where its matrices are made of whole tiles."""
+    return stored_bytes(part, precision, _matrix_bytes if part.emit else Precision.matrix_bytes)
+
+
+def float16_tiles(weight: NDArray[np.float16]) -> NDArray[np.float16]:
+    """(N, K) as (N / 16, K / 32, 16, 32): two neighbours along K beside those of the next column."""
+    return _by_columns(weight, _FLOAT16_STEP, 2)
+
+
+def int4_tiles(weight: Int4Matrix) -> NDArray[np.uint8]:
+    """Codes (N, K) as (N / 16, K / 64, 8, 64), two a byte: of a step's 64, the first 32 in the low nibbles."""
+    codes = weight.packed.reshape(weight.rows, -1)
+    codes = np.stack([codes & 0x0F, codes >> 4], axis=-1).reshape(weight.rows, -1)
+    tiles = _by_columns(codes, _INT4_STEP, 4)
+    packed: NDArray[np.uint8] = tiles[:, :, :8] | tiles[:, :, 8:] << np.uint8(4)
+    return packed
+
+
+def int4_scales(weight: Int4Matrix) -> NDArray[np.float16]:
+    """Scales (N, blocks) as (N / 16, blocks, 16)."""
+    return weight.scales.reshape(weight.rows // _SLICE, _SLICE, -1).transpose(0, 2, 1)
+
+
+def _by_columns(weight: NDArray[Any], step: int, neighbours: int) -> NDArray[Any]:
+    """(N, K) as (N / 16, K / step, step / neighbours, 16 * neighbours)."""
+    rows, columns = weight.shape
+    tiles = weight.reshape(rows // _SLICE, _SLICE, columns // step, step // neighbours, neighbours)
+    return tiles.transpose(0, 2, 3, 1, 4).reshape(rows // _SLICE, columns // step, step // neighbours, -1)
+
+
+def _is_whole(rows: int, columns: int, block_size: int | None = None) -> bool:
+    """Whether a matrix is made of whole tiles, and its blocks of 4 bits of whole steps."""
+    is_int4 = block_size is not None
+    step = _INT4_STEP if is_int4 else _FLOAT16_STEP
+    return rows % _PAIR == 0 and columns % step == 0 and (not is_int4 or block_size in _BLOCKS)
+
+
+def _matrix_bytes(precision: Precision, rows: int, columns: int) -> int:
+    block_size = precision.block_size and block_size_for(columns, precision.block_size)
+    if _is_whole(rows, columns, block_size):
+        return precision.matrix_bytes(rows, columns)
+    return onnxruntime.matrix_bytes(precision, rows, columns)

@@ -1,0 +1,243 @@
+"""The operators for AMX against NumPy, the order in which they read a matrix, and bundles that are made for them."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_runtime.backends.amx import find_operators, has_operators
+from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from edge_runtime.budget import plan_ledger
+from edge_runtime.errors import BackendError, BundleTargetError
+from engines.build import build
+from engines.cli import main
+from engines.execution import open_bundle_tracer
+from engines.fidelity import compare_traces
+from engines.graphs.builder import Graph
+from engines.graphs.weights import Linear
+from engines.plan import plan_bundle
+from engines.precision import load_recipe
+from engines.quantize.int4 import Int4Matrix, dequantize
+from engines.quantize.rtn import quantize_rtn
+from engines.synthetic import open_checkpoint
+from engines.targets.onnxruntime_amx import AmxDialect, float16_tiles, int4_scales, int4_tiles
+from tests.parity.golden import PROMPT, golden_pixels, load_golden, write_golden_checkpoint
+
+needs_amx = pytest.mark.skipif(
+    not has_operators(), reason="no processor with AMX here, or no operators compiled for it"
+)
+
+# Rows of one, of less than a tile, of whole tiles, and of one more than one and two of them.
+ROWS = (1, 2, 15, 16, 17, 32, 33, 50)
+SHAPES = [(32, 64, 64), (96, 128, 64), (96, 384, 128), (352, 256, 128)]  # N, K, block
+
+
+def weights_of(rows, columns, seed=0):
+    return np.random.default_rng(seed).normal(size=(rows, columns)).astype(np.float16)
+
+
+def write_product(path, weight, bias=None, **sizes):
+    rows, columns = weight.shape if isinstance(weight, np.ndarray) else (weight.rows, weight.columns)
+    with Graph(path) as graph:
+        x = graph.input("x", "float32", (1, "T", sizes.get("columns", columns)))
+        y = AmxDialect().linear(graph, x, Linear("product", weight, bias))
+        graph.output("y", "float32", (1, "T", rows), y)
+        graph.save()
+    return path
+
+
+def product(path, x, threads=2):
+    engine = OnnxRuntimeBackend(threads).load(path)
+    y = engine.evaluate({"x": x[None]})["y"][0]
+    engine.close()
+    return y
+
+
+def in_steps(x, block):
+    """``x`` (T, K) as 8 bits of every block leave it."""
+    blocks = x.reshape(len(x), -1, block)
+    scales = np.abs(blocks).max(axis=-1, keepdims=True).astype(np.float32) / np.float32(127)
+    return (np.rint(blocks / scales) * scales).reshape(x.shape).astype(np.float64)
+
+
+@given(slices=st.integers(1, 3), steps=st.integers(1, 3), seed=st.integers(0, 99))
+def test_tiles_hold_every_weight_of_float16_where_the_header_says(slices, steps, seed):
+    weight = weights_of(16 * slices, 32 * steps, seed)
+    tiles = float16_tiles(weight)
+
+    column, k = np.indices(weight.shape)
+    np.testing.assert_array_equal(tiles[column // 16, k // 32, k % 32 // 2, 2 * (column % 16) + k % 2], weight)
+
+
+@given(slices=st.integers(1, 3), steps=st.integers(1, 3), seed=st.integers(0, 99))
+def test_tiles_hold_every_code_of_4_bits_where_the_header_says(slices, steps, seed):
+    matrix = quantize_rtn(weights_of(16 * slices, 64 * steps, seed), 64)
+    tiles, scales = int4_tiles(matrix), int4_scales(matrix)
+
+    column, k = np.indices((matrix.rows, matrix.columns))
+    packed = tiles[column // 16, k // 64, k % 32 // 4, 4 * (column % 16) + k % 4]
+    codes = np.where(k % 64 < 32, packed & 15, packed >> 4)
+    np.testing.assert_array_equal(codes.astype(np.int8) - 8, matrix.steps)
+    np.testing.assert_array_equal(scales[column // 16, k // 64, column % 16], matrix.scales[column, k // 64])
+
+
+@needs_amx
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_a_product_of_4_bits_is_that_of_rows_in_8_bits_a_block(shape, has_bias, tmp_path):
+    rows, columns, block = shape
+    matrix = quantize_rtn(weights_of(rows, columns), block)
+    bias = weights_of(1, rows, 1)[0] if has_bias else None
+    path = write_product(tmp_path / "product.onnx", matrix, bias)
+
+    for count in ROWS:
+        x = np.random.default_rng(count).normal(size=(count, columns)).astype(np.float32)
+        expected = in_steps(x, block) @ dequantize(matrix).T.astype(np.float64) + (0 if bias is None else bias)
+        np.testing.assert_allclose(product(path, x), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+@needs_amx
+@pytest.mark.parametrize("shape", [(32, 32), (96, 64), (352, 544), (32, 1056)])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_a_product_of_float16_is_a_hundred_times_as_exact_as_float16(shape, has_bias, tmp_path):
+    weight = weights_of(*shape)
+    bias = weights_of(1, shape[0], 1)[0] if has_bias else None
+    path = write_product(tmp_path / "product.onnx", weight, bias)
+
+    for count in ROWS:
+        x = np.random.default_rng(count).normal(size=(count, shape[1])).astype(np.float32)
+        expected = x @ weight.T.astype(np.float64) + (0 if bias is None else bias)
+        bound = np.abs(x) @ np.abs(weight.T.astype(np.float64)) * 2**-16  # of what is left out, at the most
+        assert (np.abs(product(path, x) - expected) <= bound + 1e-6).all()
+
+
+@needs_amx
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_share_the_columns_of_a_product(threads, tmp_path):
+    matrix, weight = quantize_rtn(weights_of(1056, 128), 64), weights_of(1056, 128)
+    x = np.random.default_rng(0).normal(size=(40, 128)).astype(np.float32)
+
+    for index, one in enumerate((matrix, weight)):
+        path = write_product(tmp_path / f"{index}.onnx", one)
+        for rows in (x, x[:1]):
+            np.testing.assert_array_equal(product(path, rows, threads), product(path, rows, 1))
+
+
+@needs_amx
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("count", [1, 20])
+def test_a_row_that_is_no_number_spoils_itself_alone(value, count, tmp_path):
+    x = np.ones((count, 128), np.float32)
+    x[0, 70] = value
+
+    for index, weight in enumerate((quantize_rtn(weights_of(64, 128), 64), weights_of(64, 128))):
+        y = product(write_product(tmp_path / f"{index}.onnx", weight), x)
+        assert not np.isfinite(y[0]).any()
+        assert np.isfinite(y[1:]).all()
+
+
+@needs_amx
+def test_zeros_and_extremes_are_products_as_others(tmp_path):
+    matrix = quantize_rtn(weights_of(32, 128), 64)
+    sums = dequantize(matrix).sum(axis=1, dtype=np.float64)
+    magnitudes = np.array([0, 1e-45, 1e-38, 1e-30, 1e30])
+
+    y = product(write_product(tmp_path / "product.onnx", matrix), np.full((5, 128), magnitudes[:, None], np.float32))
+
+    np.testing.assert_allclose(y, magnitudes[:, None] * sums, rtol=1e-3, atol=1e-34)
+
+
+@needs_amx
+def test_no_rows_are_no_products(tmp_path):
+    for index, weight in enumerate((quantize_rtn(weights_of(32, 64), 64), weights_of(32, 64))):
+        path = write_product(tmp_path / f"{index}.onnx", weight)
+        assert product(path, np.empty((0, 64), np.float32)).shape == (0, 32)
+
+
+@needs_amx
+@pytest.mark.parametrize(
+    "weight", [quantize_rtn(weights_of(32, 128), 64), weights_of(32, 128)], ids=["int4", "float16"]
+)
+def test_rows_of_another_width_are_refused(weight, tmp_path):
+    path = write_product(tmp_path / "product.onnx", weight, columns=64)
+
+    with pytest.raises(BackendError, match="size is not the node's"):
+        product(path, np.ones((2, 64), np.float32))
+
+
+@needs_amx
+def test_matrices_of_other_sizes_are_multiplied_as_everywhere(tmp_path):
+    for index, (rows, columns) in enumerate([(32, 72), (24, 64)]):
+        for bits, weight in ((4, quantize_rtn(weights_of(rows, columns), 64)), (16, weights_of(rows, columns))):
+            values = dequantize(weight) if isinstance(weight, Int4Matrix) else weight.astype(np.float32)
+            y = product(write_product(tmp_path / f"{index}.{bits}.onnx", weight), np.ones((3, columns), np.float32))
+            np.testing.assert_allclose(y[0], values.sum(axis=1), rtol=1e-2, atol=1e-2)
+
+
+@needs_amx
+def test_a_matrix_is_used_where_its_file_is_mapped(tmp_path):
+    weight = weights_of(4096, 2048)
+    path = Path(os.path.realpath(write_product(tmp_path / "product.onnx", weight)))
+    product(write_product(tmp_path / "small.onnx", weights_of(32, 32)), np.ones((1, 32), np.float32))
+    process = psutil.Process()
+    before = process.memory_info()
+
+    engine = OnnxRuntimeBackend(1).load(path)
+    loaded = [m for m in process.memory_maps(grouped=False) if m.path == f"{path}.data"]
+    engine.evaluate({"x": np.ones((1, 1, 2048), np.float32)})
+    after = process.memory_info()
+    engine.close()
+
+    assert sum(mapping.rss for mapping in loaded) >= weight.nbytes  # there before the first frame
+    own = (after.rss - after.shared) - (before.rss - before.shared)
+    assert own < weight.nbytes / 4
+
+
+@needs_amx
+def test_a_bundle_for_amx_says_what_one_for_any_processor_says(tmp_path):
+    checkpoint, golden = write_golden_checkpoint("tiny-llava", tmp_path), load_golden("tiny-llava")
+
+    def traced(target):
+        bundle = build(checkpoint, load_recipe("fp16"), target, tmp_path / target)
+        with open_bundle_tracer(bundle, PROMPT) as trace:
+            return trace(golden_pixels(checkpoint), golden.tokens)
+
+    fidelity = compare_traces([traced("onnxruntime-amx")], [traced("onnxruntime")])
+    assert fidelity.logits_relative_error < 1e-4
+    assert fidelity.identical_tokens == 1.0
+
+
+def test_weights_are_planned_once_and_as_they_are_stored():
+    checkpoint = open_checkpoint("synthetic:llava-1.5-7b")
+
+    for target, least in (("onnxruntime", 2.0), ("onnxruntime-amx", 0.99)):
+        plan = plan_bundle(checkpoint, load_recipe("asymmetric-int4"), target)
+        eyes = plan.manifest.component("vision_encoder")
+        planned_bytes = plan_ledger(plan.manifest, 2048).item("vision_encoder").planned_bytes
+        assert least <= planned_bytes / eyes.size_bytes < least + 0.2
+
+
+def test_a_processor_without_amx_is_told_what_to_build_instead(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu sse avx2 avx512_vnni\n")
+
+    with pytest.raises(
+        BundleTargetError, match=r"lacks amx_tile, amx_int8, amx_bf16, avx512_bf16; build for .*onnxruntime"
+    ):
+        find_operators(cpuinfo)
+
+
+def test_a_system_that_says_nothing_of_its_processor_has_no_amx(tmp_path):
+    with pytest.raises(BundleTargetError, match="lacks amx_tile"):
+        find_operators(tmp_path / "none")
+
+
+def test_recipes_that_it_has_no_operators_for_are_refused(tmp_path, capsys):
+    command = ["build", "synthetic:tiny-llava", "--target", "onnxruntime-amx", "--out", str(tmp_path / "bundle")]
+    assert main([*command, "--recipe", "nf4"]) == 1
+    assert "nf4" in capsys.readouterr().err
+    assert not (tmp_path / "bundle").exists()
