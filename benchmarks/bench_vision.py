@@ -41,12 +41,16 @@ CHECKPOINT = Path(__file__).parents[1] / "engines" / "reference" / "checkpoint"
 FIRST_SEED = FIRST_HELD_OUT_SEED + 3_000_000  # of scenes that no other measurement is made on
 CALIBRATION_SEEDS = range(2_000_000_000, 2_000_000_200)
 _SPEC = PreprocessingSpec(96, 96, "exact", None, 2, 1 / 255, IMAGENET_MEAN, IMAGENET_STD)
-_FEED_FORWARD = '{{dtype: float16, except: {{"*.mlp.*": {{dtype: int8, method: {}}}}}}}'
+_ALONE = '{{dtype: float16, except: {{"{}": {{dtype: int8, method: {}}}}}}}'
+_EVERYTHING = '{{dtype: int8, method: {0}, except: {{"*.products": {{dtype: int8, method: {0}}}}}}}'
 ENCODERS: Mapping[str, str] = {
     "float16": "float16",
     **{f"all, {m}": f"{{dtype: int8, method: {m}}}" for m in (*RANGE_METHODS, "smooth-mse", "twin-mse")},
-    **{f"feed-forward, {m}": _FEED_FORWARD.format(m) for m in RANGE_METHODS},
-    **{f"feed-forward, twin ranges by {m}": _FEED_FORWARD.format(f"twin-{m}") for m in RANGE_METHODS},
+    **{f"feed-forward, {m}": _ALONE.format("*.mlp.*", m) for m in RANGE_METHODS},
+    **{f"feed-forward, twin ranges by {m}": _ALONE.format("*.mlp.*", f"twin-{m}") for m in RANGE_METHODS},
+    **{f"products, {m}": _ALONE.format("*.products", m) for m in RANGE_METHODS},
+    **{f"products, twin ranges by {m}": _ALONE.format("*.products", f"twin-{m}") for m in RANGE_METHODS},
+    **{f"all and products, {m}": _EVERYTHING.format(m) for m in ("mse", "twin-mse")},
 }
 
 
@@ -129,9 +133,11 @@ def encoder_table(folder: Path, traced: int) -> Iterator[str]:
     yield ""
     yield f"The reference inspector's, all else in float16, on {traced} scenes; ranges from {len(images)} others."
     yield "Features: their distance to float16's over their length, mean of the patches. Divergence: nats a choice."
-    yield "`feed-forward` keeps attention, norms and patches in float16, and is two thirds of the weights; twin ranges"
-    yield "(PTQ4ViT) round what a GELU leaves below zero and above it by a scale each, in two products. What attention"
-    yield "computes between its matrices, softmax included, is never rounded."
+    yield "`all` is all matrices; `feed-forward` keeps those of attention and patches in float16, and is two thirds of"
+    yield "the weights. `products` is what attention multiplies between its matrices, queries with keys and a softmax's"
+    yield "output with values: it stays floating point unless a recipe names it, and alone leaves every matrix in"
+    yield "float16. Twin ranges (PTQ4ViT) round by a scale each, in two products, what a GELU leaves below zero and"
+    yield "above it, and what a softmax leaves below 1/16 and above it."
     yield ""
     yield "| in INT8 | features | divergence | bytes |"
     yield "|---|---:|---:|---:|"

@@ -68,6 +68,12 @@ class Precision:
         return next(said, FLOAT16)
 
     @property
+    def products(self) -> str | None:
+        """The method by which attention's own products are rounded, in any layer."""
+        said = (p for pattern, p in self.exceptions if pattern.endswith(PRODUCTS) and p.dtype == "int8")
+        return next((p.method for p in said), None)
+
+    @property
     def int8(self) -> Precision | None:
         """What it has in 8 bits, all of that the same way; None where that is nothing."""
         return next((p for p in self.every if p.dtype == "int8"), None)

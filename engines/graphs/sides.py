@@ -43,7 +43,8 @@ def product_behind_softmax(graph: Graph, dialect: Dialect, shares: str, value: s
     """Shares (1, H, T, T), a softmax's output, times values (1, H, T, d), in two products."""
     zero = dialect.constant(graph, "zero", np.zeros(1, np.float16))
     edge = dialect.constant(graph, "softmax.edge", np.array([_SOFTMAX_EDGE], np.float16))
-    [below] = graph.nodes("Where", [graph.node("Less", [shares, edge]), shares, zero], [name + BELOW])
-    [above] = graph.nodes("Sub", [shares, below], [name + ABOVE])
+    small = graph.node("Less", [shares, edge])
+    [below] = graph.nodes("Where", [small, shares, zero], [name + BELOW])
+    [above] = graph.nodes("Where", [small, zero, shares], [name + ABOVE])
     parts = [graph.nodes("MatMul", [side, value], [f"{side}.context"])[0] for side in (below, above)]
     return graph.node("Add", parts)

@@ -150,6 +150,7 @@ def component_of(
         outputs=outputs,
         float32_nodes=float32_nodes,
         float16_bytes=2 * sum(wide),
+        products=precision.products,
     )
 
 

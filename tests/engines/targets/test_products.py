@@ -15,7 +15,9 @@ from engines.calibration.tensors import load_graph, tensors_in_products
 from engines.graphs.attention import emit_attention
 from engines.graphs.builder import Graph
 from engines.graphs.weights import Weights
-from engines.precision import FLOAT16, Precision
+from engines.plan import plan_bundle
+from engines.precision import FLOAT16, Precision, load_recipe
+from engines.synthetic import open_checkpoint
 from engines.targets.onnxruntime import OnnxRuntimeDialect
 from engines.targets.tensorrt_dialect import TensorRTDialect
 from tests.engines.targets.test_int8 import build_int8, everything_int8, nodes_of, recipe_of, tracing
@@ -129,6 +131,20 @@ def test_products_are_of_integers_as_numpy_computes_them(tmp_path, images, metho
     for name, pair in pairs.items():
         left, right = (np.clip(np.rint(seen[x] / scales[f"{x}.scale"]), -128, 127) * scales[f"{x}.scale"] for x in pair)
         np.testing.assert_allclose(seen[name], left @ right, rtol=1e-4, atol=1e-5)
+
+
+def test_a_bundle_says_that_its_products_are_rounded_and_plans_their_room(tmp_path, images):
+    recipe = products_int8(tmp_path / "recipe.yaml", "twin-max")
+    eyes = build_int8(tmp_path / "bundle", images, recipe=recipe).manifest.component("vision_encoder")
+    assert (eyes.precision, eyes.products) == ("float16", "twin-max")
+
+    checkpoint = open_checkpoint("synthetic:llava-1.5-7b")  # of a tiny one, the decoder takes more
+    rounded, plain = (
+        {item.name: item.planned_bytes for item in plan_bundle(checkpoint, load_recipe(r), "onnxruntime").ledger.items}
+        for r in (recipe, "fp16")
+    )
+    assert rounded["activations"] - plain["activations"] == pytest.approx(135e6, rel=0.2)  # as measured
+    assert rounded["vision_encoder"] == plain["vision_encoder"]
 
 
 @pytest.mark.parametrize("method", ["max", "twin-max", "twin-entropy"])
