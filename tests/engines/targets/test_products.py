@@ -6,11 +6,15 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from engines.calibration.histogram import Histogram
 from engines.calibration.images import open_images
 from engines.calibration.qdq import insert_qdq
+from engines.calibration.ranges import RANGE_METHODS, scale_of_range, twin_ranges
 from engines.calibration.tensors import load_graph, tensors_in_products
 from engines.graphs.attention import emit_attention
 from engines.graphs.builder import Graph
@@ -103,6 +107,23 @@ def test_all_four_operands_are_rounded(tmp_path, method):
 
     np.testing.assert_allclose(found, attention(QKV, rounded), atol=0.01)  # a tie may go either way
     assert np.abs(found - attention(QKV)).max() > 1
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60), st.sampled_from(["max", "percentile"]))
+def test_a_share_is_kept_to_half_a_step_of_its_own_side_and_rounded_once(values, method):
+    values = np.array(values, np.float32)
+    sides = [np.where(values < 1 / 16, values, 0), np.where(values < 1 / 16, 0, values)]
+    histograms = [Histogram(), Histogram()]
+    for histogram, side in zip(histograms, sides, strict=True):
+        histogram.add(side)
+
+    ranges, _ = twin_ranges(*histograms, RANGE_METHODS[method])
+
+    for side, largest in zip(sides, ranges, strict=True):
+        scale = scale_of_range(largest)
+        once = np.clip(np.rint(side / scale), -127, 127) * scale
+        assert np.abs(once - side).max() <= 0.501 * scale
+        np.testing.assert_array_equal(np.clip(np.rint(once / scale), -127, 127) * scale, once)
 
 
 def test_recipes_that_round_all_matrices_keep_the_products(tmp_path, images):
