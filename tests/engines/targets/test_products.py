@@ -25,6 +25,7 @@ from engines.synthetic import open_checkpoint
 from engines.targets.onnxruntime import OnnxRuntimeDialect
 from engines.targets.tensorrt_dialect import TensorRTDialect
 from tests.engines.targets.test_int8 import build_int8, everything_int8, nodes_of, recipe_of, tracing
+from tests.engines.test_build import WatchedCheckpoint
 
 HEADS, WIDTH, ROWS = 2, 16, 40
 NAME = "layers.0.self_attn.products"
@@ -188,12 +189,40 @@ def test_one_layers_products_may_be_kept(tmp_path, images):
     assert (found.count("MultiHeadAttention"), found.count("MatMulIntegerToFloat")) == (1, 2)
 
 
+class EvenCheckpoint(WatchedCheckpoint):
+    """The tiny checkpoint, whose eyes ask for nothing: their attention takes 1/17 of each row, which is below 1/16."""
+
+    def tensor(self, name):
+        tensor = super().tensor(name)
+        return np.zeros_like(tensor) if "vision" in name and ".q_proj." in name else tensor
+
+
 def test_calibration_says_where_there_are_two_peaks(tmp_path, images, caplog):
     caplog.set_level(logging.INFO, "engines.calibration.scales")
     twins = '{dtype: int8, method: twin-mse, except: {"*.products": {dtype: int8, method: twin-mse}}}'
-    build_int8(tmp_path / "bundle", images, recipe=recipe_of(tmp_path / "recipe.yaml", vision_encoder=twins))
+    recipe = recipe_of(tmp_path / "recipe.yaml", vision_encoder=twins)
 
-    places = [f"layers.{layer}.{name}" for layer in range(2) for name in ("mlp.fc2", "self_attn.products")]
-    said = [record.getMessage() for record in caplog.records if "two peaks at" in record.message]
-    assert len(said) == len(places)
-    assert all(any(place in line for line in said) for place in places)
+    found = {}
+    for name, checkpoint in (("tiny", None), ("even", EvenCheckpoint())):
+        caplog.clear()
+        build_int8(tmp_path / name, images, checkpoint, recipe)
+        said = [record.getMessage().partition(":")[0] for record in caplog.records if "peaks" in record.msg]
+        found[name] = {line.replace("vision_tower.vision_model.encoder.", "") for line in said}
+
+    gelus = {f"two peaks at layers.{layer}.mlp.fc2" for layer in range(2)}
+    assert found == {
+        "tiny": gelus | {f"two peaks at layers.{layer}.self_attn.products" for layer in range(2)},
+        "even": gelus | {f"no two peaks at layers.{layer}.self_attn.products" for layer in range(2)},
+    }
+
+
+def test_sides_of_what_has_one_peak_get_one_scale(tmp_path, images):
+    recipe = products_int8(tmp_path / "recipe.yaml", "twin-mse")
+    bundle = build_int8(tmp_path / "bundle", images, EvenCheckpoint(), recipe)
+
+    model = onnx.load(bundle.path / "vision_encoder.onnx", load_external_data=False)
+    scales = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name.endswith(".scale")}
+    below = {name: scale for name, scale in scales.items() if name.endswith(".below.scale")}
+    assert below
+    for name, scale in below.items():
+        assert scale == scales[name.replace(".below.", ".above.")] == pytest.approx(1 / 17 / 127, rel=0.01)
