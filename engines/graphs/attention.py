@@ -41,7 +41,7 @@ def emit_attention(
     return attention_in_products(graph, dialect, qkv, num_heads, width, scores_of, context_of)
 
 
-def plain_product(graph: Graph, left: str, right: str) -> str:
+def _plain(graph: Graph, left: str, right: str) -> str:
     """MatMul."""
     return graph.node("MatMul", [left, right])
 
@@ -52,8 +52,8 @@ def attention_in_products(
     qkv: str,
     num_heads: int,
     width: int,
-    scores_of: Product = plain_product,
-    context_of: Product = plain_product,
+    scores_of: Product = _plain,
+    context_of: Product = _plain,
 ) -> str:
     """The same in ONNX's own operators, the softmax in float32."""
     query, key, value = (
