@@ -17,7 +17,8 @@ LEVELS = 127  # INT8 is used symmetrically: -127 to 127 times the scale
 Float64 = NDArray[np.float64]
 RangeMethod = Callable[[Histogram], float]
 
-_PUBLISHED_LEVELS = 128  # magnitudes that the entropy method tells apart, and the first number of bins it tries
+_PUBLISHED_BINS = 2048  # from zero to the largest magnitude, as the entropy method counts them
+_PUBLISHED_LEVELS = 128  # magnitudes that it tells apart, and the first number of bins it tries
 _COUNT_FOR_NONE = 1e-4  # what Q has where only outliers fill a level
 _MOST_CLIPPED = 0.01  # share of magnitudes that the entropy method may clip
 _PERCENTILE = 99.99
@@ -28,23 +29,34 @@ def entropy_range(histogram: Histogram) -> float:
     """The range whose 128 levels lose least information, as the Kullback-Leibler divergence counts it.
 
     Method: S. Migacz, "8-bit Inference with TensorRT", GTC 2017, which is what ``IInt8EntropyCalibrator2`` does. For
-    every number ``i`` of bins from 128 on, P is the first ``i`` bins with all that lies beyond added to the last of
-    them; Q is the first ``i`` bins merged into 128 levels, each level's count spread evenly over those of its bins
+    every number ``i`` from 128 on of 2048 bins, P is the first ``i`` bins with all that lies beyond added to the last
+    of them; Q is the first ``i`` bins merged into 128 levels, each level's count spread evenly over those of its bins
     that P fills. The ``i`` with the smallest KL(P, Q) wins; of equal ones the largest, which clips less.
 
-    Two things are settled that the slides leave open. Where only outliers fill a level, Q has a small count there and
-    not 0, as in MXNet and ONNX Runtime: else one outlier beyond a gap makes every narrower range infinitely bad. And
-    no candidate clips more than 1 %: where all magnitudes are far from zero, a range that holds next to none of them
-    leaves a spike in P and the same spike in Q, and would win with a divergence of nothing.
+    Three things are settled that the slides leave open. The first bin counts no more than its neighbour, which it is
+    set to in NVIDIA's own toolkits (pytorch-quantization, ModelOpt): there may be much next to zero, and it has
+    nothing to lose. Where only outliers fill a level, Q has a small count there and not 0, as in MXNet and ONNX
+    Runtime: else one outlier beyond a gap makes every narrower range infinitely bad. And no candidate clips more than
+    1 %: where all magnitudes are far from zero, a range that holds next to none of them leaves a spike in P and the
+    same spike in Q, and would win with a divergence of nothing.
     """
     if not histogram.used:
         return _RANGE_OF_ZEROS
-    counts = histogram.counts[: histogram.used].astype(np.float64)
+    counts = _published_bins(histogram)
     fewest = int(np.searchsorted(np.cumsum(counts), counts.sum() * (1 - _MOST_CLIPPED))) + 1  # bins that hold 99 %
-    ends = np.arange(min(max(_PUBLISHED_LEVELS, fewest), len(counts)), len(counts) + 1)  # (candidates,)
+    counts[0] = min(counts[0], max(counts[1], 1))
+    ends = np.arange(max(_PUBLISHED_LEVELS, fewest), len(counts) + 1)  # (candidates,)
     divergence = _divergences(counts, ends)
     best = len(ends) - 1 - int(np.argmin(divergence[::-1]))
-    return _limited(ends[best] * histogram.width, histogram)
+    return float(ends[best] / _PUBLISHED_BINS * histogram.largest)
+
+
+def _published_bins(histogram: Histogram) -> Float64:
+    """Counts in bins that end at the largest magnitude: (2048,). The histogram's own end at a power of two."""
+    edges = np.minimum(np.arange(histogram.used + 1), histogram.largest / histogram.width)
+    ends = np.linspace(0, edges[-1], _PUBLISHED_BINS + 1)
+    counts: Float64 = np.diff(np.interp(ends, edges, _totals(histogram.counts[: histogram.used])))
+    return counts
 
 
 def _divergences(counts: Float64, ends: NDArray[np.int64]) -> Float64:
@@ -70,12 +82,12 @@ def _divergences(counts: Float64, ends: NDArray[np.int64]) -> Float64:
     return divergence
 
 
-def percentile_range(histogram: Histogram) -> float:
-    """The range that holds 99.99 % of the magnitudes that are not zero."""
+def percentile_range(histogram: Histogram, percentile: float = _PERCENTILE) -> float:
+    """The range that holds so many of a hundred magnitudes that are not zero."""
     if not histogram.used:
         return _RANGE_OF_ZEROS
     sums = np.cumsum(histogram.counts)
-    bins = int(np.searchsorted(sums, sums[-1] * (_PERCENTILE / 100))) + 1
+    bins = int(np.searchsorted(sums, sums[-1] * (percentile / 100))) + 1
     return _limited(bins * histogram.width, histogram)
 
 
