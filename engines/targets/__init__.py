@@ -35,6 +35,7 @@ TARGETS: Mapping[str, TargetKind] = {
         weights=("float16", "int4"),
         kv_caches=KV_CACHES,
         planned_bytes=onnxruntime_amx.planned_bytes,
+        arithmetic=FLOAT16_ARITHMETIC,  # of keys and values
     ),
     "tensorrt": _TENSORRT,
     "tensorrt-rtx": replace(

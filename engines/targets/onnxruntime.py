@@ -128,21 +128,28 @@ class OnnxRuntimeDialect:
 
     def causal_attention(self, graph: Graph, qkv: str, layer: int, sizes: CausalAttention) -> str:
         """GroupQueryAttention over a cache of fixed size, whose past and present are the same memory."""
-        if not any(spec.name == "seqlens_k" for spec in graph.inputs):
-            graph.input("seqlens_k", "int32", (1,))
-            graph.input("total_sequence_length", "int32", (1,))
-        cache_shape = (1, sizes.num_kv_heads, "C", sizes.head_dim)
-        past = [graph.input(f"past_{part}.{layer}", self.dtype, cache_shape) for part in ("key", "value")]
-        present = [graph.output(f"present_{part}.{layer}", self.dtype, cache_shape) for part in ("key", "value")]
-        tables = [graph.weight("rotary.cos", sizes.cos), graph.weight("rotary.sin", sizes.sin)]
+        [*past, seqlens, total, cos, sin], outputs = self.cache(graph, layer, sizes, self.dtype)
         return graph.nodes(
             "com.microsoft.GroupQueryAttention",
-            [qkv, "", "", *past, "seqlens_k", "total_sequence_length", *tables],
-            [f"attention.{layer}", *present],
+            [qkv, "", "", *past, seqlens, total, cos, sin],
+            outputs,
             num_heads=sizes.num_heads,
             kv_num_heads=sizes.num_kv_heads,
             do_rotary=1,
         )[0]
+
+    @staticmethod
+    def cache(graph: Graph, layer: int, sizes: CausalAttention, dtype: str) -> tuple[list[str], list[str]]:
+        """Declare a layer's past and present; returns what attention takes behind ``qkv``, and what it puts out."""
+        lengths = ["seqlens_k", "total_sequence_length"]
+        if not any(spec.name == lengths[0] for spec in graph.inputs):
+            for name in lengths:
+                graph.input(name, "int32", (1,))
+        shape = (1, sizes.num_kv_heads, "C", sizes.head_dim)
+        past = [graph.input(f"past_{part}.{layer}", dtype, shape) for part in ("key", "value")]
+        present = [graph.output(f"present_{part}.{layer}", dtype, shape) for part in ("key", "value")]
+        tables = [graph.weight("rotary.cos", sizes.cos), graph.weight("rotary.sin", sizes.sin)]
+        return [*past, *lengths, *tables], [f"attention.{layer}", *present]
 
     @staticmethod
     def _skip_norm(graph: Graph, operator: str, inputs: list[str], epsilon: float) -> tuple[str, str]:
@@ -163,9 +170,9 @@ class OnnxRuntimeTarget:
     """Writes a graph beside its weights; compiling is left to the runtime's own session."""
 
     versions: Mapping[str, str] = {}
-    dialect = OnnxRuntimeDialect()
 
     def __init__(self, options: TargetOptions) -> None:
+        self._dialect = OnnxRuntimeDialect()
         self._kv_cache = options.kv_cache  # sizes are free in its graphs
 
     def write_component(
@@ -181,7 +188,7 @@ class OnnxRuntimeTarget:
             return write_rows(directory, part, source, precision)
         path = directory / f"{part.name}.onnx"
         with Graph(path) as graph:
-            part.emit(graph, self.dialect, source, precision)
+            part.emit(graph, self._dialect, source, precision)
             files = graph.save()
         inputs, outputs = tuple(graph.inputs), tuple(graph.outputs)
         has_int8_cache = part.kind == "decoder" and self._kv_cache == "int8"

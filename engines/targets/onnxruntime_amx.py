@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from edge_runtime.backends.amx import DOMAIN
 from engines.families.base import Part
 from engines.graphs.builder import Graph
+from engines.graphs.dialect import CausalAttention
 from engines.graphs.weights import Linear
-from engines.precision import Precision
+from engines.precision import COMPUTED, Precision
 from engines.quantize.int4 import Int4Matrix, block_size_for
 from engines.targets import onnxruntime
-from engines.targets.base import stored_bytes
+from engines.targets.base import TargetOptions, stored_bytes
 from engines.targets.onnxruntime import OnnxRuntimeDialect, OnnxRuntimeTarget
 
 _SLICE = 16  # columns of a product that lie together
@@ -26,34 +27,54 @@ _PAIR = 32  # columns that are computed at once
 _FLOAT16_STEP = 32  # weights of a column in one tile
 _INT4_STEP = 64
 _BLOCKS = (64, 128)
+_LARGEST_HEAD = 512
 
 
 class AmxDialect(OnnxRuntimeDialect):
-    """As ONNX Runtime's, but for matrices of float16 and of 4 bits that are made of whole tiles."""
+    """As ONNX Runtime's, but for attention, and matrices of float16 and of 4 bits that are made of whole tiles."""
 
     def linear(self, graph: Graph, x: str, linear: Linear) -> str:
         """MatMulFloat16 or MatMulInt4; what its super class writes where the sizes are others."""
         weight, name = linear.weight, linear.name
-        attributes: dict[str, int] = {}
         if isinstance(weight, Int4Matrix) and _is_whole(weight.rows, weight.columns, weight.block_size):
-            operator, attributes = "MatMulInt4", {"block_size": weight.block_size}
-            rows, columns = weight.rows, weight.columns
-            parts = {"codes": int4_tiles(weight), "scales": int4_scales(weight)}
+            parts = [graph.weight(f"{name}.codes", int4_tiles(weight))]
+            parts.append(graph.weight(f"{name}.scales", int4_scales(weight)))
+            operator, attributes = "MatMulInt4", {"K": weight.columns, "block_size": weight.block_size}
         elif isinstance(weight, np.ndarray) and _is_whole(*weight.shape):
-            operator, (rows, columns) = "MatMulFloat16", weight.shape
-            parts = {"weight": float16_tiles(weight)}
+            parts = [graph.weight(f"{name}.weight", float16_tiles(weight))]
+            operator, attributes = "MatMulFloat16", {"K": weight.shape[1]}
         else:
             return super().linear(graph, x, linear)
-        inputs = [x, *(graph.weight(f"{name}.{part}", array) for part, array in parts.items())]
         if linear.bias is not None:
-            inputs.append(self.constant(graph, f"{name}.bias", linear.bias))
-        return graph.node(f"{DOMAIN}.{operator}", inputs, K=columns, N=rows, **attributes)
+            parts.append(self.constant(graph, f"{name}.bias", linear.bias))
+        return graph.node(f"{DOMAIN}.{operator}", [x, *parts], N=linear.width, **attributes)
+
+    def causal_attention(self, graph: Graph, qkv: str, layer: int, sizes: CausalAttention) -> str:
+        """CausalAttention over a cache of float16, or GroupQueryAttention where heads are not made of whole tiles."""
+        if sizes.head_dim % _PAIR or sizes.head_dim > _LARGEST_HEAD:
+            return super().causal_attention(graph, qkv, layer, sizes)
+        inputs, outputs = self.cache(graph, layer, sizes, "float16")
+        return graph.nodes(
+            f"{DOMAIN}.CausalAttention",
+            [qkv, *inputs],
+            outputs,
+            num_heads=sizes.num_heads,
+            kv_num_heads=sizes.num_kv_heads,
+        )[0]
+
+
+class _Int8CacheDialect(AmxDialect):
+    """The same with ONNX Runtime's attention, which keeps keys and values in 8 bits."""
+
+    causal_attention = OnnxRuntimeDialect.causal_attention
 
 
 class OnnxRuntimeAmxTarget(OnnxRuntimeTarget):
     """ONNX Runtime's graphs, for processors with AMX."""
 
-    dialect = AmxDialect()
+    def __init__(self, options: TargetOptions) -> None:
+        super().__init__(options)
+        self._dialect = AmxDialect() if options.kv_cache == COMPUTED else _Int8CacheDialect()
 
 
 def planned_bytes(part: Part, precision: Precision) -> int:
@@ -63,7 +84,8 @@ def planned_bytes(part: Part, precision: Precision) -> int:
 
 def float16_tiles(weight: NDArray[np.float16]) -> NDArray[np.float16]:
     """(N, K) as (N / 16, K / 32, 16, 32): two neighbours along K beside those of the next column."""
-    return _by_columns(weight, _FLOAT16_STEP, 2)
+    tiles: NDArray[np.float16] = _by_columns(weight, _FLOAT16_STEP, 2)
+    return tiles
 
 
 def int4_tiles(weight: Int4Matrix) -> NDArray[np.uint8]:
@@ -77,14 +99,16 @@ def int4_tiles(weight: Int4Matrix) -> NDArray[np.uint8]:
 
 def int4_scales(weight: Int4Matrix) -> NDArray[np.float16]:
     """Scales (N, blocks) as (N / 16, blocks, 16)."""
-    return weight.scales.reshape(weight.rows // _SLICE, _SLICE, -1).transpose(0, 2, 1)
+    scales: NDArray[np.float16] = weight.scales.reshape(weight.rows // _SLICE, _SLICE, -1).transpose(0, 2, 1)
+    return scales
 
 
 def _by_columns(weight: NDArray[Any], step: int, neighbours: int) -> NDArray[Any]:
     """(N, K) as (N / 16, K / step, step / neighbours, 16 * neighbours)."""
     rows, columns = weight.shape
     tiles = weight.reshape(rows // _SLICE, _SLICE, columns // step, step // neighbours, neighbours)
-    return tiles.transpose(0, 2, 3, 1, 4).reshape(rows // _SLICE, columns // step, step // neighbours, -1)
+    ordered: NDArray[Any] = tiles.transpose(0, 2, 3, 1, 4)
+    return ordered.reshape(rows // _SLICE, columns // step, step // neighbours, -1)
 
 
 def _is_whole(rows: int, columns: int, block_size: int | None = None) -> bool:

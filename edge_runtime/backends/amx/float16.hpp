@@ -1,8 +1,4 @@
-// Rows of float32 by a matrix of float16, through bfloat16 and none the worse; knows no thread and no ONNX Runtime.
-//
-// A float16 is exactly the sum of two bfloat16, the second being what the first leaves over. So is a float32, but for
-// its last 8 bits. Three products of the four are computed, and summed in float32: what is left out is a 2^-16 of the
-// result at most, where float16 itself rounds by 2^-11.
+// Rows of float32 by a matrix of float16, as products of bfloat16 (parts.hpp); knows no thread and no ONNX Runtime.
 //
 // A matrix (N, K) lies as it is multiplied: float16 (N / 16, K / 32, 16, 32), where [i][2 n + j] is weight 2 i + j of
 // column n. It is taken apart a few columns at a time, and so is held in memory once, as it is stored.

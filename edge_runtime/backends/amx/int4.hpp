@@ -13,6 +13,8 @@
 
 namespace amx::int4 {
 
+constexpr size_t kGroup = 64;  // columns that are computed before the next: rows are read once for all of them
+
 struct Shape {
   size_t rows, k, n, block;
   size_t blocks() const { return k / block; }
@@ -34,8 +36,8 @@ void round_tile(const float* x, const Shape& shape, size_t tile, const Rounded& 
 void multiply_row(const Rounded& x, const Shape& shape, const uint8_t* codes, const uint16_t* scales, const float* bias,
                   size_t first, size_t end, float* y);
 
-// The same for many rows; [first, end) are multiples of 32.
+// The same for many rows; [first, end) are multiples of 32. `sums` is scratch (padded rows, kGroup).
 void multiply_rows(const Rounded& x, const Shape& shape, const uint8_t* codes, const uint16_t* scales,
-                   const float* bias, size_t first, size_t end, float* y);
+                   const float* bias, size_t first, size_t end, float* y, float* sums);
 
 }  // namespace amx::int4

@@ -19,7 +19,7 @@ struct Domain;
 struct SessionOptions;
 
 enum ErrorCode { kInvalidArgument = 2, kRuntimeException = 6 };
-enum ElementType { kFloat = 1, kUint8 = 2, kFloat16 = 10 };
+enum ElementType { kFloat = 1, kUint8 = 2, kInt32 = 6, kFloat16 = 10 };
 enum Presence { kRequired = 0, kOptional = 1 };
 
 struct ApiBase {
@@ -73,8 +73,8 @@ struct Operator {
   const char* (*provider)(const Operator*) = [](const Operator*) -> const char* { return "CPUExecutionProvider"; };
   ElementType (*input_type)(const Operator*, size_t);
   size_t (*input_count)(const Operator*);
-  ElementType (*output_type)(const Operator*, size_t) = [](const Operator*, size_t) { return kFloat; };
-  size_t (*output_count)(const Operator*) = [](const Operator*) -> size_t { return 1; };
+  ElementType (*output_type)(const Operator*, size_t);
+  size_t (*output_count)(const Operator*);
   void (*compute)(void*, Context*) = nullptr;  // the same
   void (*destroy_kernel)(void* kernel);
   Presence (*input_presence)(const Operator*, size_t);

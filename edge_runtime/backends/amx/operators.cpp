@@ -4,12 +4,21 @@
 //   MatMulFloat16 (x, weight, bias?)      attributes K, N; see float16.hpp
 //
 // x is float32 (..., K), the bias float32 (N), the result float32 (..., N).
+//
+//   CausalAttention (qkv, past_key, past_value, seqlens_k, total_sequence_length, cos, sin) to
+//   (context, present_key, present_value)  attributes num_heads, kv_num_heads; see attention.hpp
+//
+// These are as those of ONNX Runtime's GroupQueryAttention, but for keys and values, which are float16.
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
+#include <mutex>
 #include <new>
 #include <vector>
 
+#include "attention.hpp"
 #include "float16.hpp"
 #include "int4.hpp"
 #include "onnxruntime_abi.hpp"
@@ -18,9 +27,9 @@ namespace {
 
 using namespace amx;
 
-constexpr size_t kChunks = 16;       // that a product of one row is cut into, so that no thread waits long for another
+constexpr size_t kChunks = 64;         // that a product of one row is cut into, so that no thread waits long for another
 constexpr size_t kChunkColumns = 256;  // of a product of many rows, all of which are read once for a chunk
-constexpr size_t kLargestRank = 8;
+constexpr size_t kLargestHead = 512;   // numbers
 
 struct Failure {
   ort::Status* status;
@@ -30,29 +39,41 @@ void check(ort::Status* status) {
   if (status) throw Failure{status};
 }
 
-// Memory for a product's rows, kept for the next one: a session's products come one after another.
+// Memory for one call, of a pool that all sessions and threads share: they come one after another, and the largest
+// pieces soon serve all.
 class Scratch {
  public:
-  ~Scratch() { std::free(data_); }
-  void* at_least(size_t bytes) {
-    if (bytes > bytes_) {
-      std::free(data_);
-      bytes_ = round_up(bytes, 4096);
-      data_ = std::aligned_alloc(64, bytes_);
-      if (!data_) {
-        bytes_ = 0;
-        throw std::bad_alloc();
-      }
+  explicit Scratch(size_t bytes) {
+    const std::lock_guard guard(lock_);
+    if (!pool_.empty()) {
+      piece_ = pool_.back();
+      pool_.pop_back();
     }
-    return data_;
+    if (piece_.bytes < bytes) {
+      std::free(piece_.data);
+      piece_ = {std::aligned_alloc(4096, round_up(bytes, 4096)), bytes};
+      if (!piece_.data) throw std::bad_alloc();
+    }
+  }
+  ~Scratch() {
+    const std::lock_guard guard(lock_);
+    pool_.push_back(piece_);
+  }
+  Scratch(const Scratch&) = delete;
+
+  template <typename T>
+  T* at(size_t offset = 0) const {
+    return reinterpret_cast<T*>(static_cast<char*>(piece_.data) + offset);
   }
 
  private:
-  void* data_ = nullptr;
-  size_t bytes_ = 0;
+  struct Piece {
+    void* data = nullptr;
+    size_t bytes = 0;
+  } piece_;
+  static inline std::mutex lock_;
+  static inline std::vector<Piece> pool_;
 };
-
-thread_local Scratch scratch;
 
 // One run of a node.
 class Run {
@@ -81,10 +102,11 @@ class Run {
     return sizes;
   }
 
-  float* output(const std::vector<int64_t>& sizes) const {
+  template <typename T>
+  T* output(size_t index, const std::vector<int64_t>& sizes) const {
     ort::Value* value = nullptr;
-    check(api_.output(context_, 0, sizes.data(), sizes.size(), &value));
-    return static_cast<float*>(data(value));
+    check(api_.output(context_, index, sizes.data(), sizes.size(), &value));
+    return static_cast<T*>(data(value));
   }
 
   template <typename Call>
@@ -104,18 +126,17 @@ class Run {
   ort::Context* context_;
 };
 
+size_t attribute(ort::Api api, const ort::KernelInfo* info, const char* name) {
+  int64_t value = 0;
+  check(api.attribute(info, name, &value));
+  return static_cast<size_t>(value);
+}
+
 struct Sizes {
   size_t k, n, block;
 
-  Sizes(ort::Api api, const ort::KernelInfo* info, bool has_blocks) {
-    const auto attribute = [&](const char* name) {
-      int64_t value = 0;
-      check(api.attribute(info, name, &value));
-      return static_cast<size_t>(value);
-    };
-    k = attribute("K");
-    n = attribute("N");
-    block = has_blocks ? attribute("block_size") : 32;
+  Sizes(ort::Api api, const ort::KernelInfo* info, bool has_blocks)
+      : k(attribute(api, info, "K")), n(attribute(api, info, "N")), block(has_blocks ? attribute(api, info, "block_size") : 32) {
     if (n % kPairColumns || k % 32 || block % 32 || k % block)
       throw Failure{api.error(ort::kInvalidArgument, "a matrix that is not made of whole tiles")};
   }
@@ -129,7 +150,7 @@ size_t product(const std::vector<int64_t>& sizes) {
 
 struct MatMulInt4 {
   static constexpr const char* kName = "MatMulInt4";
-  static constexpr size_t kInputs = 4;
+  static constexpr size_t kInputs = 4, kOptional = 1, kOutputs = 1;
   static constexpr ort::ElementType kTypes[kInputs] = {ort::kFloat, ort::kUint8, ort::kFloat16, ort::kFloat};
 
   ort::Api api;
@@ -152,26 +173,27 @@ struct MatMulInt4 {
     const auto* const codes = run.input<uint8_t>(1);
     const auto* const scales = run.input<uint16_t>(2);
     const float* const bias = run.input<float>(3);
-    float* const y = run.output(shape_of_x);
+    float* const y = run.output<float>(0, shape_of_x);
     if (!shape.rows) return;
 
     const size_t numbers = shape.padded_rows() * shape.blocks();
-    char* const room = static_cast<char*>(scratch.at_least(shape.padded_rows() * shape.k + 8 * numbers));
-    const int4::Rounded rounded{reinterpret_cast<int8_t*>(room + 8 * numbers), reinterpret_cast<float*>(room),
-                                reinterpret_cast<int32_t*>(room + 4 * numbers)};
+    const Scratch room(shape.padded_rows() * shape.k + 8 * numbers);
+    const int4::Rounded rounded{room.at<int8_t>(8 * numbers), room.at<float>(), room.at<int32_t>(4 * numbers)};
     run.parallel_for(shape.padded_rows() / kTileRows, [&](size_t tile) { int4::round_tile(x, shape, tile, rounded); });
     const bool is_one = shape.rows == 1;
     const size_t chunk = is_one ? round_up((shape.n + kChunks - 1) / kChunks, 16) : kChunkColumns;
     run.parallel_for((shape.n + chunk - 1) / chunk, [&](size_t i) {
-      (is_one ? int4::multiply_row : int4::multiply_rows)(rounded, shape, codes, scales, bias, i * chunk,
-                                                          std::min(shape.n, (i + 1) * chunk), y);
+      const size_t first = i * chunk, end = std::min(shape.n, first + chunk);
+      if (is_one) return int4::multiply_row(rounded, shape, codes, scales, bias, first, end, y);
+      const Scratch sums(shape.padded_rows() * int4::kGroup * sizeof(float));
+      int4::multiply_rows(rounded, shape, codes, scales, bias, first, end, y, sums.at<float>());
     });
   }
 };
 
 struct MatMulFloat16 {
   static constexpr const char* kName = "MatMulFloat16";
-  static constexpr size_t kInputs = 3;
+  static constexpr size_t kInputs = 3, kOptional = 1, kOutputs = 1;
   static constexpr ort::ElementType kTypes[kInputs] = {ort::kFloat, ort::kFloat16, ort::kFloat};
 
   ort::Api api;
@@ -190,14 +212,88 @@ struct MatMulFloat16 {
     const float* const x = run.input<float>(0);
     const auto* const weights = run.input<uint16_t>(1);
     const float* const bias = run.input<float>(2);
-    float* const y = run.output(shape_of_x);
+    float* const y = run.output<float>(0, shape_of_x);
     if (!shape.rows) return;
 
-    auto* const parts = static_cast<uint16_t*>(scratch.at_least(4 * shape.padded_rows() * shape.k));
+    const Scratch room(4 * shape.padded_rows() * shape.k);
+    auto* const parts = room.at<uint16_t>();
     run.parallel_for(shape.padded_rows() / kTileRows, [&](size_t tile) { float16::split_tile(x, shape, tile, parts); });
     run.parallel_for((shape.n + kChunkColumns - 1) / kChunkColumns, [&](size_t i) {
       float16::multiply_rows(parts, shape, weights, bias, i * kChunkColumns, std::min(shape.n, (i + 1) * kChunkColumns), y);
     });
+  }
+};
+
+struct CausalAttention {
+  static constexpr const char* kName = "CausalAttention";
+  static constexpr size_t kInputs = 7, kOptional = 0, kOutputs = 3;
+  static constexpr ort::ElementType kTypes[kInputs] = {ort::kFloat, ort::kFloat16, ort::kFloat16, ort::kInt32,
+                                                       ort::kInt32, ort::kFloat,   ort::kFloat};
+
+  ort::Api api;
+  size_t heads, kv_heads;
+
+  CausalAttention(ort::Api api, const ort::KernelInfo* info)
+      : api(api), heads(attribute(api, info, "num_heads")), kv_heads(attribute(api, info, "kv_num_heads")) {}
+
+  void operator()(ort::Context* context) const {
+    const Run run(api, context);
+    const std::vector<int64_t> qkv = run.sizes(0), cache = run.sizes(1), table = run.sizes(5);
+    if (qkv.size() != 3 || cache.size() != 4 || table.size() != 2)
+      throw Failure{api.error(ort::kInvalidArgument, "an input that has not the node's dimensions")};
+    const size_t rows = qkv[1], width = qkv[2], capacity = cache[2], size = cache[3];
+    const size_t present = static_cast<size_t>(*run.input<int32_t>(4)), past = present - rows;
+    if (qkv[0] != 1 || width != (heads + 2 * kv_heads) * size || size % kPairColumns || size > kLargestHead ||
+        static_cast<size_t>(cache[1]) != kv_heads || run.sizes(2) != cache || heads % kv_heads ||
+        static_cast<size_t>(table[1]) != size / 2 || run.sizes(6) != table)
+      throw Failure{api.error(ort::kInvalidArgument, "an input whose size is not the node's")};
+    if (present < rows || present > capacity || present > static_cast<size_t>(table[0]))
+      throw Failure{api.error(ort::kInvalidArgument, "more tokens than the cache or the positions have room for")};
+    float* const y = run.output<float>(0, {1, qkv[1], static_cast<int64_t>(heads * size)});
+    uint16_t* const keys = appended(run, 1, cache);
+    uint16_t* const values = appended(run, 2, cache);
+    const float *const x = run.input<float>(0), *const cos = run.input<float>(5), *const sin = run.input<float>(6);
+
+    const Scratch room(rows * heads * size * sizeof(float));
+    float* const queries = room.at<float>();
+    run.parallel_for(rows, [&](size_t row) {
+      const size_t position = past + row;
+      const float* from = x + row * width;
+      const float *const row_cos = cos + position * size / 2, *const row_sin = sin + position * size / 2;
+      const float scale = 1.0f / std::sqrt(static_cast<float>(size));
+      for (size_t head = 0; head < heads; ++head, from += size)
+        attention::rotate(from, row_cos, row_sin, size, scale, queries + (row * heads + head) * size);
+      for (size_t head = 0; head < kv_heads; ++head, from += size) {
+        const size_t place = (head * capacity + position) * size;
+        float rotated[kLargestHead];
+        attention::rotate(from, row_cos, row_sin, size, 1.0f, rotated);
+        attention::narrow(rotated, size, keys + place);
+        attention::narrow(from + kv_heads * size, size, values + place);
+      }
+    });
+    const size_t group_width = heads / kv_heads * size;
+    run.parallel_for(kv_heads, [&](size_t head) {
+      const attention::Group group{queries + head * group_width,
+                                   keys + head * capacity * size,
+                                   values + head * capacity * size,
+                                   y + head * group_width,
+                                   heads / kv_heads,
+                                   size,
+                                   heads * size,
+                                   rows,
+                                   past};
+      const Scratch own(attention::scratch_bytes(group));
+      attention::attend(group, own.at<void>());
+    });
+  }
+
+ private:
+  // The present of the past that is input `index`: bound to the same memory, as in flight, or a copy.
+  static uint16_t* appended(const Run& run, size_t index, const std::vector<int64_t>& sizes) {
+    const auto* const past = run.input<uint16_t>(index);
+    auto* const present = run.output<uint16_t>(index, sizes);
+    if (present != past) std::memcpy(present, past, product(sizes) * sizeof(uint16_t));
+    return present;
   }
 };
 
@@ -220,7 +316,11 @@ struct OperatorOf : ort::Operator {
     name = [](const Operator*) { return Kernel::kName; };
     input_count = [](const Operator*) { return Kernel::kInputs; };
     input_type = [](const Operator*, size_t i) { return Kernel::kTypes[i]; };
-    input_presence = [](const Operator*, size_t i) { return i + 1 == Kernel::kInputs ? ort::kOptional : ort::kRequired; };
+    input_presence = [](const Operator*, size_t i) {
+      return i + Kernel::kOptional == Kernel::kInputs ? ort::kOptional : ort::kRequired;
+    };
+    output_type = [](const Operator*, size_t i) { return i ? ort::kFloat16 : ort::kFloat; };
+    output_count = [](const Operator*) { return Kernel::kOutputs; };
     create_kernel_2 = [](const Operator*, const void* table, const ort::KernelInfo* info, void** kernel) {
       const ort::Api api(table);
       return guarded(api, [&] { *kernel = new Kernel(api, info); });
@@ -240,12 +340,14 @@ extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps
                                                                                   const ort::ApiBase* base) {
   static const OperatorOf<MatMulInt4> matmul_int4;
   static const OperatorOf<MatMulFloat16> matmul_float16;
+  static const OperatorOf<CausalAttention> causal_attention;
   const ort::Api api(base->get_api(ort::kVersion));
   return guarded(api, [&] {
     ort::Domain* domain = nullptr;  // kept with the process, as sessions hold on to it
     check(api.new_domain("edge_runtime.amx", &domain));
     check(api.add(domain, &matmul_int4));
     check(api.add(domain, &matmul_float16));
+    check(api.add(domain, &causal_attention));
     check(api.add(options, domain));
   });
 }

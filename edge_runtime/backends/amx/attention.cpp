@@ -1,0 +1,217 @@
+// See attention.hpp.
+#include "attention.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "float16.hpp"
+#include "parts.hpp"
+
+namespace amx::attention {
+namespace {
+
+constexpr size_t kRows = 2 * kTileRows;  // that are computed at once
+constexpr size_t kLanes = 16;
+
+// exp(x) of x up to 0, to 2e-7 of it: 2^n times a Taylor series of half a power of two at most.
+inline __m512 exponential(__m512 x) {
+  const __m512 power = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
+  const __m512 whole = _mm512_roundscale_ps(power, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 rest = _mm512_mul_ps(_mm512_sub_ps(power, whole), _mm512_set1_ps(0.693147181f));
+  __m512 sum = _mm512_set1_ps(1.0f / 720);
+  for (const float factor : {1.0f / 120, 1.0f / 24, 1.0f / 6, 1.0f / 2, 1.0f, 1.0f})
+    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(factor));
+  return _mm512_scalef_ps(sum, whole);
+}
+
+inline __mmask16 first_lanes(size_t count) { return count >= kLanes ? 0xFFFF : static_cast<__mmask16>((1u << count) - 1); }
+
+// Scores (count) to shares that add up to 1, and zeros behind them up to `end`.
+void softmax(float* scores, size_t count, size_t end) {
+  const __m512 lowest = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+  __m512 largest = lowest, sum = _mm512_setzero_ps();
+  for (size_t i = 0; i < count; i += kLanes)
+    largest = _mm512_max_ps(largest, _mm512_mask_loadu_ps(lowest, first_lanes(count - i), scores + i));
+  largest = _mm512_set1_ps(_mm512_reduce_max_ps(largest));
+  for (size_t i = 0; i < count; i += kLanes) {
+    const __mmask16 lanes = first_lanes(count - i);
+    const __m512 share = exponential(_mm512_sub_ps(_mm512_maskz_loadu_ps(lanes, scores + i), largest));
+    sum = _mm512_mask_add_ps(sum, lanes, sum, share);
+    _mm512_mask_storeu_ps(scores + i, lanes, share);
+  }
+  const __m512 inverse = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(sum));
+  for (size_t i = 0; i < count; i += kLanes) {
+    const __mmask16 lanes = first_lanes(count - i);
+    _mm512_mask_storeu_ps(scores + i, lanes, _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, scores + i), inverse));
+  }
+  std::fill(scores + count, scores + end, 0.0f);
+}
+
+// One row: the cache streams by once, and tiles would be empty.
+void attend_alone(const float* query, const Group& group, float* scores, float* context) {
+  const size_t size = group.size, tokens = group.tokens();
+  for (size_t token = 0; token < tokens; ++token) {
+    const uint16_t* const key = group.keys + token * size;
+    __m512 even = _mm512_setzero_ps(), odd = even;
+    for (size_t i = 0; i < size; i += 2 * kLanes) {
+      even = _mm512_fmadd_ps(widened(key + i), _mm512_loadu_ps(query + i), even);
+      odd = _mm512_fmadd_ps(widened(key + i + kLanes), _mm512_loadu_ps(query + i + kLanes), odd);
+    }
+    scores[token] = _mm512_reduce_add_ps(_mm512_add_ps(even, odd));
+  }
+  softmax(scores, tokens, tokens);
+  for (size_t first = 0; first < size; first += 4 * kLanes) {  // of which the sums stay in registers
+    const size_t parts = std::min<size_t>(4, (size - first) / kLanes);
+    __m512 sums[4] = {};
+    for (size_t token = 0; token < tokens; ++token)
+      for (size_t part = 0; part < parts; ++part)
+        sums[part] = _mm512_fmadd_ps(widened(group.values + token * size + first + part * kLanes),
+                                     _mm512_set1_ps(scores[token]), sums[part]);
+    for (size_t part = 0; part < parts; ++part) _mm512_storeu_ps(context + first + part * kLanes, sums[part]);
+  }
+}
+
+// Rows of 16 pairs to 16 rows of what was in one column.
+inline void transpose(__m512i (&rows)[16]) {
+  __m512i pairs[16];
+  for (int i = 0; i < 16; i += 2) {
+    pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+    pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    for (int j = 0; j < 2; ++j) {
+      rows[i + 2 * j] = _mm512_unpacklo_epi64(pairs[i + j], pairs[i + j + 2]);
+      rows[i + 2 * j + 1] = _mm512_unpackhi_epi64(pairs[i + j], pairs[i + j + 2]);
+    }
+  }
+  for (int i = 0; i < 4; ++i) {  // lanes of 4 pairs: rows 0 to 3, 4 to 7, 8 to 11 and 12 to 15
+    const __m512i low = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0x88), high = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0xdd);
+    const __m512i low_2 = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0x88);
+    const __m512i high_2 = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0xdd);
+    pairs[i] = _mm512_shuffle_i32x4(low, low_2, 0x88);
+    pairs[i + 8] = _mm512_shuffle_i32x4(low, low_2, 0xdd);
+    pairs[i + 4] = _mm512_shuffle_i32x4(high, high_2, 0x88);
+    pairs[i + 12] = _mm512_shuffle_i32x4(high, high_2, 0xdd);
+  }
+  std::copy(pairs, pairs + 16, rows);
+}
+
+inline Parts parts_of(const uint16_t* float16) { return split(widened(float16), widened(float16 + kLanes)); }
+
+// Keys as the right operand of queries by keys: (tokens / 16, size / 32) tiles of parts. Tokens of the last ones that are
+// not there are zeros.
+void unpack_keys(const Group& group, uint16_t* to) {
+  for (size_t first = 0; first < round_up(group.tokens(), kRows); first += kTileRows) {
+    for (size_t i = 0; i < group.size; i += kStep, to += kParts) {
+      __m512i high[16] = {}, low[16] = {};
+      for (size_t j = 0; j < kTileRows && first + j < group.tokens(); ++j) {
+        const Parts parts = parts_of(group.keys + (first + j) * group.size + i);
+        high[j] = parts.high;
+        low[j] = parts.low;
+      }
+      transpose(high);
+      transpose(low);
+      for (int row = 0; row < 16; ++row) {
+        _mm512_store_si512(to + row * kStep, high[row]);
+        _mm512_store_si512(to + kNumbers + row * kStep, low[row]);
+      }
+    }
+  }
+}
+
+// Values as the right operand of shares by values: (size / 16, tokens / 32) tiles of parts.
+void unpack_values(const Group& group, uint16_t* to) {
+  const size_t steps = round_up(group.tokens(), kStep) / kStep;
+  alignas(64) static const uint16_t kFirst[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                  8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  const __m512i first_half = _mm512_load_si512(kFirst);
+  const __m512i second_half = _mm512_add_epi16(first_half, _mm512_set1_epi16(16));
+  for (size_t token = 0; token < steps * kStep; token += 2) {
+    for (size_t i = 0; i < group.size; i += kStep) {
+      const uint16_t* const values = group.values + token * group.size + i;
+      const Parts none = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+      const Parts even = token < group.tokens() ? parts_of(values) : none;
+      const Parts odd = token + 1 < group.tokens() ? parts_of(values + group.size) : none;
+      uint16_t* const left = to + (i / 16 * steps + token / kStep) * kParts + token % kStep / 2 * kStep;
+      uint16_t* const right = left + steps * kParts;
+      _mm512_store_si512(left, _mm512_permutex2var_epi16(even.high, first_half, odd.high));
+      _mm512_store_si512(left + kNumbers, _mm512_permutex2var_epi16(even.low, first_half, odd.low));
+      _mm512_store_si512(right, _mm512_permutex2var_epi16(even.high, second_half, odd.high));
+      _mm512_store_si512(right + kNumbers, _mm512_permutex2var_epi16(even.low, second_half, odd.low));
+    }
+  }
+}
+
+// Two tiles of rows (kRows, k) of `x` by `columns` of a right operand: `y` (kRows, stride).
+void multiply(const float* x, size_t k, uint16_t* parts, const uint16_t* right, size_t right_steps, size_t columns,
+              float* y, size_t stride) {
+  const float16::Shape shape{kRows, k, columns};
+  for (size_t tile = 0; tile < 2; ++tile) float16::split_tile(x, shape, tile, parts);
+  for (size_t row = 0; row < kRows; ++row) std::fill(y + row * stride, y + row * stride + columns, 0.0f);
+  finish_stores();
+  const size_t steps = k / kStep, slice = right_steps * kParts;
+  for (size_t column = 0; column < columns; column += kPairColumns) {
+    const uint16_t* const left = right + column / kTileRows * slice;
+    multiply_parts<true>(parts, parts + steps * kParts, left, left + slice, steps, y + column, stride);
+  }
+}
+
+}  // namespace
+
+size_t scratch_bytes(const Group& group) {
+  if (group.rows == 1) return group.tokens() * sizeof(float);
+  const size_t tokens = round_up(group.tokens(), kRows);
+  return 4 * (2 * tokens * group.size + 2 * kRows * std::max(tokens, group.size) + kRows * group.size);
+}
+
+void attend(const Group& group, void* scratch) {
+  auto* const scores = static_cast<float*>(scratch);  // (kRows, tokens), and before that queries, and after that context
+  if (group.rows == 1) {
+    for (size_t head = 0; head < group.heads; ++head)
+      attend_alone(group.queries + head * group.size, group, scores, group.context + head * group.size);
+    return;
+  }
+  const size_t size = group.size, tokens = round_up(group.tokens(), kRows);
+  float* const rows = scores + kRows * std::max(tokens, size);  // (kRows, size): queries, then context
+  auto* const parts = reinterpret_cast<uint16_t*>(rows + kRows * size);
+  uint16_t* const keys = parts + 2 * kRows * std::max(tokens, size);
+  uint16_t* const values = keys + 2 * tokens * size;
+  unpack_keys(group, keys);
+  unpack_values(group, values);
+  const Tiles configured;
+  for (size_t head = 0; head < group.heads; ++head) {
+    for (size_t first = 0; first < group.rows; first += kRows) {
+      const size_t count = std::min(kRows, group.rows - first), at = first * group.stride + head * size;
+      const size_t reach = round_up(group.past + first + count, kRows);  // tokens that any of the rows attends to
+      for (size_t row = 0; row < kRows; ++row) {
+        const float* const query = group.queries + at + row * group.stride;
+        if (row < count) std::copy(query, query + size, rows + row * size);
+        else std::fill(rows + row * size, rows + (row + 1) * size, 0.0f);
+      }
+      multiply(rows, size, parts, keys, size / kStep, reach, scores, reach);
+      for (size_t row = 0; row < kRows; ++row)
+        softmax(scores + row * reach, std::min(group.past + first + row + 1, group.tokens()), reach);
+      multiply(scores, reach, parts, values, tokens / kStep, size, rows, size);
+      for (size_t row = 0; row < count; ++row)
+        std::copy(rows + row * size, rows + (row + 1) * size, group.context + at + row * group.stride);
+    }
+  }
+}
+
+void rotate(const float* head, const float* cos, const float* sin, size_t size, float scale, float* to) {
+  const __m512 factor = _mm512_set1_ps(scale);
+  for (size_t i = 0; i < size / 2; i += kLanes) {
+    const __m512 first = _mm512_loadu_ps(head + i), second = _mm512_loadu_ps(head + size / 2 + i);
+    const __m512 c = _mm512_mul_ps(_mm512_loadu_ps(cos + i), factor), s = _mm512_mul_ps(_mm512_loadu_ps(sin + i), factor);
+    _mm512_storeu_ps(to + i, _mm512_fmsub_ps(first, c, _mm512_mul_ps(second, s)));
+    _mm512_storeu_ps(to + size / 2 + i, _mm512_fmadd_ps(second, c, _mm512_mul_ps(first, s)));
+  }
+}
+
+void narrow(const float* numbers, size_t count, uint16_t* to) {
+  for (size_t i = 0; i < count; i += kLanes)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm512_cvtps_ph(_mm512_loadu_ps(numbers + i), _MM_FROUND_TO_NEAREST_INT));
+}
+
+}  // namespace amx::attention
