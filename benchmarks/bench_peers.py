@@ -28,6 +28,7 @@ from typing import Any
 from benchmarks.peers.bandwidth import read_bytes_per_s
 from benchmarks.peers.measure import PEERS, PROMPTS, Figures
 from benchmarks.peers.shapes import checkpoint_of, llama_of
+from benchmarks.target import FASTEST
 from edge_runtime.ending import exit_code
 from engines.build import build
 from engines.graphs.llama import LlamaConfig
@@ -93,11 +94,11 @@ def write_files(directory: Path, options: argparse.Namespace) -> dict[str, Path]
     checkpoint, llama = checkpoint_of(options.model, options.layers), llama_of(options.model, options.layers)
 
     def write_bundle(path: Path) -> None:
-        build(checkpoint, load_recipe(options.recipe), "onnxruntime", path)
+        build(checkpoint, load_recipe(options.recipe), options.target, path)
 
     directory.mkdir(parents=True, exist_ok=True)
     files = dict.fromkeys(PEERS, directory)
-    files[OURS] = options.bundle or _made(directory / options.recipe, write_bundle)
+    files[OURS] = options.bundle or _made(directory / f"{options.recipe}-{options.target}", write_bundle)
     files["llama.cpp"] = _made(directory / "q4_0.gguf", lambda path: _write_gguf(path, llama))
     files["onnxruntime-genai"] = _made(directory / "genai", lambda path: _write_genai(path, checkpoint, llama))
     return files
@@ -231,6 +232,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", default="llava-1.5-7b", help="a synthetic model's name (default: %(default)s)")
     parser.add_argument("--layers", type=int, help="of the decoder (default: all)")
     parser.add_argument("--recipe", default="asymmetric-int4", help="of our bundle (default: %(default)s)")
+    parser.add_argument("--target", default=FASTEST, help="of our bundle (default: %(default)s)")
     parser.add_argument("--bundle", type=Path, help="one that is built already, of the same shape")
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), metavar="NAME")
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")

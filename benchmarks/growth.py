@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.growth_plot import Panel, panels_svg
+from benchmarks.target import FASTEST
 from edge_runtime import Inspector
 from edge_runtime.budget import plan_ledger
 from edge_runtime.bundle import load_bundle
@@ -45,7 +46,7 @@ _TEXT = {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 
 
 def build_model(layers: int, out: Path) -> Path:
     """The bundle of so many layers, built where it is missing."""
-    path = out / f"{layers}-layers"
+    path = out / f"{layers}-layers-{FASTEST}"
     if not path.exists():
         base = SYNTHETIC_CONFIGS["llava-1.5-7b"]
         config = {
@@ -53,7 +54,7 @@ def build_model(layers: int, out: Path) -> Path:
             "vision_config": {**base["vision_config"], **_VISION},
             "text_config": {**base["text_config"], **_TEXT, "num_hidden_layers": layers},
         }
-        build(synthetic_checkpoint(path.name, config), load_recipe("asymmetric-int4"), "onnxruntime", path)
+        build(synthetic_checkpoint(path.name, config), load_recipe("asymmetric-int4"), FASTEST, path)
     return path
 
 

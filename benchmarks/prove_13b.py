@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.confined import Ended, run_confined
+from benchmarks.target import FASTEST
 from edge_runtime.budget import format_bytes, parse_bytes
 from edge_runtime.ending import exit_code
 from edge_runtime.pressure import limits_of
@@ -73,7 +74,7 @@ def main() -> int:
     notes = out.with_name(f"{out.name}.json")
     taken = Taken(**json.loads(notes.read_text())) if notes.exists() else Taken()
     if not out.exists():
-        build = ["build", options.checkpoint, "--recipe", options.recipe, "--target", "onnxruntime", "--out", str(out)]
+        build = ["build", options.checkpoint, "--recipe", options.recipe, "--target", options.target, "--out", str(out)]
         if options.images:
             build += ["--images", options.images]
         built = _run(["-m", "engines.cli", *build], BUILD_LIMIT_BYTES)
@@ -141,6 +142,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="synthetic:llava-1.5-13b")
     parser.add_argument("--recipe", default="compact-int4")
+    parser.add_argument("--target", default=FASTEST, help="(default: %(default)s)")
     parser.add_argument("--images", default="rendered:2", help="to calibrate on, '' for none (default: %(default)s)")
     parser.add_argument("--budget", default="10.4GB", help="of the report's process (default: %(default)s)")
     parser.add_argument("--context", type=int, default=2048, help="tokens that are reserved (default: %(default)s)")

@@ -11,7 +11,7 @@ import numpy as np
 
 from edge_runtime.errors import BudgetExceededError
 from edge_runtime.footprint import FOOTPRINTS, Footprint
-from edge_runtime.kv_cache import cache_bytes, cache_dtypes
+from edge_runtime.kv_cache import cache_bytes, cache_dtype
 from edge_runtime.manifest import COMPONENT_KINDS, Component, Manifest
 
 _UNITS = {
@@ -92,7 +92,7 @@ def plan_ledger(manifest: Manifest, cache_tokens: int) -> Ledger:
     for component in manifest.components:
         weights[component.kind] += _resident_bytes(component, footprint, cache_tokens)
     working = {
-        "kv_cache": cache_bytes(model, cache_tokens, _cache_number_bytes(manifest, footprint)),
+        "kv_cache": cache_bytes(model, cache_tokens, np.dtype(cache_dtype(manifest)).itemsize),
         "image_tokens": _rows(manifest, cache_tokens, footprint) * model.hidden_size * footprint.number_bytes,
         "activations": _activation_bytes(manifest, cache_tokens, footprint),
         "frame": _FRAME_BYTES,
@@ -182,10 +182,6 @@ def _load_peak_bytes(manifest: Manifest, footprint: Footprint, working_bytes: in
             peak = max(peak, _scaled_bytes(component, footprint.load_per_stored) - to_come)
             to_come += _resident_bytes(component, footprint, 0)
     return peak
-
-
-def _cache_number_bytes(manifest: Manifest, footprint: Footprint) -> int:
-    return max((np.dtype(dtype).itemsize for dtype in cache_dtypes(manifest)), default=footprint.number_bytes)
 
 
 def _rows(manifest: Manifest, cache_tokens: int, footprint: Footprint) -> int:

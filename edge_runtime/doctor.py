@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from edge_runtime.backends.amx import find_operators
 from edge_runtime.budget import format_bytes
 from edge_runtime.bundle import load_bundle
 from edge_runtime.errors import EdgeRuntimeError
@@ -49,8 +50,17 @@ def _machine_checks() -> list[Check]:
         Check("memory", f"{format_bytes(memory.available_bytes)} of {format_bytes(memory.total_bytes)} available"),
         Check("temperature", "no sensor" if temperature_c is None else f"{temperature_c:.0f} °C"),
         Check("ROS 2", f"{ros}, rclpy {'present' if find_spec('rclpy') else 'absent: pip install edge-runtime[ros]'}"),
+        _amx_check(),
         *_tensorrt_checks(),
     ]
+
+
+def _amx_check() -> Check:
+    try:
+        find_operators()
+    except EdgeRuntimeError as error:
+        return Check("AMX", f"none: {error}")
+    return Check("AMX", "present, with operators: bundles for onnxruntime-amx run here, faster than for onnxruntime")
 
 
 def _tensorrt_checks() -> list[Check]:

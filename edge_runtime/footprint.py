@@ -13,7 +13,7 @@ class Footprint:
     process_bytes: int  # before any weight
     resident_per_stored: Mapping[str, float]  # by precision
     load_per_stored: Mapping[str, float]  # by precision: on top of what stays, while one component loads
-    number_bytes: int  # of the cache's and the activations' numbers
+    number_bytes: int  # of activations' numbers
     step_rows: int | None  # the most rows of a step; None: what the engines were built for
 
 

@@ -97,7 +97,7 @@ class InPlaceCache(KVCache):
     def __init__(self, backend: Backend, manifest: Manifest, capacity: int) -> None:
         super().__init__(backend, capacity)
         model = manifest.model
-        [dtype] = cache_dtypes(manifest)
+        dtype = cache_dtype(manifest)
         shape = (1, model.num_kv_heads, capacity, model.head_dim)
         self._keys = [backend.private(shape, dtype) for _ in range(model.num_layers)]
         self._values = [backend.private(shape, dtype) for _ in range(model.num_layers)]
@@ -137,7 +137,7 @@ class TokenMajorCache(KVCache):
         super().__init__(backend, capacity)
         model, groups = manifest.model, manifest.decoder_groups
         layers = [range(*(group.layers or (0, 0))) for group in groups]
-        [dtype] = cache_dtypes(manifest)
+        dtype = cache_dtype(manifest)
 
         def block(num_layers: int, tokens: int) -> Memory:
             return backend.private((2 * num_layers, tokens, model.num_kv_heads, model.head_dim), dtype)
@@ -171,10 +171,11 @@ class TokenMajorCache(KVCache):
         self._past_length[0] = length
 
 
-def cache_dtypes(manifest: Manifest) -> set[str]:
-    """The types of keys and values: one, or none where the decoder's inputs are not known yet."""
+def cache_dtype(manifest: Manifest) -> str:
+    """The type of keys and values."""
     specs = (spec for group in manifest.decoder_groups for spec in group.inputs)
-    return {spec.dtype for spec in specs if spec.name.startswith("past_key")}
+    [dtype] = {spec.dtype for spec in specs if spec.name.startswith("past_key")}
+    return dtype
 
 
 def cache_bytes(model: ModelSpec, capacity: int, number_bytes: int) -> int:

@@ -191,7 +191,8 @@ def _capabilities(text: str) -> tuple[str, ...]:
 
 
 _CALIBRATION_HELP = "images to calibrate on, of the kind to be inspected (default: rendered:512)"
-_TARGET_HELP = """what will execute the bundle: onnxruntime (any machine's CPU), tensorrt (a Jetson or another machine
+_TARGET_HELP = """what will execute the bundle: onnxruntime (any machine's CPU), onnxruntime-amx (x86-64
+CPUs with AMX, several times as fast there; edge-runtime doctor tells), tensorrt (a Jetson or another machine
 with TensorRT; build it there), tensorrt-rtx (GeForce RTX; needs no GPU to build)"""
 
 _EXAMPLES = """\

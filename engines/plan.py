@@ -138,6 +138,7 @@ def _planned_component(part: Part, precisions: PrecisionPlan, kind: TargetKind, 
     outputs: tuple[TensorSpec, ...] = ()
     if part.kind == "vision_encoder":
         outputs = (TensorSpec("features", "float32", (1, *vision.at_a_time)),)
-    if part.kind == "decoder" and precisions.kv_cache != COMPUTED:
-        inputs = (TensorSpec("past_key", precisions.kv_cache, ()),)
+    if part.kind == "decoder":
+        cache_dtype = kind.cache_dtype if precisions.kv_cache == COMPUTED else precisions.kv_cache
+        inputs = (TensorSpec("past_key", cache_dtype, ()),)
     return component_of(part, precision, files, inputs, outputs)

@@ -7,6 +7,7 @@ from collections.abc import Collection
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
+from edge_runtime.backends.amx import DOMAIN
 from edge_runtime.errors import CalibrationError
 from engines.calibration.tensors import element_types
 
@@ -15,15 +16,19 @@ _TWIN = ".as_float32"  # another ending, as a graph with nodes kept in float32 c
 
 
 def float32_twin(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph computed in float32: tensors and nodes keep their names, and float16 weights their place."""
+    """The same graph computed in float32: tensors and nodes keep their names, and float16 weights their place.
+
+    Operators for AMX compute in float32 already, and go on reading the float16 that they are made for.
+    """
     twin = onnx.ModelProto()
     twin.CopyFrom(model)
     graph = twin.graph
+    kept = {name for node in graph.node if node.domain == DOMAIN for name in (*node.input, *node.output)}
     for value in (*graph.input, *graph.output):
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT16 and value.name not in kept:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
     del graph.value_info[:]
-    weights = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    weights = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16} - kept
     for node in graph.node:
         _widen_cast(node)
         node.input[:] = [name + _TWIN if name in weights else name for name in node.input]

@@ -67,8 +67,8 @@ class Rows:
 class Samples:
     """Inputs of one component, a mapping from name to array for every image; can be iterated any number of times.
 
-    Floats are float32, whatever the component computes in, as TensorRT's calibrators want them. A decoder's cache is
-    empty, with room for the step's own tokens where the component appends to it in place.
+    ``inputs`` are those of the graph that computes in float32, as TensorRT's calibrators want them. A decoder's cache
+    is empty, with room for the step's own tokens where the component appends to it in place.
     """
 
     rows: Rows
@@ -86,7 +86,6 @@ class Samples:
         arrays = {}
         for value in self.inputs:
             dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-            dtype = np.dtype(np.float32) if dtype == np.float16 else dtype
             if value.name == self.rows.name:
                 arrays[value.name] = rows.astype(dtype)
             elif value.name in counters:

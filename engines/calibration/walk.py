@@ -28,6 +28,7 @@ from edge_runtime.errors import CalibrationError
 from edge_runtime.manifest import PreprocessingSpec
 from edge_runtime.preprocessing import pixels_from_frame
 from edge_runtime.tokenization import PromptTokens
+from engines.calibration.float32 import float32_twin
 from engines.calibration.images import CalibrationImages
 from engines.calibration.observe import Observation, open_observed
 from engines.calibration.samples import Rows, Samples, shape_at
@@ -191,7 +192,7 @@ class Walk:
         return observation
 
     def _samples(self, graph: Path) -> Samples:
-        inputs = list(load_graph(graph).graph.input)
+        inputs = list(float32_twin(load_graph(graph)).graph.input)
         names = {value.name for value in inputs}
         rows = self._rows = self._pixels() if self._rows is None else self._rows
         if rows.name not in names:

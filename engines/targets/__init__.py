@@ -19,6 +19,7 @@ _TENSORRT = TargetKind(
     frozenset({"compute_capabilities", "timing_cache", "int8_route"}),
     computes_float16=True,
     head_parameters=LARGEST_HEAD_PARAMETERS,
+    cache_dtype="float16",
     planned_bytes=partial(planned_bytes, shares_weights=True),
     arithmetic=FLOAT16_ARITHMETIC,
 )
@@ -34,6 +35,7 @@ TARGETS: Mapping[str, TargetKind] = {
         OnnxRuntimeAmxTarget,
         weights=("float16", "int4"),
         kv_caches=KV_CACHES,
+        cache_dtype="float16",
         planned_bytes=onnxruntime_amx.planned_bytes,
         arithmetic=FLOAT16_ARITHMETIC,  # of keys and values
     ),

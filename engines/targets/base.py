@@ -98,6 +98,7 @@ class TargetKind:
     head_parameters: int | None = None  # an LM head with more is split over the vocabulary; None: never
     weights: tuple[str, ...] = ("float16", "int8", "int4")  # that its engines read
     kv_caches: tuple[str, ...] = (COMPUTED,)  # ways of keeping keys and values
+    cache_dtype: str = "float32"  # of those that are kept as they are computed
     planned_bytes: Callable[[Part, Precision], int] = field(default=stored_bytes)  # of a component's files
     arithmetic: Fidelity = FLOAT32_ARITHMETIC  # how far it is off with the very weights of the checkpoint
 
