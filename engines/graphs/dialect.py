@@ -57,6 +57,9 @@ class Dialect(Protocol):
     def activation(self, graph: Graph, x: str, kind: str) -> str:
         """One of ``gelu``, ``quick_gelu``, ``silu``, element by element."""
 
+    def gated(self, graph: Graph, gate_up: str, kind: str) -> str:
+        """The first half of the last axis, activated, times the second: (1, T, 2 K) to (1, T, K)."""
+
     def attention(self, graph: Graph, qkv: str, num_heads: int, width: int) -> str:
         """Every row attends to every row: (1, T, 3 * width) to (1, T, width)."""
 

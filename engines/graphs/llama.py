@@ -61,8 +61,7 @@ def emit_llama_group(
         normed, hidden = dialect.add_rms_norm(graph, attended, hidden, norm(i, "post_attention_layernorm"), eps)
         parts = (f"{mlp}{part}_proj" for part in ("gate", "up"))
         gate_up = dialect.linear(graph, normed, weights.linear(f"{mlp}gate_up_proj", *parts))
-        gate, up = graph.nodes("Split", [gate_up], 2, axis=-1, num_outputs=2)
-        inner = graph.node("Mul", [dialect.activation(graph, gate, config.activation), up])
+        inner = dialect.gated(graph, gate_up, config.activation)
         outer = dialect.linear(graph, inner, weights.linear(f"{mlp}down_proj"))
         if i + 1 < end:
             normed, hidden = dialect.add_rms_norm(graph, outer, hidden, norm(i + 1, "input_layernorm"), eps)

@@ -121,6 +121,11 @@ class OnnxRuntimeDialect:
         operator, attributes = _ACTIVATIONS[kind]
         return graph.node(operator, [x], **attributes)
 
+    def gated(self, graph: Graph, gate_up: str, kind: str) -> str:
+        """Split, the activation and Mul."""
+        gate, up = graph.nodes("Split", [gate_up], 2, axis=-1, num_outputs=2)
+        return graph.node("Mul", [self.activation(graph, gate, kind), up])
+
     def attention(self, graph: Graph, qkv: str, num_heads: int, width: int) -> str:
         """MultiHeadAttention."""
         parts = graph.nodes("Split", [qkv, graph.ints(width, width, width)], 3, axis=-1)

@@ -49,6 +49,21 @@ class AmxDialect(OnnxRuntimeDialect):
             parts.append(self.constant(graph, f"{name}.bias", linear.bias))
         return graph.node(f"{DOMAIN}.{operator}", [x, *parts], N=linear.width, **attributes)
 
+    def rms_norm(self, graph: Graph, x: str, scale: str, epsilon: float) -> str:
+        """AddRmsNorm, without anything to add."""
+        return graph.node(f"{DOMAIN}.AddRmsNorm", [x, scale], epsilon=epsilon)
+
+    def add_rms_norm(self, graph: Graph, x: str, residual: str, scale: str, epsilon: float) -> tuple[str, str]:
+        """AddRmsNorm."""
+        normed, total = graph.nodes(f"{DOMAIN}.AddRmsNorm", [x, scale, residual], 2, epsilon=epsilon)
+        return normed, total
+
+    def gated(self, graph: Graph, gate_up: str, kind: str) -> str:
+        """GateSilu, or what its super class writes for other activations."""
+        if kind != "silu":
+            return super().gated(graph, gate_up, kind)
+        return graph.node(f"{DOMAIN}.GateSilu", [gate_up])
+
     def causal_attention(self, graph: Graph, qkv: str, layer: int, sizes: CausalAttention) -> str:
         """CausalAttention over a cache of float16, or GroupQueryAttention where heads are not made of whole tiles."""
         if sizes.head_dim % _PAIR or sizes.head_dim > _LARGEST_HEAD:

@@ -84,6 +84,11 @@ class TensorRTDialect:
         steep = x if alpha == 1.0 else graph.node("Mul", [x, self._number(graph, alpha)])
         return graph.node("Mul", [x, graph.node("Sigmoid", [steep])])
 
+    def gated(self, graph: Graph, gate_up: str, kind: str) -> str:
+        """Split, the activation and Mul."""
+        gate, up = graph.nodes("Split", [gate_up], 2, axis=-1, num_outputs=2)
+        return graph.node("Mul", [self.activation(graph, gate, kind), up])
+
     def attention(self, graph: Graph, qkv: str, num_heads: int, width: int) -> str:
         """Two matrix products around a softmax."""
         return attention_in_products(graph, self, qkv, num_heads, width)

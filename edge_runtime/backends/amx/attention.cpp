@@ -7,25 +7,12 @@
 
 #include "float16.hpp"
 #include "parts.hpp"
+#include "rows.hpp"
 
 namespace amx::attention {
 namespace {
 
 constexpr size_t kRows = 2 * kTileRows;  // that are computed at once
-constexpr size_t kLanes = 16;
-
-// exp(x) of x up to 0, to 2e-7 of it: 2^n times a Taylor series of half a power of two at most.
-inline __m512 exponential(__m512 x) {
-  const __m512 power = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
-  const __m512 whole = _mm512_roundscale_ps(power, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const __m512 rest = _mm512_mul_ps(_mm512_sub_ps(power, whole), _mm512_set1_ps(0.693147181f));
-  __m512 sum = _mm512_set1_ps(1.0f / 720);
-  for (const float factor : {1.0f / 120, 1.0f / 24, 1.0f / 6, 1.0f / 2, 1.0f, 1.0f})
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(factor));
-  return _mm512_scalef_ps(sum, whole);
-}
-
-inline __mmask16 first_lanes(size_t count) { return count >= kLanes ? 0xFFFF : static_cast<__mmask16>((1u << count) - 1); }
 
 // Scores (count) to shares that add up to 1, and zeros behind them up to `end`.
 void softmax(float* scores, size_t count, size_t end) {

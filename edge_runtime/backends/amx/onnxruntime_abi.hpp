@@ -44,6 +44,9 @@ class Api {
   Status* attribute(const KernelInfo* of, const char* name, int64_t* value) const {
     return at<Status*(const KernelInfo*, const char*, int64_t*)>(86)(of, name, value);
   }
+  Status* attribute(const KernelInfo* of, const char* name, float* value) const {
+    return at<Status*(const KernelInfo*, const char*, float*)>(85)(of, name, value);
+  }
   Status* input(const Context* of, size_t index, const Value** value) const {
     return at<Status*(const Context*, size_t, const Value**)>(90)(of, index, value);
   }
@@ -78,7 +81,7 @@ struct Operator {
   void (*compute)(void*, Context*) = nullptr;  // the same
   void (*destroy_kernel)(void* kernel);
   Presence (*input_presence)(const Operator*, size_t);
-  Presence (*output_presence)(const Operator*, size_t) = [](const Operator*, size_t) { return kRequired; };
+  Presence (*output_presence)(const Operator*, size_t);
   int (*input_memory)(const Operator*, size_t) = [](const Operator*, size_t) { return 0; };  // the provider's own
   int (*least_variadic_inputs)(const Operator*) = [](const Operator*) { return 1; };
   int (*variadic_inputs_alike)(const Operator*) = [](const Operator*) { return 0; };

@@ -5,6 +5,8 @@
 //
 // x is float32 (..., K), the bias float32 (N), the result float32 (..., N).
 //
+//   AddRmsNorm (x, scale, residual?) to (normed, sum?)  attribute epsilon
+//   GateSilu (gate and up, side by side)                see rows.hpp
 //   CausalAttention (qkv, past_key, past_value, seqlens_k, total_sequence_length, cos, sin) to
 //   (context, present_key, present_value)  attributes num_heads, kv_num_heads; see attention.hpp
 //
@@ -22,6 +24,7 @@
 #include "float16.hpp"
 #include "int4.hpp"
 #include "onnxruntime_abi.hpp"
+#include "rows.hpp"
 
 namespace {
 
@@ -152,6 +155,7 @@ struct MatMulInt4 {
   static constexpr const char* kName = "MatMulInt4";
   static constexpr size_t kInputs = 4, kOptional = 1, kOutputs = 1;
   static constexpr ort::ElementType kTypes[kInputs] = {ort::kFloat, ort::kUint8, ort::kFloat16, ort::kFloat};
+  static constexpr ort::ElementType kOutputTypes[kOutputs] = {ort::kFloat};
 
   ort::Api api;
   Sizes sizes;
@@ -195,6 +199,7 @@ struct MatMulFloat16 {
   static constexpr const char* kName = "MatMulFloat16";
   static constexpr size_t kInputs = 3, kOptional = 1, kOutputs = 1;
   static constexpr ort::ElementType kTypes[kInputs] = {ort::kFloat, ort::kFloat16, ort::kFloat};
+  static constexpr ort::ElementType kOutputTypes[kOutputs] = {ort::kFloat};
 
   ort::Api api;
   Sizes sizes;
@@ -229,6 +234,7 @@ struct CausalAttention {
   static constexpr size_t kInputs = 7, kOptional = 0, kOutputs = 3;
   static constexpr ort::ElementType kTypes[kInputs] = {ort::kFloat, ort::kFloat16, ort::kFloat16, ort::kInt32,
                                                        ort::kInt32, ort::kFloat,   ort::kFloat};
+  static constexpr ort::ElementType kOutputTypes[kOutputs] = {ort::kFloat, ort::kFloat16, ort::kFloat16};
 
   ort::Api api;
   size_t heads, kv_heads;
@@ -297,6 +303,63 @@ struct CausalAttention {
   }
 };
 
+// The last dimension of `sizes`, which rows have, in `parts`; the other dimensions are rows.
+size_t width_of(ort::Api api, const std::vector<int64_t>& sizes, size_t parts) {
+  if (sizes.empty() || sizes.back() <= 0 || static_cast<size_t>(sizes.back()) % parts)
+    throw Failure{api.error(ort::kInvalidArgument, "rows of a width that has not as many parts")};
+  return static_cast<size_t>(sizes.back()) / parts;
+}
+
+struct AddRmsNorm {
+  static constexpr const char* kName = "AddRmsNorm";
+  static constexpr size_t kInputs = 3, kOptional = 1, kOutputs = 2;
+  static constexpr ort::ElementType kTypes[kInputs] = {ort::kFloat, ort::kFloat, ort::kFloat};
+  static constexpr ort::ElementType kOutputTypes[kOutputs] = {ort::kFloat, ort::kFloat};
+
+  ort::Api api;
+  float epsilon;
+
+  AddRmsNorm(ort::Api api, const ort::KernelInfo* info) : api(api) { check(api.attribute(info, "epsilon", &epsilon)); }
+
+  void operator()(ort::Context* context) const {
+    const Run run(api, context);
+    const std::vector<int64_t> sizes = run.sizes(0);
+    const size_t width = width_of(api, sizes, 1);
+    const auto *const x = run.input<float>(0), *const scale = run.input<float>(1), *const residual = run.input<float>(2);
+    if (product(run.sizes(1)) != width || (residual && run.sizes(2) != sizes))
+      throw Failure{api.error(ort::kInvalidArgument, "an input whose size is not the row's")};
+    float* const normed = run.output<float>(0, sizes);
+    float* const sum = residual ? run.output<float>(1, sizes) : nullptr;
+    run.parallel_for(product(sizes) / width, [&](size_t row) {
+      const size_t at = row * width;
+      add_rms_norm(x + at, residual ? residual + at : nullptr, scale, epsilon, width, sum + at, normed + at);
+    });
+  }
+};
+
+struct GateSilu {
+  static constexpr const char* kName = "GateSilu";
+  static constexpr size_t kInputs = 1, kOptional = 0, kOutputs = 1;
+  static constexpr ort::ElementType kTypes[kInputs] = {ort::kFloat};
+  static constexpr ort::ElementType kOutputTypes[kOutputs] = {ort::kFloat};
+
+  ort::Api api;
+
+  GateSilu(ort::Api api, const ort::KernelInfo*) : api(api) {}
+
+  void operator()(ort::Context* context) const {
+    const Run run(api, context);
+    std::vector<int64_t> sizes = run.sizes(0);
+    const size_t width = width_of(api, sizes, 2), rows = product(sizes) / width / 2;
+    sizes.back() = static_cast<int64_t>(width);
+    const auto* const x = run.input<float>(0);
+    float* const y = run.output<float>(0, sizes);
+    run.parallel_for(rows, [&](size_t row) {
+      gate_silu(x + 2 * row * width, x + (2 * row + 1) * width, width, y + row * width);
+    });
+  }
+};
+
 // `call`'s exceptions as the library's own.
 template <typename Call>
 ort::Status* guarded(ort::Api api, Call call) {
@@ -319,8 +382,9 @@ struct OperatorOf : ort::Operator {
     input_presence = [](const Operator*, size_t i) {
       return i + Kernel::kOptional == Kernel::kInputs ? ort::kOptional : ort::kRequired;
     };
-    output_type = [](const Operator*, size_t i) { return i ? ort::kFloat16 : ort::kFloat; };
+    output_type = [](const Operator*, size_t i) { return Kernel::kOutputTypes[i]; };
     output_count = [](const Operator*) { return Kernel::kOutputs; };
+    output_presence = [](const Operator*, size_t i) { return i && Kernel::kOptional ? ort::kOptional : ort::kRequired; };
     create_kernel_2 = [](const Operator*, const void* table, const ort::KernelInfo* info, void** kernel) {
       const ort::Api api(table);
       return guarded(api, [&] { *kernel = new Kernel(api, info); });
@@ -341,13 +405,14 @@ extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps
   static const OperatorOf<MatMulInt4> matmul_int4;
   static const OperatorOf<MatMulFloat16> matmul_float16;
   static const OperatorOf<CausalAttention> causal_attention;
+  static const OperatorOf<AddRmsNorm> add_rms_norm;
+  static const OperatorOf<GateSilu> gate_silu;
   const ort::Api api(base->get_api(ort::kVersion));
   return guarded(api, [&] {
     ort::Domain* domain = nullptr;  // kept with the process, as sessions hold on to it
     check(api.new_domain("edge_runtime.amx", &domain));
-    check(api.add(domain, &matmul_int4));
-    check(api.add(domain, &matmul_float16));
-    check(api.add(domain, &causal_attention));
+    const ort::Operator* const all[] = {&matmul_int4, &matmul_float16, &causal_attention, &add_rms_norm, &gate_silu};
+    for (const ort::Operator* const one : all) check(api.add(domain, one));
     check(api.add(options, domain));
   });
 }

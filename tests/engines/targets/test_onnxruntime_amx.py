@@ -308,6 +308,42 @@ def test_attention_to_what_is_no_number_is_no_number(rows, tmp_path):
 
 
 @needs_amx
+@pytest.mark.parametrize("width", [16, 70])
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_norms_and_gates_are_those_of_numpy(width, rows, tmp_path):
+    scale = weights_of(1, width)[0]
+    dialect = AmxDialect()
+    with Graph(tmp_path / "rows.onnx") as graph:
+        x, other = (graph.input(name, "float32", (1, "T", width)) for name in ("x", "other"))
+        gate_up = graph.input("gate_up", "float32", (1, "T", 2 * width))
+        factor = dialect.constant(graph, "scale", scale)
+        normed, total = dialect.add_rms_norm(graph, x, other, factor, 1e-5)
+        found = {"alone": dialect.rms_norm(graph, x, factor, 1e-5), "normed": normed, "sum": total}
+        found["gated"] = dialect.gated(graph, gate_up, "silu")
+        for name, value in found.items():
+            graph.output(name, "float32", (1, "T", width), value)
+        graph.save()
+    engine = OnnxRuntimeBackend(2).load(tmp_path / "rows.onnx")
+    x, other, gate, up = 3 * np.random.default_rng(0).normal(size=(4, 1, rows, width)).astype(np.float32)
+    gate[:, :, :4] = [-200, -80, 0, 80]
+
+    outputs = engine.evaluate({"x": x, "other": other, "gate_up": np.concatenate([gate, up], axis=2)})
+
+    def rms_norm(rows):
+        return rows / np.sqrt((rows**2).mean(axis=2, keepdims=True) + 1e-5) * scale
+
+    wide = gate.astype(np.float64)
+    expected = {
+        "alone": rms_norm(x),
+        "normed": rms_norm(x + other),
+        "sum": x + other,
+        "gated": wide / (1 + np.exp(-wide)) * up,
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(outputs[name], values, rtol=1e-5, atol=1e-6)
+
+
+@needs_amx
 def test_a_bundle_for_amx_says_what_one_for_any_processor_says(tmp_path):
     checkpoint, golden = write_golden_checkpoint("tiny-llava", tmp_path), load_golden("tiny-llava")
 

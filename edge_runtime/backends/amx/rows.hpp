@@ -1,0 +1,58 @@
+// What is computed of one row at a time, number by number; knows no thread and no ONNX Runtime.
+#pragma once
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstddef>
+
+namespace amx {
+
+constexpr size_t kLanes = 16;  // of float32
+
+inline __mmask16 first_lanes(size_t count) { return count >= kLanes ? 0xFFFF : static_cast<__mmask16>((1u << count) - 1); }
+
+// exp(x) to 2e-7 of it: 2^n times a Taylor series of half a power of two at most.
+inline __m512 exponential(__m512 x) {
+  const __m512 power = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
+  const __m512 whole = _mm512_roundscale_ps(power, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 rest = _mm512_mul_ps(_mm512_sub_ps(power, whole), _mm512_set1_ps(0.693147181f));
+  __m512 sum = _mm512_set1_ps(1.0f / 720);
+  for (const float factor : {1.0f / 120, 1.0f / 24, 1.0f / 6, 1.0f / 2, 1.0f, 1.0f})
+    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(factor));
+  return _mm512_scalef_ps(sum, whole);
+}
+
+// `row` (count) and, where there is one, `residual` to `sum`; that over its root mean square, times `scale`, to `normed`.
+inline void add_rms_norm(const float* row, const float* residual, const float* scale, float epsilon, size_t count, float* sum,
+                         float* normed) {
+  __m512 squares = _mm512_setzero_ps();
+  for (size_t i = 0; i < count; i += kLanes) {
+    const __mmask16 lanes = first_lanes(count - i);
+    __m512 x = _mm512_maskz_loadu_ps(lanes, row + i);
+    if (residual) {
+      x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(lanes, residual + i));
+      _mm512_mask_storeu_ps(sum + i, lanes, x);
+    }
+    squares = _mm512_fmadd_ps(x, x, squares);
+  }
+  const float* const from = residual ? sum : row;
+  const __m512 factor = _mm512_set1_ps(1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / static_cast<float>(count) + epsilon));
+  for (size_t i = 0; i < count; i += kLanes) {
+    const __mmask16 lanes = first_lanes(count - i);
+    const __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, from + i), factor);
+    _mm512_mask_storeu_ps(normed + i, lanes, _mm512_mul_ps(x, _mm512_maskz_loadu_ps(lanes, scale + i)));
+  }
+}
+
+// `gate` (count) by its own sigmoid, times `up`: SwiGLU (Shazeer 2020).
+inline void gate_silu(const float* gate, const float* up, size_t count, float* y) {
+  const __m512 one = _mm512_set1_ps(1.0f);
+  for (size_t i = 0; i < count; i += kLanes) {
+    const __mmask16 lanes = first_lanes(count - i);
+    const __m512 x = _mm512_maskz_loadu_ps(lanes, gate + i);
+    const __m512 below = _mm512_add_ps(one, exponential(_mm512_sub_ps(_mm512_setzero_ps(), x)));
+    _mm512_mask_storeu_ps(y + i, lanes, _mm512_mul_ps(_mm512_div_ps(x, below), _mm512_maskz_loadu_ps(lanes, up + i)));
+  }
+}
+
+}  // namespace amx
