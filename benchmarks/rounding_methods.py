@@ -9,6 +9,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from engines.calibration.histogram import Histogram
-from engines.calibration.ranges import LEVELS, RANGE_METHODS, scale_of_range
+from engines.calibration.ranges import LEVELS, entropy_range, max_range, mse_range, percentile_range, scale_of_range
 from engines.quantize.activations import measure_activations
 from engines.quantize.awq import quantize_awq
 from engines.quantize.gptq import quantize_gptq
@@ -62,11 +63,11 @@ def gptq(weight: Float32, rows: Float32) -> Rounded:
     return Rounded(dequantize(quantize_gptq(weight, BLOCK, measure_activations(rows)).matrix))
 
 
-def int8_by(method: str) -> Method:
+def int8_by(range_of: Callable[[Histogram], float]) -> Method:
     def round_matrix(weight: Float32, rows: Float32) -> Rounded:
         histogram = Histogram()
         histogram.add(rows)
-        return Rounded(dequantize_int8(quantize_int8(weight)), scale_of_range(RANGE_METHODS[method](histogram)))
+        return Rounded(dequantize_int8(quantize_int8(weight)), scale_of_range(range_of(histogram)))
 
     return round_matrix
 
@@ -96,7 +97,18 @@ def gptq_by_llmcompressor(weight: Float32, rows: Float32) -> Rounded:
     return Rounded(found[0].numpy())
 
 
-def int8_by_onnxruntime(method: str, *, symmetric: bool) -> Method:
+def int8_by_modelopt(weight: Float32, rows: Float32) -> Rounded:
+    """Entropy as NVIDIA's toolkit has it; weights are rounded as ours are."""
+    from modelopt.torch.quantization.calib import HistogramCalibrator
+
+    calibrator = HistogramCalibrator(num_bits=8)
+    for batch in torch.tensor(rows).split(512):
+        calibrator.collect(batch)
+    largest = float(calibrator.compute_amax("entropy"))
+    return Rounded(dequantize_int8(quantize_int8(weight)), scale_of_range(largest))
+
+
+def int8_by_onnxruntime(method: str, *, symmetric: bool = True, **options: float) -> Method:
     """``symmetric``: inputs without a zero point, which TensorRT's INT8 has not, nor ours."""
 
     def round_matrix(weight: Float32, rows: Float32) -> Rounded:
@@ -120,7 +132,7 @@ def int8_by_onnxruntime(method: str, *, symmetric: bool) -> Method:
                 Reader(),
                 per_channel=True,
                 calibrate_method=ort.CalibrationMethod[method],
-                extra_options={"ActivationSymmetric": symmetric},
+                extra_options={"ActivationSymmetric": symmetric, **options},
             )
             tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(result).graph.initializer}
         step, zero = float(tensors["x_scale"]), int(tensors["x_zero_point"])
@@ -150,15 +162,18 @@ METHODS: Mapping[str, Mapping[str, Method]] = {
         "GPTQ, ours": gptq,
     },
     "INT8": {
-        **{
-            f"{words}, ONNX Runtime{', no zero point' * symmetric}": int8_by_onnxruntime(theirs, symmetric=symmetric)
-            for words, theirs in (("largest", "MinMax"), ("percentile", "Percentile"), ("entropy", "Entropy"))
-            for symmetric in (False, True)
-        },
-        "largest, ours": int8_by("max"),
-        "percentile, ours": int8_by("percentile"),
-        "entropy, ours": int8_by("entropy"),
-        "squared error, ours": int8_by("mse"),
+        "largest, ONNX Runtime, zero point": int8_by_onnxruntime("MinMax", symmetric=False),
+        "largest, ONNX Runtime": int8_by_onnxruntime("MinMax"),
+        "largest, ours": int8_by(max_range),
+        "99.999 %, ONNX Runtime, zero point": int8_by_onnxruntime("Percentile", symmetric=False),
+        "99.999 %, ONNX Runtime": int8_by_onnxruntime("Percentile"),
+        "99.999 %, ours": int8_by(partial(percentile_range, percentile=99.999)),
+        "99.99 %, ONNX Runtime": int8_by_onnxruntime("Percentile", CalibPercentile=99.99),
+        "99.99 %, ours": int8_by(percentile_range),
+        "squared error, ours": int8_by(mse_range),
+        "entropy, ONNX Runtime": int8_by_onnxruntime("Entropy"),
+        "entropy, ModelOpt": int8_by_modelopt,
+        "entropy, ours": int8_by(entropy_range),
     },
 }
 
