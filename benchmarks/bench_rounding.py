@@ -52,7 +52,8 @@ divergence and perplexity when theirs are taken away, with the standard errors o
 
 | | output error, held out | of a row | divergence | perplexity |
 |---|---:|---:|---:|---:|"""
-_WORDS = """Which percentile: the 99.999th has the smaller error of all outputs together, most of which is that of a few rows
+_WORDS = """\
+Which percentile: the 99.999th has the smaller error of all outputs together, most of which is that of a few rows
 with large outputs; the 99.99th has the smaller error of a row, and a third of the divergence. Perplexity does not tell
 them apart. So ours is the 99.99th.
 
