@@ -73,7 +73,8 @@ inline void transpose(__m512i (&rows)[16]) {
     }
   }
   for (int i = 0; i < 4; ++i) {  // lanes of 4 pairs: rows 0 to 3, 4 to 7, 8 to 11 and 12 to 15
-    const __m512i low = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0x88), high = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0xdd);
+    const __m512i low = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0x88);
+    const __m512i high = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0xdd);
     const __m512i low_2 = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0x88);
     const __m512i high_2 = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0xdd);
     pairs[i] = _mm512_shuffle_i32x4(low, low_2, 0x88);
@@ -86,8 +87,8 @@ inline void transpose(__m512i (&rows)[16]) {
 
 inline Parts parts_of(const uint16_t* float16) { return split(widened(float16), widened(float16 + kLanes)); }
 
-// Keys as the right operand of queries by keys: (tokens / 16, size / 32) tiles of parts. Tokens of the last ones that are
-// not there are zeros.
+// Keys as the right operand of queries by keys: (tokens / 16, size / 32) tiles of parts. Tokens that are not there are
+// zeros.
 void unpack_keys(const Group& group, uint16_t* to) {
   for (size_t first = 0; first < round_up(group.tokens(), kRows); first += kTileRows) {
     for (size_t i = 0; i < group.size; i += kStep, to += kParts) {
@@ -153,7 +154,7 @@ size_t scratch_bytes(const Group& group) {
 }
 
 void attend(const Group& group, void* scratch) {
-  auto* const scores = static_cast<float*>(scratch);  // (kRows, tokens), and before that queries, and after that context
+  auto* const scores = static_cast<float*>(scratch);  // (kRows, tokens)
   if (group.rows == 1) {
     for (size_t head = 0; head < group.heads; ++head)
       attend_alone(group.queries + head * group.size, group, scores, group.context + head * group.size);
@@ -190,15 +191,18 @@ void rotate(const float* head, const float* cos, const float* sin, size_t size, 
   const __m512 factor = _mm512_set1_ps(scale);
   for (size_t i = 0; i < size / 2; i += kLanes) {
     const __m512 first = _mm512_loadu_ps(head + i), second = _mm512_loadu_ps(head + size / 2 + i);
-    const __m512 c = _mm512_mul_ps(_mm512_loadu_ps(cos + i), factor), s = _mm512_mul_ps(_mm512_loadu_ps(sin + i), factor);
+    const __m512 c = _mm512_mul_ps(_mm512_loadu_ps(cos + i), factor);
+    const __m512 s = _mm512_mul_ps(_mm512_loadu_ps(sin + i), factor);
     _mm512_storeu_ps(to + i, _mm512_fmsub_ps(first, c, _mm512_mul_ps(second, s)));
     _mm512_storeu_ps(to + size / 2 + i, _mm512_fmadd_ps(second, c, _mm512_mul_ps(first, s)));
   }
 }
 
 void narrow(const float* numbers, size_t count, uint16_t* to) {
-  for (size_t i = 0; i < count; i += kLanes)
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm512_cvtps_ph(_mm512_loadu_ps(numbers + i), _MM_FROUND_TO_NEAREST_INT));
+  for (size_t i = 0; i < count; i += kLanes) {
+    const __m256i halves = _mm512_cvtps_ph(_mm512_loadu_ps(numbers + i), _MM_FROUND_TO_NEAREST_INT);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), halves);
+  }
 }
 
 }  // namespace amx::attention

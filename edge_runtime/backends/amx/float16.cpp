@@ -49,7 +49,8 @@ void multiply_rows(const uint16_t* x, const Shape& shape, const uint16_t* weight
     for (size_t column = first; column < end; column += kPairColumns) {
       for (size_t side = 0; side < 2; ++side)
         for (size_t step = 0; step < steps; ++step)
-          unpack(weights + ((column / 16 + side) * all_steps + begin + step) * kNumbers, unpacked[side] + step * kParts);
+          unpack(weights + ((column / kTileRows + side) * all_steps + begin + step) * kNumbers,
+                 unpacked[side] + step * kParts);
       finish_stores();
       for (size_t tile = 0; tile < tiles; tile += 2) {
         const uint16_t* const upper = x + (tile * all_steps + begin) * kParts;
@@ -58,7 +59,8 @@ void multiply_rows(const uint16_t* x, const Shape& shape, const uint16_t* weight
         const bool is_last = rest && tile + 2 >= tiles, both = tile + 1 < tiles;
         if (is_last)
           configured.configure(std::min<int>(rest, kTileRows), both ? static_cast<int>(rest) - kTileRows : kTileRows);
-        (both ? multiply_parts<true> : multiply_parts<false>)(upper, lower, unpacked[0], unpacked[1], steps, to, shape.n);
+        const auto multiply = both ? multiply_parts<true> : multiply_parts<false>;
+        multiply(upper, lower, unpacked[0], unpacked[1], steps, to, shape.n);
         if (is_last) configured.configure(kTileRows, kTileRows);
       }
     }

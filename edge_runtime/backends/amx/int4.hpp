@@ -1,8 +1,8 @@
 // Rows of float32 by a matrix of 4-bit codes, in integers; knows no thread and no ONNX Runtime.
 //
 // A matrix (N, K) lies as it is multiplied, so that it can be mapped from its file and never be copied:
-//   codes   uint8 (N / 16, K / 64, 8, 64): of 16 columns of the product and 64 of their weights, byte [i][4 n + j] holds
-//           those of column n: 4 i + j in its low nibble, and 32 + 4 i + j in its high one; 8 stands for 0
+//   codes   uint8 (N / 16, K / 64, 8, 64): of 16 columns of the product and 64 of their weights, byte [i][4 n + j]
+//           holds those of column n: 4 i + j in its low nibble, and 32 + 4 i + j in its high one; 8 stands for 0
 //   scales  float16 (N / 16, K / block, 16)
 // A block is 64 or 128 weights. Rows are rounded to 8 bits, a scale a block: a sum of a block is exact in 32 bits.
 #pragma once
@@ -21,8 +21,8 @@ struct Shape {
   size_t padded_rows() const { return round_up(rows, kTileRows); }
 };
 
-// Rows as they are multiplied: codes by tiles (rows / 16, K / 64, 16, 64), or one row as it is; scales and sums of codes
-// (padded rows, blocks).
+// Rows as they are multiplied: codes by tiles (rows / 16, K / 64, 16, 64), or one row as it is; scales, and sums of
+// codes, (padded rows, blocks).
 struct Rounded {
   int8_t* codes;
   float* scales;

@@ -31,16 +31,30 @@ class Api {
  public:
   explicit Api(const void* table) : table_(static_cast<void* const*>(table)) {}
 
-  Status* error(ErrorCode code, const char* message) const { return at<Status*(ErrorCode, const char*)>(0)(code, message); }
-  Status* new_domain(const char* name, Domain** domain) const { return at<Status*(const char*, Domain**)>(26)(name, domain); }
-  Status* add(Domain* to, const struct Operator* op) const { return at<Status*(Domain*, const Operator*)>(27)(to, op); }
-  Status* add(SessionOptions* to, Domain* domain) const { return at<Status*(SessionOptions*, Domain*)>(28)(to, domain); }
-  Status* data(const Value* of, void** data) const { return at<Status*(const Value*, void**)>(51)(of, data); }
-  Status* rank(const ShapeInfo* of, size_t* rank) const { return at<Status*(const ShapeInfo*, size_t*)>(61)(of, rank); }
+  Status* error(ErrorCode code, const char* message) const {
+    return at<Status*(ErrorCode, const char*)>(0)(code, message);
+  }
+  Status* new_domain(const char* name, Domain** domain) const {
+    return at<Status*(const char*, Domain**)>(26)(name, domain);
+  }
+  Status* add(Domain* to, const struct Operator* op) const {
+    return at<Status*(Domain*, const Operator*)>(27)(to, op);
+  }
+  Status* add(SessionOptions* to, Domain* domain) const {
+    return at<Status*(SessionOptions*, Domain*)>(28)(to, domain);
+  }
+  Status* data(const Value* of, void** data) const {
+    return at<Status*(const Value*, void**)>(51)(of, data);
+  }
+  Status* rank(const ShapeInfo* of, size_t* rank) const {
+    return at<Status*(const ShapeInfo*, size_t*)>(61)(of, rank);
+  }
   Status* sizes(const ShapeInfo* of, int64_t* sizes, size_t rank) const {
     return at<Status*(const ShapeInfo*, int64_t*, size_t)>(62)(of, sizes, rank);
   }
-  Status* shape(const Value* of, ShapeInfo** shape) const { return at<Status*(const Value*, ShapeInfo**)>(65)(of, shape); }
+  Status* shape(const Value* of, ShapeInfo** shape) const {
+    return at<Status*(const Value*, ShapeInfo**)>(65)(of, shape);
+  }
   Status* attribute(const KernelInfo* of, const char* name, int64_t* value) const {
     return at<Status*(const KernelInfo*, const char*, int64_t*)>(86)(of, name, value);
   }

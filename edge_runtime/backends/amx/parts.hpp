@@ -1,8 +1,8 @@
 // Numbers as the sum of two bfloat16 each, and products of such, by tiles.
 //
-// A float16 is exactly the sum of two bfloat16, the second being what the first leaves over. So is a float32, but for its
-// last 8 bits. Of the four products of two such sums three are computed, and summed in float32: what is left out is a 2^-16
-// of the result at most, where float16 itself rounds by 2^-11.
+// A float16 is exactly the sum of two bfloat16, the second being what the first leaves over. So is a float32, but for
+// its last 8 bits. Of the four products of two such sums three are computed, and summed in float32: what is left out is
+// a 2^-16 of the factors' magnitudes at most, where float16 itself rounds by 2^-11.
 #pragma once
 #include "tiles.hpp"
 
@@ -31,12 +31,12 @@ inline __m512 widened(const uint16_t* float16) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(float16)));
 }
 
-// `steps` steps of one or two tiles of rows by two of columns, added to what `y` (rows, stride) holds. `upper` and `lower`
-// are parts (steps, 2, 16 rows, 32), `left` and `right` (steps, 2, 16, 32) with two neighbours along K beside those of the
-// next column.
+// `steps` steps of one or two tiles of rows by two of columns, added to what `y` (rows, stride) holds. `upper` and
+// `lower` are parts (steps, 2, 16 rows, 32), `left` and `right` (steps, 2, 16, 32) with two neighbours along K beside
+// those of the next column.
 template <bool kBoth>
 inline void multiply_parts(const uint16_t* upper, const uint16_t* lower, const uint16_t* left, const uint16_t* right,
-                     size_t steps, float* y, size_t stride) {
+                           size_t steps, float* y, size_t stride) {
   const size_t row_bytes = stride * sizeof(float);
   float* const below = y + kTileRows * stride;
   _tile_loadd(0, y, row_bytes);

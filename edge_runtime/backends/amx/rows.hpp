@@ -9,7 +9,9 @@ namespace amx {
 
 constexpr size_t kLanes = 16;  // of float32
 
-inline __mmask16 first_lanes(size_t count) { return count >= kLanes ? 0xFFFF : static_cast<__mmask16>((1u << count) - 1); }
+inline __mmask16 first_lanes(size_t count) {
+  return count >= kLanes ? 0xFFFF : static_cast<__mmask16>((1u << count) - 1);
+}
 
 // exp(x) to 2e-7 of it: 2^n times a Taylor series of half a power of two at most.
 inline __m512 exponential(__m512 x) {
@@ -22,24 +24,27 @@ inline __m512 exponential(__m512 x) {
   return _mm512_scalef_ps(sum, whole);
 }
 
-// `row` (count) and, where there is one, `residual` to `sum`; that over its root mean square, times `scale`, to `normed`.
-inline void add_rms_norm(const float* row, const float* residual, const float* scale, float epsilon, size_t count, float* sum,
-                         float* normed) {
+// The sum of two rows (count).
+inline void add(const float* row, const float* other, size_t count, float* sum) {
+  for (size_t i = 0; i < count; i += kLanes) {
+    const __mmask16 lanes = first_lanes(count - i);
+    const __m512 x = _mm512_maskz_loadu_ps(lanes, row + i);
+    _mm512_mask_storeu_ps(sum + i, lanes, _mm512_add_ps(x, _mm512_maskz_loadu_ps(lanes, other + i)));
+  }
+}
+
+// A row (count) over its root mean square, times `scale`: RMSNorm (Zhang and Sennrich 2019).
+inline void rms_norm(const float* row, const float* scale, float epsilon, size_t count, float* normed) {
   __m512 squares = _mm512_setzero_ps();
   for (size_t i = 0; i < count; i += kLanes) {
-    const __mmask16 lanes = first_lanes(count - i);
-    __m512 x = _mm512_maskz_loadu_ps(lanes, row + i);
-    if (residual) {
-      x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(lanes, residual + i));
-      _mm512_mask_storeu_ps(sum + i, lanes, x);
-    }
+    const __m512 x = _mm512_maskz_loadu_ps(first_lanes(count - i), row + i);
     squares = _mm512_fmadd_ps(x, x, squares);
   }
-  const float* const from = residual ? sum : row;
-  const __m512 factor = _mm512_set1_ps(1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / static_cast<float>(count) + epsilon));
+  const float mean = _mm512_reduce_add_ps(squares) / static_cast<float>(count);
+  const __m512 factor = _mm512_set1_ps(1.0f / std::sqrt(mean + epsilon));
   for (size_t i = 0; i < count; i += kLanes) {
     const __mmask16 lanes = first_lanes(count - i);
-    const __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, from + i), factor);
+    const __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, row + i), factor);
     _mm512_mask_storeu_ps(normed + i, lanes, _mm512_mul_ps(x, _mm512_maskz_loadu_ps(lanes, scale + i)));
   }
 }
@@ -51,7 +56,8 @@ inline void gate_silu(const float* gate, const float* up, size_t count, float* y
     const __mmask16 lanes = first_lanes(count - i);
     const __m512 x = _mm512_maskz_loadu_ps(lanes, gate + i);
     const __m512 below = _mm512_add_ps(one, exponential(_mm512_sub_ps(_mm512_setzero_ps(), x)));
-    _mm512_mask_storeu_ps(y + i, lanes, _mm512_mul_ps(_mm512_div_ps(x, below), _mm512_maskz_loadu_ps(lanes, up + i)));
+    const __m512 factor = _mm512_maskz_loadu_ps(lanes, up + i);
+    _mm512_mask_storeu_ps(y + i, lanes, _mm512_mul_ps(_mm512_div_ps(x, below), factor));
   }
 }
 
