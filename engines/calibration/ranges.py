@@ -20,6 +20,7 @@ RangeMethod = Callable[[Histogram], float]
 _PUBLISHED_BINS = 2048  # from zero to the largest magnitude, as the entropy method counts them
 _PUBLISHED_LEVELS = 128  # magnitudes that it tells apart, and the first number of bins it tries
 _COUNT_FOR_NONE = 1e-4  # what Q has where only outliers fill a level
+_NOISE = 1e-12  # divergences that are nearer than this are equal, and differ by how their sums were rounded
 _MOST_CLIPPED = 0.01  # share of magnitudes that the entropy method may clip
 _PERCENTILE = 99.99
 _RANGE_OF_ZEROS = 1.0  # a tensor that is always zero is exact at any range
@@ -47,7 +48,7 @@ def entropy_range(histogram: Histogram) -> float:
     counts[0] = min(counts[0], max(counts[1], 1))
     ends = np.arange(max(_PUBLISHED_LEVELS, fewest), len(counts) + 1)  # (candidates,)
     divergence = _divergences(counts, ends)
-    best = len(ends) - 1 - int(np.argmin(divergence[::-1]))
+    best = np.flatnonzero(divergence <= divergence.min() + _NOISE)[-1]
     return float(ends[best] / _PUBLISHED_BINS * histogram.largest)
 
 
