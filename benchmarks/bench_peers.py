@@ -231,7 +231,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="llava-1.5-7b", help="a synthetic model's name (default: %(default)s)")
     parser.add_argument("--layers", type=int, help="of the decoder (default: all)")
-    parser.add_argument("--recipe", default="asymmetric-int4", help="of our bundle (default: %(default)s)")
+    parser.add_argument("--recipe", default="speech-int4", help="of our bundle (default: %(default)s)")
     parser.add_argument("--target", default=FASTEST, help="of our bundle (default: %(default)s)")
     parser.add_argument("--bundle", type=Path, help="one that is built already, of the same shape")
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), metavar="NAME")

@@ -212,9 +212,9 @@ synthetic:llava-1.5-13b, synthetic:tiny-llava: random weights at a real model's 
 and synthetic:llama-3.2-vision-11b can be planned, and not built.
 
 RECIPE is fp16, asymmetric-int4, asymmetric-int4-awq, asymmetric-int4-gptq, asymmetric-int4-awq-gptq, asymmetric-int8,
-asymmetric-int8-percentile, compact-int4, nf4, selective-int8, uniform-int4, auto, or a YAML file like those in
-engines/recipes. There, except: gives some matrices another precision, by a pattern of their names; a pattern that ends
-with products, as "*.products", has INT8 round what the eyes' attention multiplies, too.
+asymmetric-int8-percentile, compact-int4, nf4, selective-int8, speech-int4, uniform-int4, auto, or a YAML file like
+those in engines/recipes. There, except: gives some matrices another precision, by a pattern of their names; a pattern
+that ends with products, as "*.products", has INT8 round what the eyes' attention multiplies, too.
 
 exit codes: 0 done, 1 an error, 2 usage, 3 verification failed, 4 does not fit the budget, 130 interrupted
 """
