@@ -107,7 +107,7 @@ def test_another_text_has_another_hash(tmp_path):
 
 @pytest.mark.parametrize("name", ["int5", "", "../recipes", "a\0b"])
 def test_an_unknown_recipe_is_refused_with_the_known_ones(name):
-    with pytest.raises(RecipeError, match=r"asymmetric-int4, .*fp16, nf4, selective-int8, uniform-int4"):
+    with pytest.raises(RecipeError, match=r"asymmetric-int4, .*fp16, nf4, selective-int8, speech-int4, uniform-int4"):
         load_recipe(name)
 
 
