@@ -28,6 +28,7 @@ from engines.quantize.int8 import dequantize_int8, quantize_int8
 from engines.quantize.rtn import quantize_rtn
 
 BLOCK = 128
+_BATCH = 512  # rows that a calibrator sees at a time, as if they were an image's
 Float32 = NDArray[np.float32]
 
 
@@ -66,7 +67,8 @@ def gptq(weight: Float32, rows: Float32) -> Rounded:
 def int8_by(range_of: Callable[[Histogram], float]) -> Method:
     def round_matrix(weight: Float32, rows: Float32) -> Rounded:
         histogram = Histogram()
-        histogram.add(rows)
+        for start in range(0, len(rows), _BATCH):
+            histogram.add(rows[start : start + _BATCH])
         return Rounded(dequantize_int8(quantize_int8(weight)), scale_of_range(range_of(histogram)))
 
     return round_matrix
@@ -78,7 +80,7 @@ def awq_by_modelopt(weight: Float32, rows: Float32) -> Rounded:
     model = torch.nn.Sequential(torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False))
     model[0].weight.data = torch.tensor(weight)
     with torch.no_grad():
-        batches = torch.tensor(rows).split(512)
+        batches = torch.tensor(rows).split(_BATCH)
         mtq.quantize(model, mtq.INT4_AWQ_CFG, forward_loop=lambda m: [m(batch) for batch in batches])
         return Rounded(model(torch.eye(weight.shape[1])).T.numpy())  # what the matrix does, input scales included
 
@@ -102,7 +104,7 @@ def int8_by_modelopt(weight: Float32, rows: Float32) -> Rounded:
     from modelopt.torch.quantization.calib import HistogramCalibrator
 
     calibrator = HistogramCalibrator(num_bits=8)
-    for batch in torch.tensor(rows).split(512):
+    for batch in torch.tensor(rows).split(_BATCH):
         calibrator.collect(batch)
     largest = float(calibrator.compute_amax("entropy"))
     return Rounded(dequantize_int8(quantize_int8(weight)), scale_of_range(largest))
@@ -116,7 +118,7 @@ def int8_by_onnxruntime(method: str, *, symmetric: bool = True, **options: float
 
         class Reader(ort.CalibrationDataReader):
             def __init__(self) -> None:
-                size = min(len(rows), 512)  # all must be of one shape, so that the last few rows are left out
+                size = min(len(rows), _BATCH)  # all must be of one shape, so that the last few rows are left out
                 self._batches = iter(rows[: len(rows) // size * size].reshape(-1, size, rows.shape[1]))
 
             def get_next(self) -> dict[str, Float32] | None:
