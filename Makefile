@@ -12,8 +12,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # A virtual environment is made anew when the Python, the sourced ROS or what is to be installed changes.
-KEY := $(shell { cat setup.py edge_runtime/backends/amx/*pp ros2_ws/build-requirements.txt; $(PYTHON) -VV; echo "$(ROS_DISTRO)"; } | sha256sum | cut -c1-16)
-VENV := .venv/.made-$(KEY)
+KEY := $(shell { cat setup.py ros2_ws/build-requirements.txt; $(PYTHON) -VV; echo "$(ROS_DISTRO)"; } | sha256sum | cut -c1-16)
+# The first also when operators in C++ change: they are compiled beside their sources, for all environments.
+VENV := .venv/.made-$(KEY)-$(shell cat edge_runtime/backends/amx/*pp | sha256sum | cut -c1-16)
 PEERS_VENV := .venv-peers/.made-$(KEY)
 PARITY_VENV := .venv-parity/.made-$(KEY)
 RTX_VENV := .venv-rtx/.made-$(KEY)
@@ -56,7 +57,7 @@ lint: $(VENV) ## check style and types
 bench: $(PARITY_VENV) $(BUNDLE)/bundle.json ## compare the speed with transformers, in one run
 	.venv-parity/bin/python -m benchmarks.bench_report $(BUNDLE)
 
-bench-peers: $(PEERS_VENV) ## compare a 7B with llama.cpp, onnxruntime-genai and transformers; PEERS="--layers 4" is quick
+bench-peers: $(VENV) $(PEERS_VENV) ## compare a 7B with llama.cpp, onnxruntime-genai and transformers; PEERS="--layers 4" is quick
 	.venv-peers/bin/python -m benchmarks.bench_peers $(PEERS)
 
 parity: $(PARITY_VENV) ## compare with transformers on torch, and make the golden arrays anew
