@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 TORCH = ["torch==2.13.0", "transformers>=5,<6", "safetensors>=0.5,<1"]  # the pair that the golden arrays come from
 
@@ -20,6 +21,18 @@ AMX_OPERATORS = Extension(
     optional=True,  # what it is for needs it, and says so; the rest does not
 )
 
+
+class BuildOperators(build_ext):
+    """As setuptools', but where they do not compile, those of other sources do not stay beside them."""
+
+    def run(self):
+        """Remove what was compiled in place before, and compile."""
+        if self.inplace or self.editable_mode:
+            for stale in AMX.glob("operators*.so"):
+                stale.unlink()
+        super().run()
+
+
 setup(
     name="edge-runtime",
     version="0.1.0",
@@ -29,6 +42,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["edge_runtime", "edge_runtime.*", "engines", "engines.*"]),
+    cmdclass={"build_ext": BuildOperators},
     ext_modules=[AMX_OPERATORS] if sys.platform == "linux" and platform.machine() == "x86_64" else [],
     package_data={
         "edge_runtime": ["py.typed", "flight_page.html"],

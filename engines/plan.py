@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 from tokenizers import Tokenizer
 
@@ -13,11 +15,11 @@ from edge_runtime.manifest import SCHEMA_VERSION, Component, FileEntry, Hashes, 
 from edge_runtime.tokenization import PromptTokens, prompt_tokens
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS, read_model
-from engines.families.base import Model, Part, VisionWork
+from engines.families.base import Model, Part
 from engines.families.heads import split_head
-from engines.precision import COMPUTED, PrecisionPlan
+from engines.precision import COMPUTED, PrecisionPlan, stack_of
 from engines.targets import target_kind
-from engines.targets.base import TargetKind, component_of
+from engines.targets.base import TargetKind, component_of, names_of_products
 
 _CONTEXT = 2048  # tokens of prompt, image and answer together, where nothing else is asked for
 _TEXT = 512  # of them, for prompt and answer: 130 and 256 with LLaMA's tokenizer
@@ -49,8 +51,8 @@ def plan_bundle(
     """Plan every component at its precision, and the memory that a cache of ``context`` tokens takes with them.
 
     Raises:
-        RecipeError: there is no such target, or it lacks what the recipe asks for; ``context`` leaves no room for an
-            answer, or is more than the model has positions.
+        RecipeError: there is no such target, or it lacks what the recipe asks for; an exception fits no matrix;
+            ``context`` leaves no room for an answer, or is more than the model has positions.
         CheckpointError: the checkpoint is not supported, or contradicts itself.
     """
     kind = target_kind(target)
@@ -61,6 +63,7 @@ def plan_bundle(
         )
     model = read_model(checkpoint, group_parameters)
     parts = tuple(piece for part in model.parts for piece in split_head(part, kind.head_parameters))
+    _check_patterns(precisions, parts)
     if context is not None:
         _check_context(checkpoint, model, context)
     context_tokens = context or min(max(_CONTEXT, shortest_context(model)), model.spec.max_positions)
@@ -73,7 +76,7 @@ def plan_bundle(
         model=model.spec,
         preprocessing=model.preprocessing,
         prompt=model.prompt,
-        components=tuple(_planned_component(part, precisions, kind, model.vision) for part in parts),
+        components=tuple(_planned_component(part, precisions, kind, model) for part in parts),
         tokenizer=FileEntry("tokenizer.json", "", len(checkpoint.tokenizer_json)),
         ledger={},
         build={"step_tokens": min(shortest_context(model), context_tokens)},  # no step is longer
@@ -131,14 +134,27 @@ def _plan_memory(manifest: Manifest, model: Model, context_tokens: int) -> Ledge
     return replace(ledger, items=(*ledger.items, LedgerItem("image_cache", image_cache)))
 
 
-def _planned_component(part: Part, precisions: PrecisionPlan, kind: TargetKind, vision: VisionWork) -> Component:
+def _check_patterns(precisions: PrecisionPlan, parts: Sequence[Part]) -> None:
+    for component, precision in precisions.components.items():
+        mine = [part for part in parts if part.kind == component]
+        matrices = [name.removesuffix(".weight") for part in mine for name, p in part.parameters.items() if p.is_matrix]
+        names = [*map(stack_of, matrices), *(name for part in mine for name in names_of_products(part))]
+        for pattern, _ in precision.exceptions:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise RecipeError(
+                    f"the recipe {precisions.recipe} has an exception of {component} for {pattern!r}, which fits none "
+                    f"of its matrices; they are called {', '.join(names[:3])}, ..."
+                )
+
+
+def _planned_component(part: Part, precisions: PrecisionPlan, kind: TargetKind, model: Model) -> Component:
     precision = precisions.components[part.kind]
     files = (FileEntry(part.name, "", kind.planned_bytes(part, precision)),)
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     if part.kind == "vision_encoder":
-        outputs = (TensorSpec("features", "float32", (1, *vision.at_a_time)),)
+        outputs = (TensorSpec("features", "float32", (1, *model.vision.at_a_time)),)
     if part.kind == "decoder":
-        cache_dtype = kind.cache_dtype if precisions.kv_cache == COMPUTED else precisions.kv_cache
+        cache_dtype = kind.cache_dtype(model.spec.head_dim) if precisions.kv_cache == COMPUTED else precisions.kv_cache
         inputs = (TensorSpec("past_key", cache_dtype, ()),)
     return component_of(part, precision, files, inputs, outputs)

@@ -39,7 +39,8 @@ _INT8_METHODS = tuple(
 )
 
 # What attention multiplies between its matrices, queries with keys and a softmax with values, is called as a matrix is:
-# encoder.layers.0.self_attn.products. No wildcard alone reaches it, as recipes that round all matrices keep it.
+# vision_tower.vision_model.encoder.layers.0.self_attn.products. No wildcard alone reaches it, as recipes that round all
+# matrices keep it.
 PRODUCTS = "products"
 
 COMPUTED = "computed"  # keys and values are kept as they are computed: float32 on a CPU, float16 by TensorRT
@@ -66,12 +67,6 @@ class Precision:
         """The precision of attention's own products: float16, unless a pattern that ends with that word says more."""
         said = (p for pattern, p in self.exceptions if pattern.endswith(PRODUCTS) and fnmatchcase(name, pattern))
         return next(said, FLOAT16)
-
-    @property
-    def products(self) -> str | None:
-        """The method by which attention's own products are rounded, in any layer."""
-        said = (p for pattern, p in self.exceptions if pattern.endswith(PRODUCTS) and p.dtype == "int8")
-        return next((p.method for p in said), None)
 
     @property
     def int8(self) -> Precision | None:

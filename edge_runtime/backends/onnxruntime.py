@@ -21,9 +21,9 @@ except ImportError as error:
 
     raise MissingDependencyError("onnxruntime is not installed; pip install edge-runtime") from error
 
-from edge_runtime.backends.amx import DOMAIN, find_operators, has_operators
+from edge_runtime.backends.amx import DOMAIN, find_operators
 from edge_runtime.backends.base import Array, Memory, Run
-from edge_runtime.errors import BackendError
+from edge_runtime.errors import BackendError, EdgeRuntimeError
 from edge_runtime.telemetry import resident_bytes
 
 _MADV_PAGEOUT = 21  # Linux 5.4; what was written to stays, as MADV_DONTNEED would not have it
@@ -66,18 +66,20 @@ class OnnxRuntimeBackend:
         # Threads that spin at a barrier lose their core to whatever else flies: on 2 cores beside a busy process, a
         # report took 480 ms with spinning and 135 ms without; alone, spinning gains nothing that could be measured.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if has_operators():
-            options.register_custom_ops_library(str(find_operators()))
         _share_scratch()
         options.add_session_config_entry("session.use_env_allocators", "1")
         try:
+            reads_in_place = DOMAIN.encode() in graph.read_bytes()
+            if reads_in_place:
+                options.register_custom_ops_library(str(find_operators()))
             session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        except EdgeRuntimeError:
+            raise
         except Exception as error:  # the library's exceptions share no base of their own
             raise BackendError(
                 f"ONNX Runtime {ort.__version__} cannot load {graph.name}: {_first_line(error)}; "
                 "rebuild the bundle with the builder of this version"
             ) from error
-        reads_in_place = DOMAIN.encode() in graph.read_bytes()
         _advise(graph.with_name(graph.name + ".data"), _MADV_POPULATE_READ if reads_in_place else _MADV_PAGEOUT)
         return OnnxRuntimeEngine(session, graph.name)
 

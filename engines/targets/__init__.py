@@ -19,7 +19,7 @@ _TENSORRT = TargetKind(
     frozenset({"compute_capabilities", "timing_cache", "int8_route"}),
     computes_float16=True,
     head_parameters=LARGEST_HEAD_PARAMETERS,
-    cache_dtype="float16",
+    cache_dtype=lambda head_dim: "float16",
     planned_bytes=partial(planned_bytes, shares_weights=True),
     arithmetic=FLOAT16_ARITHMETIC,
 )
@@ -35,7 +35,8 @@ TARGETS: Mapping[str, TargetKind] = {
         OnnxRuntimeAmxTarget,
         weights=("float16", "int4"),
         kv_caches=KV_CACHES,
-        cache_dtype="float16",
+        blocks=onnxruntime_amx.BLOCKS,
+        cache_dtype=onnxruntime_amx.cache_dtype,
         planned_bytes=onnxruntime_amx.planned_bytes,
         arithmetic=FLOAT16_ARITHMETIC,  # of keys and values
     ),

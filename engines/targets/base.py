@@ -16,7 +16,7 @@ from engines.families.base import Part
 from engines.fidelity import FLOAT32_ARITHMETIC, Fidelity
 from engines.graphs.builder import HashedFile
 from engines.graphs.weights import TensorSource, Weights
-from engines.precision import COMPUTED, Precision, PrecisionPlan
+from engines.precision import COMPUTED, PRODUCTS, Precision, PrecisionPlan
 from engines.quantize.int4 import Int4Matrix
 
 
@@ -98,7 +98,8 @@ class TargetKind:
     head_parameters: int | None = None  # an LM head with more is split over the vocabulary; None: never
     weights: tuple[str, ...] = ("float16", "int8", "int4")  # that its engines read
     kv_caches: tuple[str, ...] = (COMPUTED,)  # ways of keeping keys and values
-    cache_dtype: str = "float32"  # of those that are kept as they are computed
+    blocks: tuple[int, ...] = ()  # of 4 bits, that its products are made for; empty: any
+    cache_dtype: Callable[[int], str] = lambda head_dim: "float32"  # of keys and values, as they are computed
     planned_bytes: Callable[[Part, Precision], int] = field(default=stored_bytes)  # of a component's files
     arithmetic: Fidelity = FLOAT32_ARITHMETIC  # how far it is off with the very weights of the checkpoint
 
@@ -106,7 +107,17 @@ class TargetKind:
         """What its engines cannot do of a recipe, in a few words."""
         if precisions.kv_cache not in self.kv_caches:
             return f"keys and values kept as {precisions.kv_cache}"
+        read = [p for kind, component in precisions.components.items() if kind != "embedding" for p in component.every]
+        if self.blocks and (others := {p.block_size for p in read if p.block_size} - {*self.blocks}):
+            return f"4-bit weights in blocks of {min(others)}"
         return next((f"{p.dtype} weights" for p in precisions.every if p.dtype not in self.weights), None)
+
+
+def names_of_products(part: Part) -> list[str]:
+    """What recipes call the products of an encoder's attentions, one a layer: after the matrices before them."""
+    queries = "q_proj.weight"
+    is_encoder = part.kind == "vision_encoder"
+    return [name.removesuffix(queries) + PRODUCTS for name in part.parameters if is_encoder and name.endswith(queries)]
 
 
 def write_rows(directory: Path, part: Part, source: TensorSource, precision: Precision) -> Component:
@@ -139,6 +150,7 @@ def component_of(
     coarsest = min(found.values(), key=lambda p: p.matrix_bytes(1024, 1024), default=precision)
     wide = [math.prod(shapes[name]) for name, p in found.items() if p.dtype == "float16" != coarsest.dtype]
     methods = {p.method for p in found.values()}
+    products = map(precision.of_products, names_of_products(part))
     return Component(
         name=part.name,
         kind=part.kind,
@@ -151,7 +163,7 @@ def component_of(
         outputs=outputs,
         float32_nodes=float32_nodes,
         float16_bytes=2 * sum(wide),
-        products=precision.products,
+        products=next((p.method for p in products if p.dtype == "int8"), None),
     )
 
 

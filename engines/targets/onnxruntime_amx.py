@@ -26,7 +26,7 @@ _SLICE = 16  # columns of a product that lie together
 _PAIR = 32  # columns that are computed at once
 _FLOAT16_STEP = 32  # weights of a column in one tile
 _INT4_STEP = 64
-_BLOCKS = (64, 128)
+BLOCKS = (64, 128)  # weights of 4 bits
 _LARGEST_HEAD = 512
 
 
@@ -66,7 +66,7 @@ class AmxDialect(OnnxRuntimeDialect):
 
     def causal_attention(self, graph: Graph, qkv: str, layer: int, sizes: CausalAttention) -> str:
         """CausalAttention over a cache of float16, or GroupQueryAttention where heads are not made of whole tiles."""
-        if sizes.head_dim % _PAIR or sizes.head_dim > _LARGEST_HEAD:
+        if not _is_whole_head(sizes.head_dim):
             return super().causal_attention(graph, qkv, layer, sizes)
         inputs, outputs = self.cache(graph, layer, sizes, "float16")
         return graph.nodes(
@@ -95,6 +95,11 @@ class OnnxRuntimeAmxTarget(OnnxRuntimeTarget):
 def planned_bytes(part: Part, precision: Precision) -> int:
     """Bytes of a component's files: as stored, where its matrices are made of whole tiles."""
     return stored_bytes(part, precision, _matrix_bytes if part.emit else Precision.matrix_bytes)
+
+
+def cache_dtype(head_dim: int) -> str:
+    """The type of keys and values that are kept as they are computed."""
+    return "float16" if _is_whole_head(head_dim) else OnnxRuntimeDialect.dtype
 
 
 def float16_tiles(weight: NDArray[np.float16]) -> NDArray[np.float16]:
@@ -126,11 +131,15 @@ def _by_columns(weight: NDArray[Any], step: int, neighbours: int) -> NDArray[Any
     return ordered.reshape(rows // _SLICE, columns // step, step // neighbours, -1)
 
 
+def _is_whole_head(head_dim: int) -> bool:
+    return head_dim % _PAIR == 0 and head_dim <= _LARGEST_HEAD
+
+
 def _is_whole(rows: int, columns: int, block_size: int | None = None) -> bool:
     """Whether a matrix is made of whole tiles, and its blocks of 4 bits of whole steps."""
     is_int4 = block_size is not None
     step = _INT4_STEP if is_int4 else _FLOAT16_STEP
-    return rows % _PAIR == 0 and columns % step == 0 and (not is_int4 or block_size in _BLOCKS)
+    return rows % _PAIR == 0 and columns % step == 0 and (not is_int4 or block_size in BLOCKS)
 
 
 def _matrix_bytes(precision: Precision, rows: int, columns: int) -> int:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -246,6 +247,18 @@ def test_models_that_are_only_planned_have_the_size_of_the_real_ones(name, param
 
     assert sum(_size(checkpoint.shape(tensor)) for tensor in checkpoint) == parameters
     assert model.only_planned
+
+
+@pytest.mark.parametrize("pattern", ["*.product", "*.layers.99.self_attn.products", "*.mlp.fc3"])
+def test_an_exception_that_fits_no_matrix_is_refused_with_the_names_that_there_are(tmp_path, capsys, pattern):
+    text = (Path("engines/recipes/selective-int8.yaml")).read_text().replace("*.mlp.*", pattern)
+    (tmp_path / "recipe.yaml").write_text(text)
+
+    assert main(["plan", "synthetic:tiny-llava", "--recipe", str(tmp_path / "recipe.yaml")]) == 1
+
+    said = capsys.readouterr().err
+    assert pattern in said
+    assert "vision_tower.vision_model.embeddings.patch_embedding" in said
 
 
 def test_a_model_that_is_only_planned_is_not_built(tmp_path):

@@ -145,28 +145,53 @@ void multiply(const float* x, size_t k, uint16_t* parts, const uint16_t* right, 
   }
 }
 
+// Where `attend` keeps what it computes meanwhile.
+struct Room {
+  size_t tokens;      // rounded up to kRows
+  float* scores;      // (kRows, tokens); of a row alone (tokens)
+  float* rows;        // (kRows, size): queries, then context
+  uint16_t* parts;    // of either
+  uint16_t* keys;     // parts
+  uint16_t* values;   // parts
+  char* end;
+
+  Room(const Group& group, void* begin) : tokens(round_up(group.tokens(), kRows)) {
+    end = static_cast<char*>(begin);
+    const size_t widest = std::max(tokens, group.size), many = group.rows > 1;
+    scores = take<float>((many ? kRows : 1) * tokens);
+    rows = take<float>(many * kRows * group.size);
+    parts = take<uint16_t>(many * 2 * kRows * widest);
+    keys = take<uint16_t>(many * 2 * tokens * group.size);
+    values = take<uint16_t>(many * 2 * tokens * group.size);
+  }
+
+ private:
+  template <typename T>
+  T* take(size_t count) {
+    T* const taken = reinterpret_cast<T*>(end);
+    end += round_up(count * sizeof(T), 64);
+    return taken;
+  }
+};
+
 }  // namespace
 
 size_t scratch_bytes(const Group& group) {
-  if (group.rows == 1) return group.tokens() * sizeof(float);
-  const size_t tokens = round_up(group.tokens(), kRows);
-  return 4 * (2 * tokens * group.size + 2 * kRows * std::max(tokens, group.size) + kRows * group.size);
+  alignas(64) static char origin;
+  return static_cast<size_t>(Room(group, &origin).end - &origin);
 }
 
 void attend(const Group& group, void* scratch) {
-  auto* const scores = static_cast<float*>(scratch);  // (kRows, tokens)
+  const Room room(group, scratch);
   if (group.rows == 1) {
     for (size_t head = 0; head < group.heads; ++head)
-      attend_alone(group.queries + head * group.size, group, scores, group.context + head * group.size);
+      attend_alone(group.queries + head * group.size, group, room.scores, group.context + head * group.size);
     return;
   }
-  const size_t size = group.size, tokens = round_up(group.tokens(), kRows);
-  float* const rows = scores + kRows * std::max(tokens, size);  // (kRows, size): queries, then context
-  auto* const parts = reinterpret_cast<uint16_t*>(rows + kRows * size);
-  uint16_t* const keys = parts + 2 * kRows * std::max(tokens, size);
-  uint16_t* const values = keys + 2 * tokens * size;
-  unpack_keys(group, keys);
-  unpack_values(group, values);
+  const size_t size = group.size;
+  float *const scores = room.scores, *const rows = room.rows;
+  unpack_keys(group, room.keys);
+  unpack_values(group, room.values);
   const Tiles configured;
   for (size_t head = 0; head < group.heads; ++head) {
     for (size_t first = 0; first < group.rows; first += kRows) {
@@ -177,10 +202,10 @@ void attend(const Group& group, void* scratch) {
         if (row < count) std::copy(query, query + size, rows + row * size);
         else std::fill(rows + row * size, rows + (row + 1) * size, 0.0f);
       }
-      multiply(rows, size, parts, keys, size / kStep, reach, scores, reach);
+      multiply(rows, size, room.parts, room.keys, size / kStep, reach, scores, reach);
       for (size_t row = 0; row < kRows; ++row)
         softmax(scores + row * reach, std::min(group.past + first + row + 1, group.tokens()), reach);
-      multiply(scores, reach, parts, values, tokens / kStep, size, rows, size);
+      multiply(scores, reach, room.parts, room.values, room.tokens / kStep, size, rows, size);
       for (size_t row = 0; row < count; ++row)
         std::copy(rows + row * size, rows + (row + 1) * size, group.context + at + row * group.stride);
     }

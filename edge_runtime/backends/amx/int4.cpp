@@ -101,7 +101,7 @@ void round_tile(const float* x, const Shape& shape, size_t tile, const Rounded& 
         _mm_storeu_si128(reinterpret_cast<__m128i*>(place), _mm512_cvtsepi32_epi8(rounded));
       }
       to.scales[(first + row) * blocks + block] = scale;
-      to.sums[(first + row) * blocks + block] = _mm512_reduce_add_epi32(sum);
+      to.sums[(first + row) * blocks + block] = strange ? 0 : _mm512_reduce_add_epi32(sum);
     }
   }
   for (size_t row = count; row < kTileRows && shape.rows > 1; ++row)  // whose products nobody reads

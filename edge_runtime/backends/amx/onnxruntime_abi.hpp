@@ -27,72 +27,92 @@ struct ApiBase {
   const char* (*version)();
 };
 
+// Places in the table, by the names that ONNX Runtime gives the functions there.
+enum Place : size_t {
+  kCreateStatus = 0,
+  kCreateCustomOpDomain = 26,
+  kCustomOpDomain_Add = 27,
+  kAddCustomOpDomain = 28,
+  kGetTensorMutableData = 51,
+  kGetDimensionsCount = 61,
+  kGetDimensions = 62,
+  kGetTensorTypeAndShape = 65,
+  kKernelInfoGetAttribute_float = 85,
+  kKernelInfoGetAttribute_int64 = 86,
+  kKernelContext_GetInput = 90,
+  kKernelContext_GetOutput = 91,
+  kReleaseTensorTypeAndShapeInfo = 99,
+  kKernelContext_ParallelFor = 274,
+};
+
 class Api {
  public:
   explicit Api(const void* table) : table_(static_cast<void* const*>(table)) {}
 
   Status* error(ErrorCode code, const char* message) const {
-    return at<Status*(ErrorCode, const char*)>(0)(code, message);
+    return at<Status*(ErrorCode, const char*)>(kCreateStatus)(code, message);
   }
   Status* new_domain(const char* name, Domain** domain) const {
-    return at<Status*(const char*, Domain**)>(26)(name, domain);
+    return at<Status*(const char*, Domain**)>(kCreateCustomOpDomain)(name, domain);
   }
   Status* add(Domain* to, const struct Operator* op) const {
-    return at<Status*(Domain*, const Operator*)>(27)(to, op);
+    return at<Status*(Domain*, const Operator*)>(kCustomOpDomain_Add)(to, op);
   }
   Status* add(SessionOptions* to, Domain* domain) const {
-    return at<Status*(SessionOptions*, Domain*)>(28)(to, domain);
+    return at<Status*(SessionOptions*, Domain*)>(kAddCustomOpDomain)(to, domain);
   }
   Status* data(const Value* of, void** data) const {
-    return at<Status*(const Value*, void**)>(51)(of, data);
+    return at<Status*(const Value*, void**)>(kGetTensorMutableData)(of, data);
   }
   Status* rank(const ShapeInfo* of, size_t* rank) const {
-    return at<Status*(const ShapeInfo*, size_t*)>(61)(of, rank);
+    return at<Status*(const ShapeInfo*, size_t*)>(kGetDimensionsCount)(of, rank);
   }
   Status* sizes(const ShapeInfo* of, int64_t* sizes, size_t rank) const {
-    return at<Status*(const ShapeInfo*, int64_t*, size_t)>(62)(of, sizes, rank);
+    return at<Status*(const ShapeInfo*, int64_t*, size_t)>(kGetDimensions)(of, sizes, rank);
   }
   Status* shape(const Value* of, ShapeInfo** shape) const {
-    return at<Status*(const Value*, ShapeInfo**)>(65)(of, shape);
+    return at<Status*(const Value*, ShapeInfo**)>(kGetTensorTypeAndShape)(of, shape);
   }
   Status* attribute(const KernelInfo* of, const char* name, int64_t* value) const {
-    return at<Status*(const KernelInfo*, const char*, int64_t*)>(86)(of, name, value);
+    return at<Status*(const KernelInfo*, const char*, int64_t*)>(kKernelInfoGetAttribute_int64)(of, name, value);
   }
   Status* attribute(const KernelInfo* of, const char* name, float* value) const {
-    return at<Status*(const KernelInfo*, const char*, float*)>(85)(of, name, value);
+    return at<Status*(const KernelInfo*, const char*, float*)>(kKernelInfoGetAttribute_float)(of, name, value);
   }
   Status* input(const Context* of, size_t index, const Value** value) const {
-    return at<Status*(const Context*, size_t, const Value**)>(90)(of, index, value);
+    return at<Status*(const Context*, size_t, const Value**)>(kKernelContext_GetInput)(of, index, value);
   }
   Status* output(Context* of, size_t index, const int64_t* sizes, size_t rank, Value** value) const {
-    return at<Status*(Context*, size_t, const int64_t*, size_t, Value**)>(91)(of, index, sizes, rank, value);
+    using Signature = Status*(Context*, size_t, const int64_t*, size_t, Value**);
+    return at<Signature>(kKernelContext_GetOutput)(of, index, sizes, rank, value);
   }
-  void release(ShapeInfo* shape) const { at<void(ShapeInfo*)>(99)(shape); }
+  void release(ShapeInfo* shape) const { at<void(ShapeInfo*)>(kReleaseTensorTypeAndShapeInfo)(shape); }
   // `call(data, i)` for every i below `count`, on the session's threads, which take one after another.
   Status* parallel_for(const Context* of, void (*call)(void*, size_t), size_t count, void* data) const {
-    return at<Status*(const Context*, void (*)(void*, size_t), size_t, size_t, void*)>(274)(of, call, count, 0, data);
+    using Signature = Status*(const Context*, void (*)(void*, size_t), size_t, size_t, void*);
+    return at<Signature>(kKernelContext_ParallelFor)(of, call, count, 0, data);
   }
 
  private:
   template <typename Signature>
-  Signature* at(size_t place) const {
+  Signature* at(Place place) const {
     return reinterpret_cast<Signature*>(table_[place]);
   }
 
   void* const* table_;
 };
 
-// An operator as the library reads it. What is null is not asked for at this version, or may be left out.
+// An operator as the library reads it: OrtCustomOp. What is null may be left out, or a later member stands in for it.
 struct Operator {
   uint32_t version = kVersion;
-  void* (*create_kernel)(const Operator*, const void*, const KernelInfo*) = nullptr;  // the next version of it serves
+  void* (*create_kernel)(const Operator*, const void*, const KernelInfo*) = nullptr;  // create_kernel_2 instead
   const char* (*name)(const Operator*);
   const char* (*provider)(const Operator*) = [](const Operator*) -> const char* { return "CPUExecutionProvider"; };
   ElementType (*input_type)(const Operator*, size_t);
   size_t (*input_count)(const Operator*);
   ElementType (*output_type)(const Operator*, size_t);
   size_t (*output_count)(const Operator*);
-  void (*compute)(void*, Context*) = nullptr;  // the same
+  void (*compute)(void*, Context*) = nullptr;  // compute_2 instead
   void (*destroy_kernel)(void* kernel);
   Presence (*input_presence)(const Operator*, size_t);
   Presence (*output_presence)(const Operator*, size_t);

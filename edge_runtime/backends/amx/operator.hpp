@@ -23,8 +23,10 @@ inline void require(Api api, bool is_so, const char* otherwise) {
 }
 
 inline size_t attribute(Api api, const KernelInfo* info, const char* name) {
+  constexpr int64_t kLargest = 1 << 24;  // so that no product of two overflows
   int64_t value = 0;
   check(api.attribute(info, name, &value));
+  require(api, 0 < value && value <= kLargest, "an attribute that is no size");
   return static_cast<size_t>(value);
 }
 
@@ -48,6 +50,11 @@ class Run {
     return value ? static_cast<const T*>(data(value)) : nullptr;
   }
 
+  // Whether input `index` is as many numbers, or is left out.
+  bool is_absent_or(size_t index, size_t count) const {
+    return !input<char>(index) || product(sizes(index)) == count;
+  }
+
   // The sizes of input `index`.
   Sizes sizes(size_t index) const {
     const Value* value = nullptr;
@@ -67,6 +74,7 @@ class Run {
   T* output(size_t index, const Sizes& sizes) const {
     Value* value = nullptr;
     check(api_.output(context_, index, sizes.data(), sizes.size(), &value));
+    require(api_, value, "an output that nobody takes");
     return static_cast<T*>(data(value));
   }
 

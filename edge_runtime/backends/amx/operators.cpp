@@ -39,7 +39,7 @@ struct Matrix {
 
   Matrix(ort::Api api, const ort::KernelInfo* info, size_t step)
       : api(api), k(ort::attribute(api, info, "K")), n(ort::attribute(api, info, "N")) {
-    ort::require(api, k && n && k % step == 0 && n % kPairColumns == 0, "a matrix that is not made of whole tiles");
+    ort::require(api, k % step == 0 && n % kPairColumns == 0, "a matrix that is not made of whole tiles");
   }
 
   size_t rows_of(const ort::Sizes& x) const {
@@ -69,7 +69,8 @@ struct MatMulInt4 : Matrix {
     const ort::Run run(api, context);
     const ort::Sizes sizes = run.sizes(0);
     const int4::Shape shape{rows_of(sizes), k, n, block};
-    ort::require(api, product(run.sizes(1)) == n * k / 2 && product(run.sizes(2)) == n * shape.blocks(), kOtherSize);
+    const bool is_whole = product(run.sizes(1)) == n * k / 2 && product(run.sizes(2)) == n * shape.blocks();
+    ort::require(api, is_whole && run.is_absent_or(3, n), kOtherSize);
     const auto *const x = run.input<float>(0), *const bias = run.input<float>(3);
     const auto* const codes = run.input<uint8_t>(1);
     const auto* const scales = run.input<uint16_t>(2);
@@ -105,7 +106,7 @@ struct MatMulFloat16 : Matrix {
     const ort::Run run(api, context);
     const ort::Sizes sizes = run.sizes(0);
     const float16::Shape shape{rows_of(sizes), k, n};
-    ort::require(api, product(run.sizes(1)) == n * k, kOtherSize);
+    ort::require(api, product(run.sizes(1)) == n * k && run.is_absent_or(2, n), kOtherSize);
     const auto *const x = run.input<float>(0), *const bias = run.input<float>(2);
     const auto* const weights = run.input<uint16_t>(1);
     auto* const y = run.output<float>(0, product_of(sizes));
@@ -131,7 +132,7 @@ struct CausalAttention {
 
   CausalAttention(ort::Api api, const ort::KernelInfo* info)
       : api(api), heads(ort::attribute(api, info, "num_heads")), kv_heads(ort::attribute(api, info, "kv_num_heads")) {
-    ort::require(api, kv_heads && heads % kv_heads == 0, "heads that cannot share keys and values evenly");
+    ort::require(api, heads % kv_heads == 0, "heads that cannot share keys and values evenly");
   }
 
   void operator()(ort::Context* context) const {
@@ -263,7 +264,9 @@ extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps
   static const ort::OperatorOf<CausalAttention> causal_attention;
   static const ort::OperatorOf<AddRmsNorm> add_rms_norm;
   static const ort::OperatorOf<GateSilu> gate_silu;
-  const ort::Api api(base->get_api(ort::kVersion));
+  const void* const table = base->get_api(ort::kVersion);
+  if (!table) return nullptr;  // a library that is too old says then that it does not know the operators
+  const ort::Api api(table);
   return guarded(api, [&] {
     ort::Domain* domain = nullptr;  // kept with the process, as sessions hold on to it
     ort::check(api.new_domain("edge_runtime.amx", &domain));

@@ -2,7 +2,8 @@
 //
 // A float16 is exactly the sum of two bfloat16, the second being what the first leaves over. So is a float32, but for
 // its last 8 bits. Of the four products of two such sums three are computed, and summed in float32: what is left out is
-// a 2^-16 of the factors' magnitudes at most, where float16 itself rounds by 2^-11.
+// a 2^-16 of the factors' magnitudes at most, where float16 itself rounds by 2^-11. Infinity, and what
+// rounds to it as bfloat16, becomes NaN.
 #pragma once
 #include "tiles.hpp"
 

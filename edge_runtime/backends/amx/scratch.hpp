@@ -26,7 +26,11 @@ class Scratch {
   }
   ~Scratch() {
     const std::lock_guard guard(lock_);
-    pool_.push_back(piece_);
+    try {
+      pool_.push_back(piece_);
+    } catch (const std::bad_alloc&) {
+      std::free(piece_.data);
+    }
   }
   Scratch(const Scratch&) = delete;
 

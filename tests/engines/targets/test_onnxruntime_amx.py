@@ -1,6 +1,7 @@
 """The operators for AMX against NumPy, the order in which they read a matrix, and bundles that are made for them."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.backends.amx import find_operators, has_operators
+from edge_runtime.backends.amx import DOMAIN, find_operators, has_amx, has_operators
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.budget import plan_ledger
 from edge_runtime.errors import BackendError, BundleTargetError
@@ -27,7 +28,7 @@ from engines.precision import load_recipe
 from engines.quantize.int4 import Int4Matrix, dequantize
 from engines.quantize.rtn import quantize_rtn
 from engines.synthetic import open_checkpoint
-from engines.targets.onnxruntime_amx import AmxDialect, float16_tiles, int4_scales, int4_tiles
+from engines.targets.onnxruntime_amx import AmxDialect, cache_dtype, float16_tiles, int4_scales, int4_tiles
 from tests.parity.golden import PROMPT, golden_pixels, load_golden, write_golden_checkpoint
 
 needs_amx = pytest.mark.skipif(
@@ -170,6 +171,64 @@ def test_rows_of_another_width_are_refused(weight, tmp_path):
 
     with pytest.raises(BackendError, match="size is not the node's"):
         product(path, np.ones((2, 64), np.float32))
+
+
+def write_node(path, operator, inputs, outputs, constants=(), **attributes):
+    """A graph of one node, whatever sense it makes; ``inputs`` and ``outputs`` have shapes by name."""
+    with Graph(path) as graph:
+        names = [graph.input(name, "float32", shape) for name, shape in inputs.items()]
+        names += [graph.weight(f"constant.{index}", array) for index, array in enumerate(constants)]
+        made = graph.nodes(f"{DOMAIN}.{operator}", names, [f"{name}.made" for name in outputs], **attributes)
+        for name, value in zip(outputs, made, strict=True):
+            graph.output(name, "float32", outputs[name], value)
+        graph.save()
+    return path
+
+
+@needs_amx
+@pytest.mark.parametrize(
+    ("operator", "constants", "attributes"),
+    [
+        ("MatMulFloat16", [np.zeros(64 * 32, np.float16), np.zeros(1, np.float32)], {"K": 64, "N": 32}),
+        ("MatMulFloat16", [np.zeros(64 * 16, np.float16)], {"K": 64, "N": 32}),
+        ("MatMulFloat16", [np.zeros(64 * 32, np.float16)], {"K": 64, "N": 33}),
+        ("MatMulFloat16", [np.zeros(64 * 32, np.float16)], {"K": 64, "N": 0}),
+        ("MatMulFloat16", [np.zeros(64 * 32, np.float16)], {"K": -64, "N": 32}),
+        ("MatMulInt4", [np.zeros(64 * 16, np.uint8), np.zeros(31, np.float16)], {"K": 64, "N": 32, "block_size": 64}),
+        ("MatMulInt4", [np.zeros(64 * 16, np.uint8), np.zeros(64, np.float16)], {"K": 64, "N": 32, "block_size": 32}),
+        ("AddRmsNorm", [np.zeros(63, np.float32)], {"epsilon": 1e-5}),
+        ("AddRmsNorm", [np.zeros(64, np.float32), np.zeros((1, 2, 64), np.float32)], {"epsilon": 1e-5}),
+    ],
+)
+def test_a_node_that_contradicts_itself_is_refused(operator, constants, attributes, tmp_path):
+    shape = (1, 2, attributes.get("N", 64))
+    path = write_node(tmp_path / "node.onnx", operator, {"x": (1, 2, 64)}, {"y": shape}, constants, **attributes)
+
+    with pytest.raises(BackendError):
+        OnnxRuntimeBackend(1).load(path).evaluate({"x": np.ones((1, 2, 64), np.float32)})
+
+
+@needs_amx
+def test_operators_that_are_no_library_are_refused_and_no_business_of_other_graphs(tmp_path, monkeypatch):
+    plain, ours = tmp_path / "plain.onnx", tmp_path / "ours.onnx"
+    with Graph(plain) as graph:
+        graph.output("y", "float32", (1,), graph.node("Neg", [graph.input("x", "float32", (1,))]))
+        graph.save()
+    write_product(ours, weights_of(32, 32))
+    (tmp_path / "empty.so").touch()
+    monkeypatch.setattr("edge_runtime.backends.onnxruntime.find_operators", lambda: tmp_path / "empty.so")
+
+    assert OnnxRuntimeBackend(1).load(plain).evaluate({"x": np.ones(1, np.float32)})["y"] == -1
+    with pytest.raises(BackendError, match=r"cannot load ours.onnx"):
+        OnnxRuntimeBackend(1).load(ours)
+
+
+@pytest.mark.skipif(not (has_amx() and shutil.which("g++")), reason="no processor with AMX here, or no g++")
+def test_operators_are_compiled_from_the_sources_that_are_here():
+    library = find_operators()
+
+    sources = [*library.parent.glob("*.cpp"), *library.parent.glob("*.hpp")]
+    assert library.stat().st_mtime > max(source.stat().st_mtime for source in sources), "pip install --no-deps -e ."
 
 
 @needs_amx
@@ -402,7 +461,15 @@ def test_a_system_that_says_nothing_of_its_processor_has_no_amx(tmp_path):
 
 
 def test_recipes_that_it_has_no_operators_for_are_refused(tmp_path, capsys):
-    command = ["build", "synthetic:tiny-llava", "--target", "onnxruntime-amx", "--out", str(tmp_path / "bundle")]
-    assert main([*command, "--recipe", "nf4"]) == 1
-    assert "nf4" in capsys.readouterr().err
-    assert not (tmp_path / "bundle").exists()
+    blocks = (Path("engines/recipes/uniform-int4.yaml").read_text()).replace("block_size: 128", "block_size: 32")
+    (tmp_path / "blocks.yaml").write_text(blocks)
+
+    for recipe, lack in (("nf4", "nf4 weights"), (str(tmp_path / "blocks.yaml"), "4-bit weights in blocks of 32")):
+        command = ["build", "synthetic:tiny-llava", "--target", "onnxruntime-amx", "--out", str(tmp_path / "bundle")]
+        assert main([*command, "--recipe", recipe]) == 1
+        assert lack in capsys.readouterr().err
+        assert not (tmp_path / "bundle").exists()
+
+
+def test_a_cache_is_planned_as_it_is_built_for_heads_of_other_sizes_too():
+    assert [cache_dtype(size) for size in (32, 64, 128, 48, 80)] == ["float16"] * 3 + ["float32"] * 2

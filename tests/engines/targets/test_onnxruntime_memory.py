@@ -39,6 +39,8 @@ def test_scales_of_4_bits_are_not_kept_beside_the_packed_ones(tmp_path):
         product = OnnxRuntimeDialect().linear(graph, x, Linear("product", quantize_rtn(weight, 32), None))
         graph.output("y", "float32", (1, "T", ROWS), product)
         graph.save()
+    with Path(f"{path}.data").open("rb") as written:
+        os.fsync(written.fileno())  # what the disk has not yet cannot leave memory
 
     engine = OnnxRuntimeBackend(threads=1).load(path)
 
