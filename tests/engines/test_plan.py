@@ -169,6 +169,15 @@ def test_the_prediction_for_a_cpu_is_near_what_was_measured():
     assert prediction.prefill_s == pytest.approx(32 * 0.683 * (576 + 32) / 640, rel=0.15)
 
 
+def test_the_prediction_for_a_cpu_with_amx_is_near_what_was_measured():
+    # make bench-peers: 0.12 to 0.16 s a token, 4.1 s for a prompt of 640, 0.75 s to see.
+    prediction = predict(plan_of(recipe="speech-int4", target="onnxruntime-amx"), load_device("cpu-amx-2-cores-24gb"))
+
+    assert prediction.token_s == pytest.approx(0.14, rel=0.15)
+    assert prediction.prefill_s == pytest.approx(4.1 * (576 + 32) / 640, rel=0.15)
+    assert prediction.vision_s == pytest.approx(0.75, rel=0.2)
+
+
 def test_twice_the_bandwidth_halves_the_time_of_a_token_and_nothing_else():
     plan, device = plan_of(), load_device("orin-nx-16gb")
 
