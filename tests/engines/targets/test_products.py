@@ -24,7 +24,7 @@ from engines.precision import FLOAT16, Precision, load_recipe
 from engines.synthetic import open_checkpoint
 from engines.targets.onnxruntime import OnnxRuntimeDialect
 from engines.targets.tensorrt_dialect import TensorRTDialect
-from tests.engines.targets.test_int8 import build_int8, everything_int8, nodes_of, recipe_of, tracing
+from tests.engines.targets.test_int8 import build_int8, check_still_the_same, everything_int8, nodes_of, recipe_of
 from tests.engines.test_build import WatchedCheckpoint
 
 HEADS, WIDTH, ROWS = 2, 16, 40
@@ -171,14 +171,7 @@ def test_a_bundle_says_that_its_products_are_rounded_and_plans_their_room(tmp_pa
 
 @pytest.mark.parametrize("method", ["max", "twin-max", "twin-entropy"])
 def test_a_model_whose_products_are_rounded_is_still_the_same_model(tmp_path, images, method):
-    rounded = build_int8(tmp_path / "int8", images, recipe=products_int8(tmp_path / "recipe.yaml", method))
-    plain = build_int8(tmp_path / "float16", None, recipe="fp16")
-
-    ours, theirs = tracing(rounded), tracing(plain)
-
-    for found, expected in ((ours.logits, theirs.logits), (ours.features, theirs.features)):
-        assert np.linalg.norm(found - expected) < 0.2 * np.linalg.norm(expected)
-    assert not np.array_equal(ours.features, theirs.features)
+    check_still_the_same(tmp_path, images, products_int8(tmp_path / "recipe.yaml", method))
 
 
 def test_one_layers_products_may_be_kept(tmp_path, images):
