@@ -247,6 +247,7 @@ def _in_int8(model: onnx.ModelProto, scales: Mapping[str, float]) -> onnx.ModelP
             model.graph.initializer.append(numpy_helper.from_array(np.array(scales[x], np.float32), scale))
             nodes.append(helper.make_node("QuantizeLinear", [x, scale, zero], [codes], f"{x}/QuantizeLinear"))
             rounded[x] = zero
+        assert rounded[x] == zero, "no tensor is on the left of one product and on the right of another"
         return codes, scale
 
     for node in model.graph.node:
