@@ -182,21 +182,22 @@ def test_matrices_of_other_sizes_are_multiplied_as_everywhere(tmp_path):
 
 @needs_amx
 def test_a_matrix_is_used_where_its_file_is_mapped(tmp_path):
-    weight = weights_of(4096, 2048)
+    weight = weights_of(4096, 4096)
     path = Path(os.path.realpath(write_product(tmp_path / "product.onnx", weight)))
     product(write_product(tmp_path / "small.onnx", weights_of(32, 32)), np.ones((1, 32), np.float32))
     process = psutil.Process()
+    process.memory_maps(grouped=False)  # a long list in a process of many tests: its memory is not the engine's
     before = process.memory_info()
 
     engine = OnnxRuntimeBackend(1).load(path)
     loaded = [m for m in process.memory_maps(grouped=False) if m.path == f"{path}.data"]
-    engine.evaluate({"x": np.ones((1, 1, 2048), np.float32)})
+    engine.evaluate({"x": np.ones((1, 1, 4096), np.float32)})
     after = process.memory_info()
     engine.close()
 
     assert sum(mapping.rss for mapping in loaded) >= weight.nbytes  # there before the first frame
     own = (after.rss - after.shared) - (before.rss - before.shared)
-    assert own < weight.nbytes / 4
+    assert own < weight.nbytes / 2  # beside a copy; the allocator's arenas take steps of some megabytes
 
 
 @needs_amx
