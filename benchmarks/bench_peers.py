@@ -19,12 +19,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.peers.answer import answer_steps
 from benchmarks.peers.bandwidth import read_bytes_per_s
 from benchmarks.peers.measure import PEERS, PROMPTS, Figures
 from benchmarks.peers.shapes import checkpoint_of, llama_of
@@ -47,14 +48,12 @@ class Turn:
     own_bytes: int  # of these not backed by a file, so that only swapping could free them
 
 
-def run_peer(name: str, files: Path, options: argparse.Namespace) -> Turn | str:
+def run_peer(name: str, files: Path, steps: Sequence[int], options: argparse.Namespace) -> Turn | str:
     """Time one peer in a process of its own; or say why that failed."""
-    layers = str(options.layers or 0)
-    command = [sys.executable, "-m", "benchmarks.peers.measure", name, str(files), options.model, layers]
+    sizes = [options.model, str(options.layers or 0), str(options.threads), ",".join(map(str, steps))]
+    command = [sys.executable, "-m", "benchmarks.peers.measure", name, str(files), *sizes]
     with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            [*command, str(options.threads)], stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
-        )
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True)
         peak_bytes, own_bytes = _watched(process)
         output = process.communicate()[0]
         errors.seek(0)
@@ -133,6 +132,7 @@ class Result:
 
     name: str
     decode_tokens_per_s: dict[int, float]  # by tokens before
+    answer_tokens_per_s: float  # of one under the grammar, behind the longest prompt
     read_share: float  # weights that a token reads, over its time and what the machine reads
     prefill_s: dict[int, float]  # by tokens of the prompt
     load_s: float
@@ -142,8 +142,8 @@ class Result:
     scaled: bool
 
 
-def result_of(name: str, turns: list[Turn], bandwidths: list[float]) -> Result:
-    """The medians of a peer's turns."""
+def result_of(name: str, turns: list[Turn], bandwidths: list[float], answer_tokens: int) -> Result:
+    """The medians of a peer's turns, who all wrote an answer of so many tokens."""
     figures = [turn.figures for turn in turns]
 
     def middle(of: Callable[[Figures], float]) -> float:
@@ -153,6 +153,7 @@ def result_of(name: str, turns: list[Turn], bandwidths: list[float]) -> Result:
     return Result(
         name=name,
         decode_tokens_per_s={tokens: 1 / seconds for tokens, seconds in token_s.items()},
+        answer_tokens_per_s=answer_tokens / middle(lambda f: f.answer_s),
         read_share=figures[0].weight_bytes / token_s[1] / median(bandwidths),
         prefill_s={tokens: middle(lambda f: f.prefill_s[tokens]) for tokens in PROMPTS},  # noqa: B023
         load_s=middle(lambda f: f.load_s),
@@ -167,8 +168,8 @@ def table(results: list[Result]) -> str:
     """A row a peer, and behind ours how many times as fast it is as each other."""
     short, long = PROMPTS
     lines = [
-        f"{'':24}decode tokens/s   share  prefill s of       load    peak, its own   see",
-        f"{'':24}at {1:<6}at {long:<6}read  {short:<8}{long:<8}  s       GB     GB      ms",
+        f"{'':24}decode tokens/s  of an  share  prefill s of       load    peak, its own   see",
+        f"{'':24}at {1:<6}at {long:<5}answer  read  {short:<8}{long:<8}  s       GB     GB      ms",
     ]
     for r in results:
         see = "" if r.see_s is None else f"{1e3 * r.see_s:.0f}"
@@ -177,7 +178,8 @@ def table(results: list[Result]) -> str:
         loading = [""] * 3 if r.scaled else loading
         decode, prefill = r.decode_tokens_per_s, r.prefill_s
         lines.append(
-            f"{r.name + ' *' * r.scaled:24}{decode[1]:<9.2f}{decode[long]:<8.2f}{100 * r.read_share:3.0f} %  "
+            f"{r.name + ' *' * r.scaled:24}{decode[1]:<9.2f}{decode[long]:<8.2f}{r.answer_tokens_per_s:<7.2f}"
+            f"{100 * r.read_share:3.0f} %  "
             f"{prefill[short]:<8.2f}{prefill[long]:<8.2f}{loading[0]:>5}{loading[1]:>9}{loading[2]:>7}{see:>8}"
         )
     ours = [r for r in results if r.name == OURS]
@@ -190,6 +192,7 @@ def _ratios(ours: Result, theirs: Result) -> str:
         f"decode at {tokens}": ours.decode_tokens_per_s[tokens] / theirs.decode_tokens_per_s[tokens]
         for tokens in (1, PROMPTS[-1])
     }
+    ratios["an answer"] = ours.answer_tokens_per_s / theirs.answer_tokens_per_s
     ratios |= {f"prefill of {tokens}": theirs.prefill_s[tokens] / ours.prefill_s[tokens] for tokens in PROMPTS}
     if ours.see_s and theirs.see_s:
         ratios["seeing"] = theirs.see_s / ours.see_s
@@ -202,21 +205,21 @@ def main() -> int:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])  # processes started from now inherit it
     files = write_files(options.out / f"{options.model}-{options.layers or 'all'}", options)
     turns: dict[str, list[Turn]] = {name: [] for name in options.peers}
-    bandwidths = []
+    bandwidths, steps = [], answer_steps()
     for number in range(options.rounds):
         bandwidths.append(read_bytes_per_s(options.threads))
         for name in [name for name in options.peers if len(turns[name]) == number]:  # who failed once is out
             print(f"round {number + 1} of {options.rounds}: {name}", file=sys.stderr, flush=True)
-            turn = run_peer(name, files[name], options)
+            turn = run_peer(name, files[name], steps, options)
             if isinstance(turn, str):
                 print(f"{name} is not measured: {turn}")
             else:
                 turns[name].append(turn)
-    results = [result_of(name, turns[name], bandwidths) for name in options.peers if turns[name]]
+    results = [result_of(name, turns[name], bandwidths, sum(steps)) for name in options.peers if turns[name]]
     layers = llama_of(options.model, options.layers).num_layers
     print(
         f"{options.model}, {layers} decoder layers, {options.threads} threads, {options.rounds} rounds; this machine "
-        f"reads {median(bandwidths) / 1e9:.1f} GB/s"
+        f"reads {median(bandwidths) / 1e9:.1f} GB/s; an answer of {sum(steps)} tokens in {len(steps)} steps"
     )
     print(table(results))
     if any(result.scaled for result in results):

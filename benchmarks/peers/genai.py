@@ -1,4 +1,4 @@
-"""onnxruntime-genai by its Python package."""
+"""onnxruntime-genai by its Python package. Its guidance can take forced tokens at once (``enable_ff_tokens``)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,9 @@ class _GenAi(WholePeer):
 
     def prefill(self, tokens: list[int]) -> None:
         self._generator = og.Generator(self._model, self._parameters)
-        self._append(tokens)
+        self.append(tokens)
 
-    def decode(self, token: int) -> None:
-        self._append([token])
-
-    def _append(self, tokens: list[int]) -> None:
+    def append(self, tokens: list[int]) -> None:
         self._generator.append_tokens(np.array([tokens], np.int32))
 
 

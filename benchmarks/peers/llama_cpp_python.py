@@ -11,6 +11,8 @@ from benchmarks.peers.shapes import llama_of
 
 
 class _LlamaCpp(WholePeer):
+    runs_forced_at_once = False  # its grammars filter what is sampled, a token at a time
+
     def __init__(self, path: Path, embedding_bytes: int, threads: int) -> None:
         self._llama = Llama(
             str(path), n_ctx=CONTEXT, n_threads=threads, n_threads_batch=threads, n_gpu_layers=0, verbose=False
@@ -21,8 +23,8 @@ class _LlamaCpp(WholePeer):
         self._llama.reset()
         self._llama.eval(tokens)
 
-    def decode(self, token: int) -> None:
-        self._llama.eval([token])
+    def append(self, tokens: list[int]) -> None:
+        self._llama.eval(tokens)
 
 
 def open_peer(files: Path, model: str, layers: int | None, threads: int) -> Peer:

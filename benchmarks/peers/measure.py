@@ -1,9 +1,9 @@
 """Loads one peer in this process and times it; prints one line of JSON. ``benchmarks.bench_peers`` starts these.
 
-    python -m benchmarks.peers.measure PEER FILES MODEL LAYERS THREADS
+    python -m benchmarks.peers.measure PEER FILES MODEL LAYERS THREADS STEPS
 
 A figure is the median of a few runs after one that is not counted. All peers get the same token ids, and put out the
-logits of the last token only.
+logits of the last token only. STEPS are numbers of tokens, as ``3,1,2``: those that come at a time in an answer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -38,6 +38,7 @@ class Figures:
     load_s: float
     prefill_s: dict[int, float]  # by tokens of the prompt
     token_s: dict[int, float]  # by tokens before it
+    answer_s: float  # all its steps, behind the longest prompt
     weight_bytes: int
     see_s: float | None
     scaled: bool  # measured on fewer layers, and calculated for all
@@ -49,12 +50,13 @@ class Peer(Protocol):
     weight_bytes: int
     see: Callable[[], object] | None  # runs the vision encoder on one image
     scaled: bool
+    runs_forced_at_once: bool  # its own constrained decoding takes tokens that a grammar forces in one step
 
     def prefill(self, tokens: list[int]) -> None:
         """Forget everything; run ``tokens``; return when the logits behind them are there."""
 
-    def decode(self, token: int) -> None:
-        """Run one token more; return when the logits behind it are there."""
+    def append(self, tokens: list[int]) -> None:
+        """Run tokens more; return when the logits behind them are there."""
 
     def timed(self, call: Callable[[], None]) -> float:
         """Seconds of ``call``, of all layers."""
@@ -65,6 +67,7 @@ class WholePeer:
 
     see: Callable[[], object] | None = None
     scaled = False
+    runs_forced_at_once = True
 
     def timed(self, call: Callable[[], None]) -> float:
         """Seconds on the clock."""
@@ -78,7 +81,7 @@ def clocked(call: Callable[[], object]) -> float:
     return time.perf_counter() - started_s
 
 
-def figures_of(load: Callable[[], Peer]) -> Figures:
+def figures_of(load: Callable[[], Peer], steps: Sequence[int]) -> Figures:
     """Load a peer and time everything that it does."""
     started_s = time.perf_counter()
     peer = load()
@@ -88,26 +91,33 @@ def figures_of(load: Callable[[], Peer]) -> Figures:
     for length in PROMPTS:
         prefill_s[length] = peer.timed(lambda: peer.prefill([_TOKEN] * length))  # noqa: B023  called at once
     token_s[PROMPTS[-1]] = _token_s(peer, PROMPTS[-1], is_read=True)
+    answer_s = _answer_s(peer, steps if peer.runs_forced_at_once else [1] * sum(steps))
     see_s = None
     if peer.see:
         peer.see()
         see_s = median(clocked(peer.see) for _ in range(3))
-    return Figures(load_s, prefill_s, token_s, peer.weight_bytes, see_s, peer.scaled)
+    return Figures(load_s, prefill_s, token_s, answer_s, peer.weight_bytes, see_s, peer.scaled)
 
 
 def _token_s(peer: Peer, before: int, is_read: bool = False) -> float:
     if not is_read:
         peer.prefill([_TOKEN] * before)
-    peer.decode(_TOKEN)
-    return median(peer.timed(lambda: peer.decode(_TOKEN)) for _ in range(TOKENS))
+    peer.append([_TOKEN])
+    return median(peer.timed(lambda: peer.append([_TOKEN])) for _ in range(TOKENS))
+
+
+def _answer_s(peer: Peer, steps: Sequence[int]) -> float:
+    return sum(peer.timed(lambda: peer.append([_TOKEN] * count)) for count in steps)  # noqa: B023  called at once
 
 
 def main() -> int:
     """Print the figures of one peer."""
-    name, files, model, layers, threads = sys.argv[1:]
+    name, files, model, layers, threads, steps = sys.argv[1:]
     module, opener = PEERS[name]
     open_peer = getattr(importlib.import_module(f"benchmarks.peers.{module}"), opener)
-    figures = figures_of(lambda: open_peer(Path(files), model, int(layers) or None, int(threads)))
+    figures = figures_of(
+        lambda: open_peer(Path(files), model, int(layers) or None, int(threads)), [*map(int, steps.split(","))]
+    )
     print(json.dumps(asdict(figures)))
     return 0
 

@@ -30,8 +30,8 @@ class _Bundle(WholePeer):
         self._loaded.decoder.forget()
         self._loaded.decoder.append(tokens)
 
-    def decode(self, token: int) -> None:
-        self._loaded.decoder.append([token])
+    def append(self, tokens: list[int]) -> None:
+        self._loaded.decoder.append(tokens)
 
 
 def open_peer(files: Path, model: str, layers: int | None, threads: int) -> Peer:

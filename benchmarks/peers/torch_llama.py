@@ -20,6 +20,8 @@ _DEPTH = 4  # layers that are run; time grows by as much with every layer more, 
 class _TorchPeer:
     """Random weights, made in memory."""
 
+    runs_forced_at_once = False  # it has no grammar; those that others add to it choose a token at a time
+
     def __init__(self, model: str, layers: int | None, threads: int, dtype: torch.dtype) -> None:
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
@@ -54,16 +56,13 @@ class _TorchPeer:
 
     def prefill(self, tokens: list[int]) -> None:
         self._cache = DynamicCache()
-        self._run(tokens)
-
-    def decode(self, token: int) -> None:
-        self._run([token])
+        self.append(tokens)
 
     def timed(self, call: Callable[[], None]) -> float:
         """Seconds on the clock, and those of the layers that aren't there."""
         return clocked(call) + self._depths_more * (self._left_s - self._entered_s)
 
-    def _run(self, tokens: list[int]) -> None:
+    def append(self, tokens: list[int]) -> None:
         self._llama(torch.tensor([tokens]), past_key_values=self._cache, use_cache=True, logits_to_keep=1)
 
     def _enter(self, *_: Any) -> None:

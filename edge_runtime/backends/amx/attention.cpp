@@ -13,6 +13,7 @@ namespace amx::attention {
 namespace {
 
 constexpr size_t kRows = 2 * kTileRows;  // that are computed at once
+constexpr size_t kFewRows = 8;           // and fewer, one after another: before tiles, keys and values are unpacked
 
 // Scores (count) to shares that add up to 1, and zeros behind them up to `end`.
 void softmax(float* scores, size_t count, size_t end) {
@@ -35,9 +36,9 @@ void softmax(float* scores, size_t count, size_t end) {
   std::fill(scores + count, scores + end, 0.0f);
 }
 
-// One row: the cache streams by once, and tiles would be empty.
-void attend_alone(const float* query, const Group& group, float* scores, float* context) {
-  const size_t size = group.size, tokens = group.tokens();
+// One row to the first `tokens`.
+void attend_alone(const float* query, const Group& group, size_t tokens, float* scores, float* context) {
+  const size_t size = group.size;
   for (size_t token = 0; token < tokens; ++token) {
     const uint16_t* const key = group.keys + token * size;
     __m512 even = _mm512_setzero_ps(), odd = even;
@@ -131,24 +132,25 @@ void unpack_values(const Group& group, uint16_t* to) {
   }
 }
 
-// Two tiles of rows (kRows, k) of `x` by `columns` of a right operand: `y` (kRows, stride).
-void multiply(const float* x, size_t k, uint16_t* parts, const uint16_t* right, size_t right_steps, size_t columns,
-              float* y, size_t stride) {
-  const float16::Shape shape{kRows, k, columns};
-  for (size_t tile = 0; tile < 2; ++tile) float16::split_tile(x, shape, tile, parts);
-  for (size_t row = 0; row < kRows; ++row) std::fill(y + row * stride, y + row * stride + columns, 0.0f);
+// One or two tiles of rows (rows, k) of `x` by `columns` of a right operand: `y` (rows, stride).
+void multiply(const float* x, size_t rows, size_t k, uint16_t* parts, const uint16_t* right, size_t right_steps,
+              size_t columns, float* y, size_t stride) {
+  const float16::Shape shape{rows, k, columns};
+  for (size_t tile = 0; tile < rows / kTileRows; ++tile) float16::split_tile(x, shape, tile, parts);
+  for (size_t row = 0; row < rows; ++row) std::fill(y + row * stride, y + row * stride + columns, 0.0f);
   finish_stores();
   const size_t steps = k / kStep, slice = right_steps * kParts;
   for (size_t column = 0; column < columns; column += kPairColumns) {
     const uint16_t* const left = right + column / kTileRows * slice;
-    multiply_parts<true>(parts, parts + steps * kParts, left, left + slice, steps, y + column, stride);
+    const auto multiply_tiles = rows == kRows ? multiply_parts<true> : multiply_parts<false>;
+    multiply_tiles(parts, parts + steps * kParts, left, left + slice, steps, y + column, stride);
   }
 }
 
 // Where `attend` keeps what it computes meanwhile.
 struct Room {
   size_t tokens;      // rounded up to kRows
-  float* scores;      // (kRows, tokens); of a row alone (tokens)
+  float* scores;      // (kRows, tokens); of few rows (tokens)
   float* rows;        // (kRows, size): queries, then context
   uint16_t* parts;    // of either
   uint16_t* keys;     // parts
@@ -157,7 +159,7 @@ struct Room {
 
   Room(const Group& group, void* begin) : tokens(round_up(group.tokens(), kRows)) {
     end = static_cast<char*>(begin);
-    const size_t widest = std::max(tokens, group.size), many = group.rows > 1;
+    const size_t widest = std::max(tokens, group.size), many = group.rows > kFewRows;
     scores = take<float>((many ? kRows : 1) * tokens);
     rows = take<float>(many * kRows * group.size);
     parts = take<uint16_t>(many * 2 * kRows * widest);
@@ -183,9 +185,13 @@ size_t scratch_bytes(const Group& group) {
 
 void attend(const Group& group, void* scratch) {
   const Room room(group, scratch);
-  if (group.rows == 1) {
-    for (size_t head = 0; head < group.heads; ++head)
-      attend_alone(group.queries + head * group.size, group, room.scores, group.context + head * group.size);
+  if (group.rows <= kFewRows) {
+    for (size_t head = 0; head < group.heads; ++head) {
+      for (size_t row = 0; row < group.rows; ++row) {
+        const size_t at = row * group.stride + head * group.size;
+        attend_alone(group.queries + at, group, group.past + row + 1, room.scores, group.context + at);
+      }
+    }
     return;
   }
   const size_t size = group.size;
@@ -196,16 +202,16 @@ void attend(const Group& group, void* scratch) {
   for (size_t head = 0; head < group.heads; ++head) {
     for (size_t first = 0; first < group.rows; first += kRows) {
       const size_t count = std::min(kRows, group.rows - first), at = first * group.stride + head * size;
+      const size_t whole = round_up(count, kTileRows);
       const size_t reach = round_up(group.past + first + count, kRows);  // tokens that any of the rows attends to
-      for (size_t row = 0; row < kRows; ++row) {
+      for (size_t row = 0; row < whole; ++row) {
         const float* const query = group.queries + at + row * group.stride;
         if (row < count) std::copy(query, query + size, rows + row * size);
         else std::fill(rows + row * size, rows + (row + 1) * size, 0.0f);
       }
-      multiply(rows, size, room.parts, room.keys, size / kStep, reach, scores, reach);
-      for (size_t row = 0; row < kRows; ++row)
-        softmax(scores + row * reach, std::min(group.past + first + row + 1, group.tokens()), reach);
-      multiply(scores, reach, room.parts, room.values, room.tokens / kStep, size, rows, size);
+      multiply(rows, whole, size, room.parts, room.keys, size / kStep, reach, scores, reach);
+      for (size_t row = 0; row < count; ++row) softmax(scores + row * reach, group.past + first + row + 1, reach);
+      multiply(scores, whole, reach, room.parts, room.values, room.tokens / kStep, size, rows, size);
       for (size_t row = 0; row < count; ++row)
         std::copy(rows + row * size, rows + (row + 1) * size, group.context + at + row * group.stride);
     }

@@ -33,9 +33,9 @@ inline void unpack(const uint8_t* packed, int8_t* tile) {
   }
 }
 
-// Adds the sums of tiles, of one block, to those of float32: `sums` (rows, kGroup).
-inline void add(const int32_t* tile, const float* row_scales, size_t stride, __m512 scales, float* sums) {
-  for (int row = 0; row < kTileRows; ++row) {
+// Adds the sums of a tile, of one block, to those of float32: `sums` (rows, kGroup).
+inline void add(const int32_t* tile, int rows, const float* row_scales, size_t stride, __m512 scales, float* sums) {
+  for (int row = 0; row < rows; ++row) {
     const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(row_scales[row * stride]), scales);
     float* to = sums + row * kGroup;
     const __m512 products = _mm512_cvtepi32_ps(_mm512_load_si512(tile + row * 16));
@@ -146,7 +146,8 @@ void multiply_rows(const Rounded& x, const Shape& shape, const uint8_t* codes, c
   const size_t tiles = shape.padded_rows() / kTileRows;
   alignas(64) int8_t right[kGroup / 16][2][kTileSize];
   alignas(64) int32_t products[4][256];
-  Tiles configured;
+  const int upper_rows = std::min<int>(kTileRows, shape.rows);  // tiles of fewer rows take less time
+  const Tiles configured(upper_rows);
   for (size_t group = first; group < end; group += kGroup) {
     const size_t columns = std::min(kGroup, end - group);
     std::memset(sums, 0, shape.padded_rows() * kGroup * sizeof(float));
@@ -167,7 +168,7 @@ void multiply_rows(const Rounded& x, const Shape& shape, const uint8_t* codes, c
           (both ? multiply<true> : multiply<false>)(upper, lower, right + 2 * pair, steps, products);
           for (size_t i = 0; i < (both ? 4 : 2); ++i) {
             const size_t row = (tile + i / 2) * kTileRows, column = 2 * pair + i % 2;
-            add(products[i], x.scales + row * blocks + block, blocks, column_scales[column],
+            add(products[i], upper_rows, x.scales + row * blocks + block, blocks, column_scales[column],
                 sums + row * kGroup + column * 16);
           }
         }

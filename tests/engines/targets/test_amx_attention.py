@@ -60,7 +60,7 @@ class Attention:
 
 @needs_amx
 @pytest.mark.parametrize(("heads", "kv_heads", "size"), [(2, 2, 32), (4, 2, 64), (3, 1, 96), (2, 2, 128), (1, 1, 160)])
-@pytest.mark.parametrize("steps", [(1, 1, 1), (5, 1, 1), (33, 64, 1), (16, 2, 31, 1, 70)])
+@pytest.mark.parametrize("steps", [(1, 1, 1), (5, 1, 1), (9, 8, 1), (33, 64, 1), (16, 2, 31, 1, 70)])
 def test_attention_over_a_growing_cache_is_that_over_all_rows(heads, kv_heads, size, steps, tmp_path):
     qkv = np.random.default_rng(0).normal(size=(sum(steps), (heads + 2 * kv_heads) * size)).astype(np.float32)
     attend = Attention(tmp_path / "attention.onnx", heads, kv_heads, size)
