@@ -89,7 +89,7 @@ def _figures_from(values: Mapping[str, Any]) -> Figures:
 
 
 def write_files(directory: Path, options: argparse.Namespace) -> dict[str, Path]:
-    """What each peer loads, made where it is missing."""
+    """What each of the peers loads, made where it is missing."""
     checkpoint, llama = checkpoint_of(options.model, options.layers), llama_of(options.model, options.layers)
 
     def write_bundle(path: Path) -> None:
@@ -98,8 +98,10 @@ def write_files(directory: Path, options: argparse.Namespace) -> dict[str, Path]
     directory.mkdir(parents=True, exist_ok=True)
     files = dict.fromkeys(PEERS, directory)
     files[OURS] = options.bundle or _made(directory / f"{options.recipe}-{options.target}", write_bundle)
-    files["llama.cpp"] = _made(directory / "q4_0.gguf", lambda path: _write_gguf(path, llama))
-    files["onnxruntime-genai"] = _made(directory / "genai", lambda path: _write_genai(path, checkpoint, llama))
+    if "llama.cpp" in options.peers:
+        files["llama.cpp"] = _made(directory / "q4_0.gguf", lambda path: _write_gguf(path, llama))
+    if "onnxruntime-genai" in options.peers:
+        files["onnxruntime-genai"] = _made(directory / "genai", lambda path: _write_genai(path, checkpoint, llama))
     return files
 
 

@@ -13,6 +13,7 @@ namespace amx::attention {
 namespace {
 
 constexpr size_t kRows = 2 * kTileRows;  // that are computed at once
+constexpr size_t kAhead = 3072;          // bytes to fetch before
 constexpr size_t kFewRows = 8;           // and fewer, one after another: before tiles, keys and values are unpacked
 
 // Scores (count) to shares that add up to 1, and zeros behind them up to `end`.
@@ -36,6 +37,10 @@ void softmax(float* scores, size_t count, size_t end) {
   std::fill(scores + count, scores + end, 0.0f);
 }
 
+inline void prefetch(const uint16_t* numbers) {
+  _mm_prefetch(reinterpret_cast<const char*>(numbers) + kAhead, _MM_HINT_T1);
+}
+
 // One row to the first `tokens`.
 void attend_alone(const float* query, const Group& group, size_t tokens, float* scores, float* context) {
   const size_t size = group.size;
@@ -43,19 +48,23 @@ void attend_alone(const float* query, const Group& group, size_t tokens, float* 
     const uint16_t* const key = group.keys + token * size;
     __m512 even = _mm512_setzero_ps(), odd = even;
     for (size_t i = 0; i < size; i += 2 * kLanes) {
+      prefetch(key + i);
       even = _mm512_fmadd_ps(widened(key + i), _mm512_loadu_ps(query + i), even);
       odd = _mm512_fmadd_ps(widened(key + i + kLanes), _mm512_loadu_ps(query + i + kLanes), odd);
     }
     scores[token] = _mm512_reduce_add_ps(_mm512_add_ps(even, odd));
   }
   softmax(scores, tokens, tokens);
-  for (size_t first = 0; first < size; first += 4 * kLanes) {  // of which the sums stay in registers
-    const size_t parts = std::min<size_t>(4, (size - first) / kLanes);
-    __m512 sums[4] = {};
-    for (size_t token = 0; token < tokens; ++token)
-      for (size_t part = 0; part < parts; ++part)
-        sums[part] = _mm512_fmadd_ps(widened(group.values + token * size + first + part * kLanes),
-                                     _mm512_set1_ps(scores[token]), sums[part]);
+  for (size_t first = 0; first < size; first += 8 * kLanes) {  // of which the sums stay in registers
+    const size_t parts = std::min<size_t>(8, (size - first) / kLanes);
+    __m512 sums[8] = {};
+    for (size_t token = 0; token < tokens; ++token) {
+      const uint16_t* const value = group.values + token * size + first;
+      for (size_t part = 0; part < parts; ++part) {
+        if (part % 2 == 0) prefetch(value + part * kLanes);
+        sums[part] = _mm512_fmadd_ps(widened(value + part * kLanes), _mm512_set1_ps(scores[token]), sums[part]);
+      }
+    }
     for (size_t part = 0; part < parts; ++part) _mm512_storeu_ps(context + first + part * kLanes, sums[part]);
   }
 }
