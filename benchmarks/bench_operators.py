@@ -87,13 +87,13 @@ def main() -> int:
     turns = parser.parse_args().turns
     print("| | ONNX Runtime's, ms | ours, ms | times as fast |\n|---|---:|---:|---:|")
     int4 = quantize_rtn(_RANDOM.normal(size=(22016, 4096)).astype(np.float16), 128)
-    for rows in (1, 72, 192):
+    for rows in (1, 4, 72, 192):
         compare(f"{rows} rows by 4 bits, 4096 x 22016", turns, lambda d, k: product(d, k, int4, 4096, rows))  # noqa: B023
     for columns, width in ((1024, 3072), (1024, 4096), (4096, 1024)):
         weight = _RANDOM.normal(size=(width, columns)).astype(np.float16)
         name = f"577 rows by float16, {columns} x {width}"
         compare(name, turns, lambda d, k: product(d, k, weight, columns, 577))  # noqa: B023
-    for rows, past in ((1, 640), (72, 568), (160, 480)):
+    for rows, past in ((1, 640), (4, 640), (72, 568), (160, 480)):
         name = f"attention of {rows} behind {past}, {HEADS} heads of {HEAD_DIM}"
         compare(name, turns, lambda d, k: attention(d, k, rows, past))  # noqa: B023
     return 0

@@ -85,6 +85,7 @@ def compiled_pycuda() -> Path:
     if not list(kept.glob("pycuda-*.whl")):
         archive = download(PYCUDA, "pycuda-*.tar.gz", "--no-binary=pycuda")
         with tarfile.open(archive) as source:
+            source.extraction_filter = getattr(tarfile, "data_filter", None)  # the oldest Pythons have none
             source.extractall(BUILD)
         source_tree = BUILD / archive.name.removesuffix(".tar.gz")
         (source_tree / "siteconf.py").write_text(PYCUDA_CONFIGURATION)
