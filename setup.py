@@ -14,7 +14,7 @@ AVX512 = ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf
 FEATURES = [*AVX512, "amx-tile", "amx-int8", "amx-bf16"]
 AMX_OPERATORS = Extension(
     "edge_runtime.backends.amx.operators",
-    [str(AMX / f"{name}.cpp") for name in ("operators", "int4", "float16", "attention")],
+    [str(AMX / f"{name}.cpp") for name in ("operators", "int4", "float16", "attention", "pages")],
     depends=[str(path) for path in sorted(AMX.glob("*.hpp"))],
     language="c++",
     extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", *(f"-m{name}" for name in FEATURES)],

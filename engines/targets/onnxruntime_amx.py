@@ -1,7 +1,7 @@
 """Matrices as the operators of ``edge_runtime.amx`` read them, and the graphs that call those; computes nothing.
 
 What these operators are told in their C++ headers: 16 columns of a product lie beside each other, in the order in which
-a processor with AMX takes them up, so that a matrix is used where its file is mapped.
+a processor with AMX takes them up, so that a matrix is used as it lies in its file.
 """
 
 from __future__ import annotations

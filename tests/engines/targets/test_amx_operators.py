@@ -181,7 +181,7 @@ def test_matrices_of_other_sizes_are_multiplied_as_everywhere(tmp_path):
 
 
 @needs_amx
-def test_a_matrix_is_used_where_its_file_is_mapped(tmp_path):
+def test_a_matrix_is_in_memory_once_and_before_the_first_frame(tmp_path):
     weight = weights_of(4096, 4096)
     path = Path(os.path.realpath(write_product(tmp_path / "product.onnx", weight)))
     product(write_product(tmp_path / "small.onnx", weights_of(32, 32)), np.ones((1, 32), np.float32))
@@ -190,14 +190,13 @@ def test_a_matrix_is_used_where_its_file_is_mapped(tmp_path):
     before = process.memory_info()
 
     engine = OnnxRuntimeBackend(1).load(path)
-    loaded = [m for m in process.memory_maps(grouped=False) if m.path == f"{path}.data"]
-    engine.evaluate({"x": np.ones((1, 1, 4096), np.float32)})
+    mapped = sum(m.rss for m in process.memory_maps(grouped=False) if m.path == f"{path}.data")
     after = process.memory_info()
+    engine.evaluate({"x": np.ones((1, 1, 4096), np.float32)})
     engine.close()
 
-    assert sum(mapping.rss for mapping in loaded) >= weight.nbytes  # there before the first frame
-    own = (after.rss - after.shared) - (before.rss - before.shared)
-    assert own < weight.nbytes / 2  # beside a copy; the allocator's arenas take steps of some megabytes
+    own = (after.rss - after.shared) - (before.rss - before.shared)  # where the system has huge pages
+    assert weight.nbytes * 0.9 < mapped + own < weight.nbytes * 1.5
 
 
 @needs_amx
