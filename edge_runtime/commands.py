@@ -17,7 +17,7 @@ import numpy as np
 from edge_runtime import doctor
 from edge_runtime.annotate import Frame, thumbnail_jpeg
 from edge_runtime.budget import format_bytes
-from edge_runtime.errors import FlightLogError, FrameError, SourceError
+from edge_runtime.errors import FrameError, SourceError
 from edge_runtime.flight_log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
 from edge_runtime.flight_page import check_page, write_page
 from edge_runtime.frames import load_image, open_source
@@ -52,10 +52,8 @@ def _inspect_file(inspector: Inspector, path: str, as_json: bool) -> bool:
 
 def _stream(arguments: argparse.Namespace) -> int:
     log_path = arguments.log or (arguments.page and arguments.page.with_suffix(".jsonl"))
-    if log_path and log_path == arguments.page:
-        raise FlightLogError(f"{log_path} cannot be both log and page; name the page .html")
     if arguments.page:
-        check_page(arguments.page)  # a flight is too long to hear of it at its end
+        check_page(log_path, arguments.page)  # a flight is too long to hear of it at its end
     with ExitStack() as stack:
         source = stack.enter_context(open_source(arguments.source))  # cheaper to refuse than a bundle is to load
         inspector = stack.enter_context(Inspector.open(arguments.bundle, arguments.budget))

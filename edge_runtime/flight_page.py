@@ -36,19 +36,26 @@ def write_page(log_path: str | Path, html_path: str | Path) -> None:
     """Write the page of the last flight in ``log_path``: a flight log, or a recording by its suffix ``.mcap``.
 
     Raises:
-        FlightLogError: the log cannot be read, or the page cannot be written.
+        FlightLogError: the log cannot be read, the page cannot be written, or the two are one file.
         MissingDependencyError: the libraries that read recordings are not installed.
     """
     load = load_recording if Path(log_path).suffix == RECORDING_SUFFIX else load_flight
     page = page_from_flight(load(log_path))
+    _check_apart(log_path, html_path)
     _write(html_path, page, "w")
 
 
-def check_page(html_path: str | Path) -> None:
+def check_page(log_path: str | Path, html_path: str | Path) -> None:
     """Raise :class:`FlightLogError` where no page can be written, while there is time to name another."""
+    _check_apart(log_path, html_path)
     _write(html_path, "", "a")
     if not os.path.getsize(html_path):
         os.unlink(html_path)
+
+
+def _check_apart(log_path: str | Path, html_path: str | Path) -> None:
+    if os.path.realpath(log_path) == os.path.realpath(html_path):
+        raise FlightLogError(f"{html_path} is the flight's log, which its page would overwrite; name another --page")
 
 
 def _write(html_path: str | Path, text: str, mode: str) -> None:

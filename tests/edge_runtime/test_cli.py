@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.cli import main
-from edge_runtime.flight_log import load_flight
+from edge_runtime.flight_log import FlightLog, load_flight
 from edge_runtime.loading import LoadedBundle
 from edge_runtime.preprocessing import Float32
 from edge_runtime.report import report_from_json
@@ -128,8 +128,31 @@ def test_stream_does_not_write_its_page_over_its_log(
     log = tmp_path / "flight.jsonl"
     log.write_text("of an earlier flight")
     assert main(["stream", str(tiny_bundle), str(photos), "--page", str(log)]) == 1
-    assert "name the page .html" in complaint(capsys)
+    assert "which its page would overwrite; name another --page" in complaint(capsys)
     assert log.read_text() == "of an earlier flight"
+
+
+def test_a_page_and_a_log_that_are_written_differently_may_still_be_one_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["stream", "/nowhere", "photos", "--log", str(tmp_path / "same.html"), "--page", "same.html"]) == 1
+    assert "name another --page" in complaint(capsys)
+    assert not (tmp_path / "same.html").exists()
+
+
+@pytest.mark.parametrize("page", [[], ["--page", "flight.html"], ["--page", "link.html"]])
+def test_the_page_of_a_recorded_flight_is_not_written_over_its_only_log(
+    tmp_path: Path, page: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    log = tmp_path / "flight.html"
+    FlightLog(log).close()
+    (tmp_path / "link.html").symlink_to(log)
+    written = log.read_bytes()
+    assert main(["report", "flight.html", *page]) == 1
+    assert "name another --page" in complaint(capsys)
+    assert log.read_bytes() == written
 
 
 def test_a_flight_that_is_refused_leaves_no_page(photos: Path, tmp_path: Path) -> None:
