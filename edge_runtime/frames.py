@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import FrameError, SourceError
+from edge_runtime.truncation import is_cut_short
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -122,23 +123,14 @@ def load_image(path: str | Path) -> NDArray[np.uint8]:
 
 
 def decode_image(encoded: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-    """Decode the bytes of an image file to uint8 (H, W, 3), BGR; None where they are damaged.
-
-    OpenCV fills what a truncated JPEG lacks with grey and says nothing, so its end mark is looked for first.
-    """
-    if encoded.size == 0 or _is_truncated_jpeg(encoded):
+    """Decode the bytes of an image file to uint8 (H, W, 3), BGR; None where they are damaged or cut short."""
+    if encoded.size == 0 or is_cut_short(encoded.tobytes()):
         return None
     try:
         image: Any = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
     except cv2.error:  # absurd dimensions in a header
         return None
     return image  # type: ignore[no-any-return]
-
-
-def _is_truncated_jpeg(encoded: NDArray[np.uint8]) -> bool:
-    if bytes(encoded[:2]) != b"\xff\xd8":
-        return False
-    return b"\xff\xd9" not in bytes(encoded[-65536:])  # cameras append thumbnails and padding after the mark
 
 
 class ImageSource(FrameSource):

@@ -18,11 +18,9 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import FrameError
 from edge_runtime.report import Finding, InspectionReport, Region, Timings
+from edge_runtime.truncation import JPEG_START, PNG_START, is_cut_short
 
 Frame: TypeAlias = NDArray[np.uint8]  # (H, W, 3), BGR
-
-_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
-_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
 class ImageMessage(Protocol):
@@ -112,7 +110,7 @@ def frame_from_compressed(message: CompressedImageMessage) -> Frame:
         FrameError: neither JPEG nor PNG, cut short, or damaged.
     """
     data = _bytes_of(message)
-    check_complete(data.tobytes(), message.format)
+    _check_whole(data.tobytes(), message.format)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels = cv2.imdecode(data, flags)
@@ -123,16 +121,11 @@ def frame_from_compressed(message: CompressedImageMessage) -> Frame:
     return _eight_bit(pixels)
 
 
-def check_complete(data: bytes, name: str) -> None:
-    """Raise unless ``data`` is a JPEG or a PNG with its end: OpenCV 4 turns the missing half of a JPEG into grey."""
-    if data.startswith(_JPEG_START):
-        complete = data.rfind(_JPEG_END) > data.rfind(_JPEG_SCAN)  # not the end of a thumbnail before the scan
-    elif data.startswith(_PNG_START):
-        complete = data.rfind(_PNG_END) > 0
-    else:
-        raise FrameError(f"the {name!r} frame of {len(data)} bytes is neither JPEG nor PNG")
-    if not complete:
-        raise FrameError(f"the {name!r} frame is cut short after {len(data)} bytes")
+def _check_whole(encoded: bytes, name: str) -> None:
+    if not encoded.startswith((JPEG_START, PNG_START)):
+        raise FrameError(f"the {name!r} frame of {len(encoded)} bytes is neither JPEG nor PNG")
+    if is_cut_short(encoded):
+        raise FrameError(f"the {name!r} frame is cut short after {len(encoded)} bytes")
 
 
 def _bytes_of(message: ImageMessage | CompressedImageMessage) -> NDArray[np.uint8]:

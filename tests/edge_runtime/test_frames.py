@@ -55,6 +55,21 @@ def test_a_truncated_jpeg_is_a_frame_without_a_picture(folder: Path, kept: float
         _ = damaged.image
 
 
+def test_a_jpeg_cut_behind_the_thumbnail_in_it_is_refused(tmp_path: Path) -> None:
+    thumbnail, photo = jpeg(50), jpeg(150, side=256)
+    whole = photo[:2] + b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail + photo[2:]
+    (tmp_path / "whole.jpg").write_bytes(whole)
+    assert load_image(tmp_path / "whole.jpg").shape == (256, 256, 3)
+    (tmp_path / "cut.jpg").write_bytes(whole[:-1000])
+    with pytest.raises(FrameError, match=r"cut\.jpg is damaged"):
+        load_image(tmp_path / "cut.jpg")
+
+
+def test_a_jpeg_behind_which_a_phone_put_a_video_is_read(tmp_path: Path) -> None:
+    (tmp_path / "motion.jpg").write_bytes(jpeg(150) + bytes(100_000))
+    assert load_image(tmp_path / "motion.jpg").shape == (64, 64, 3)
+
+
 def test_whoever_wants_pictures_only_is_warned_of_the_damaged_ones(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

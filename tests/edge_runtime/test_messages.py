@@ -151,9 +151,10 @@ def test_grey_jpeg_becomes_three_equal_channels():
     assert (frame[..., 0] == frame[..., 2]).all()
 
 
-def test_padding_that_cameras_append_to_a_jpeg_does_no_harm():
+@pytest.mark.parametrize("appended", [bytes(100_000), b"\xff\xda\x00\x0c"], ids=["padding", "video"])
+def test_what_cameras_append_to_a_jpeg_does_no_harm(appended):
     encoded = cv2.imencode(".jpg", photo())[1].tobytes()
-    frame = frame_from_compressed(compressed_message(encoded + bytes(100_000)))
+    frame = frame_from_compressed(compressed_message(encoded + appended))
     np.testing.assert_array_equal(frame, cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR))
 
 
