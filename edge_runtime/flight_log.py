@@ -29,6 +29,8 @@ from edge_runtime.pressure import Step
 from edge_runtime.report import InspectionReport, json_from_report, report_from_json
 from edge_runtime.typed_json import dataclass_from_json
 
+_OPENING = b'{"kind":"flight"'  # of the line that opens a flight
+
 
 @dataclass(frozen=True)
 class FlightHeader:
@@ -88,14 +90,18 @@ class FlightLog:
     """Appends one flight to a file; close it, or use it in a ``with`` statement. One thread owns it.
 
     Raises:
-        FlightLogError: the file cannot be opened or written (a full disk, say); every ``write_*`` raises it too.
+        FlightLogError: the file is no flight log, or cannot be opened or written (a full disk, say); every ``write_*``
+            raises it too.
     """
 
     def __init__(self, path: str | Path, header: FlightHeader | None = None) -> None:
         self._path = Path(path)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            _check_appendable(self._path)
             self._file = self._path.open("ab")
+        except FlightLogError:
+            raise
         except OSError as error:
             raise self._write_error(error) from error
         # A newline of our own ends the line that a crash may have cut in the flight before.
@@ -145,6 +151,15 @@ class FlightLog:
         return FlightLogError(f"cannot write flight log {self._path}: {error}; free the disk or name another file")
 
 
+def _check_appendable(path: Path) -> None:
+    if not path.is_file():  # there is none yet, or it is a device, which may give anything
+        return
+    with path.open("rb") as file:
+        head = file.read(len(_OPENING))
+    if not _OPENING.startswith(head):  # a crash may have cut the very first line
+        raise FlightLogError(f"{path} is no flight log, as it does not open with a flight; name another file")
+
+
 def load_flight(path: str | Path) -> Flight:
     """Read the last flight of a log; where a crash cut its last line short, the flight lacks that line.
 
@@ -157,7 +172,7 @@ def load_flight(path: str | Path) -> Flight:
         raise FlightLogError(
             f"cannot read flight log {path}: {error.strerror or error}; name a log's .jsonl or a recording's .mcap file"
         ) from error
-    starts = [number for number, line in enumerate(lines) if line.startswith(b'{"kind":"flight"')]
+    starts = [number for number, line in enumerate(lines) if line.startswith(_OPENING)]
     if not starts:
         raise FlightLogError(f"{path} is no flight log: no line of it opens a flight")
     found: dict[str, list[Any]] = {kind: [] for kind in _PARSERS}

@@ -122,6 +122,23 @@ def test_a_file_that_opens_no_flight_is_refused(tmp_path: Path, content: bytes) 
         load_flight(path)
 
 
+@pytest.mark.parametrize("content", [b"\n", b"# Read me\n", b'{"kind":"frame"}\n'])
+def test_a_file_of_something_else_is_not_appended_to(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "readme.md"
+    path.write_bytes(content)
+    with pytest.raises(FlightLogError, match=r"readme\.md is no flight log.*name another"):
+        FlightLog(path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b'{"kind":"fli', b'{"kind":"flight","bundle":'])
+def test_a_log_that_was_cut_in_its_first_line_is_appended_to(log_path: Path, content: bytes) -> None:
+    log_path.parent.mkdir()
+    log_path.write_bytes(content)
+    write_whole_flight(log_path)
+    assert load_flight(log_path).records == (RECORD,)
+
+
 def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(FlightLogError, match=r"nowhere\.jsonl"):
         load_flight(tmp_path / "nowhere.jsonl")
