@@ -6,10 +6,12 @@ Whatever is wrong raises a :class:`BundleError` that names the mending command.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import fields
 from pathlib import PurePosixPath
 
 from edge_runtime.errors import BundleCorruptError, BundleVersionError
+from edge_runtime.footprint import FOOTPRINTS
 from edge_runtime.manifest import (
     BUILD_COMMAND,
     COMPONENT_KINDS,
@@ -58,8 +60,9 @@ def manifest_from_json(text: str) -> Manifest:
 def _check_consistent(manifest: Manifest) -> None:
     _check_model(manifest.model)
     _check_preprocessing(manifest.preprocessing)
+    footprint = FOOTPRINTS.get(manifest.target)  # whoever opens a bundle for an unknown target says that it is one
     for component in manifest.components:
-        _check_component(component)
+        _check_component(component, footprint.resident_per_stored if footprint else PRECISIONS)
     _check_chain(manifest)
     _check_sizes(manifest)
     for entry in manifest.files:
@@ -99,11 +102,18 @@ def _check_preprocessing(pre: PreprocessingSpec) -> None:
     _require(all(s > 0 for s in pre.std), "preprocessing.std must be positive")
 
 
-def _check_component(component: Component) -> None:
+def _check_component(component: Component, precisions: Collection[str]) -> None:
     name, specs = component.name, (*component.inputs, *component.outputs)
     _require(component.kind in COMPONENT_KINDS, f"component {name!r} is of unknown kind {component.kind!r}")
-    _require(component.precision in PRECISIONS, f"component {name!r} has precision {component.precision!r}")
+    _require(
+        component.precision in precisions,
+        f"component {name!r} has precision {component.precision!r}, and its target has {', '.join(precisions)}",
+    )
     _require(bool(component.files), f"component {name!r} has no files")
+    _require(
+        0 <= component.float16_bytes <= component.size_bytes,
+        f"component {name!r} has float16_bytes {component.float16_bytes}, of {component.size_bytes} bytes in all",
+    )
     _require(all(spec.dtype in TENSOR_DTYPES for spec in specs), f"component {name!r} has tensors of an unknown type")
     has_tensors = bool(component.inputs and component.outputs)
     _require(has_tensors or component.kind == "embedding", f"component {name!r} has no inputs, or no outputs")

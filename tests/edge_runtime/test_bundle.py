@@ -199,6 +199,26 @@ def test_a_tensor_that_is_missing_is_noticed(tiny_bundle: Path, kind: str) -> No
         manifest_from_json(json.dumps(manifest))
 
 
+@pytest.mark.parametrize(
+    ("target", "precision"),
+    [("onnxruntime", "int3"), ("onnxruntime-amx", "int8"), ("onnxruntime-amx", "nf4"), ("abacus", "int3")],
+)
+def test_a_precision_that_the_target_does_not_have_is_noticed(tiny_bundle: Path, target: str, precision: str) -> None:
+    manifest = json.loads((tiny_bundle / "bundle.json").read_text())
+    manifest["target"] = target
+    manifest["components"][-1]["precision"] = precision
+    with pytest.raises(BundleCorruptError, match=f"precision '{precision}', and its target has float16"):
+        manifest_from_json(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("float16_bytes", [-(10**9), -1, 10**9])
+def test_more_or_less_float16_than_a_component_can_hold_is_noticed(tiny_bundle: Path, float16_bytes: int) -> None:
+    manifest = json.loads((tiny_bundle / "bundle.json").read_text())
+    manifest["components"][-1]["float16_bytes"] = float16_bytes
+    with pytest.raises(BundleCorruptError, match=f"float16_bytes {float16_bytes}, of"):
+        manifest_from_json(json.dumps(manifest))
+
+
 def test_a_vocabulary_that_no_memory_holds_is_noticed_before_it_is_made(tiny_bundle: Path) -> None:
     manifest = json.loads((tiny_bundle / "bundle.json").read_text())
     manifest["model"]["vocab_size"] = 10**9
