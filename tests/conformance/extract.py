@@ -15,9 +15,9 @@ from typing import Any
 
 _SIGNATURE = re.compile(r"^(?:\d+\. )?\w+(\(.*\)(?: -> .*)?)$")
 _SELF = re.compile(r"^\((?:self: [\w.]+(?:, |(?=\))))?")
-_SPELLINGS = {  # of the same types, by the pybind11 that built the bindings
+_SPELLINGS = {  # of the same types, by the pybind11 that built the bindings and the Python that runs them
     r"tensorrt_bindings\.tensorrt\.|tensorrt_rtx_bindings\.tensorrt_rtx\.": "",
-    r"typing\.|typing_extensions\.|collections\.abc\.|\w+::": "",
+    r"typing\.|typing_extensions\.|collections\.abc\.|\btypes\.|\w+::": "",
     r"SupportsInt|SupportsIndex": "int",
     r"SupportsFloat": "float",
     r"\bList\b|\blist\b": "Sequence",
@@ -55,6 +55,8 @@ def _signatures(function: Any) -> list[str]:
 
 
 def _returned_by(getter: Any) -> str:
+    if getter is None:  # of what can only be set; None has a documentation of its own from Python 3.13 on
+        return ""
     lines = (getattr(getter, "__doc__", None) or "").strip().splitlines()
     return _spelled(lines[0].rpartition(" -> ")[2]) if lines else ""
 
