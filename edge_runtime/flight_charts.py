@@ -16,12 +16,20 @@ from edge_runtime.report import SEVERITIES, Timings
 STEPS = ("preprocess", "vision", "prefill", "decode")
 
 _MOST_COLUMNS = 360
-_HEIGHT = {None: 12, "minor": 34, "moderate": 56, "severe": 78, "critical": 100}  # of 100
+NOTHING = {"clean": "nothing found", "cut": "cut short before any finding"}  # what the marks without findings mean
+_HEIGHT = {"clean": 12, "cut": 23, "minor": 34, "moderate": 56, "severe": 78, "critical": 100}  # of 100
 
 
-def worst_severity(record: FlightRecord) -> str | None:
-    """The gravest severity in a report; None where nothing was found."""
-    return max((finding.severity for finding in record.report.findings), key=SEVERITIES.index, default=None)
+def mark_of(record: FlightRecord) -> str:
+    """The gravest severity in a report, or one of :data:`NOTHING`."""
+    nothing = "cut" if record.report.truncated else "clean"
+    return max((finding.severity for finding in record.report.findings), key=SEVERITIES.index, default=nothing)
+
+
+def summary_of(record: FlightRecord) -> str:
+    """A report's findings in a line, not escaped."""
+    found = (f"{f.defect_class.replace('_', ' ')} {f.severity}" for f in record.report.findings)
+    return ", ".join(found) or NOTHING[mark_of(record)]
 
 
 def step_ms(timings: Timings, step: str) -> float:
@@ -40,11 +48,9 @@ def findings_chart(records: Sequence[FlightRecord], received: int, linked: Conta
         seen = [inspected[index] for index in indices if index in inspected]
         if not seen:
             continue
-        worst = max(seen, key=lambda record: _HEIGHT[worst_severity(record)])
-        severity = worst_severity(worst)
-        found = ", ".join(f"{f.defect_class.replace('_', ' ')} {f.severity}" for f in worst.report.findings)
-        title = f"frame {worst.index}, {worst.stamp_s:.1f} s: {found or 'nothing found'}"
-        shape = _rect(x, 0, _HEIGHT[severity], severity or "clean", title)
+        worst = max(seen, key=lambda record: _HEIGHT[mark_of(record)])
+        title = f"frame {worst.index}, {worst.stamp_s:.1f} s: {summary_of(worst)}"
+        shape = _rect(x, 0, _HEIGHT[mark_of(worst)], mark_of(worst), title)
         shapes.append(f'<a href="#frame-{worst.index}" tabindex="-1">{shape}</a>' if worst.index in linked else shape)
     return _svg(received, "Worst finding of each frame, in the order of the frames", shapes)
 

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from edge_runtime.annotate import THUMBNAIL_WIDTH, thumbnail_jpeg
-from edge_runtime.flight_charts import worst_severity
+from edge_runtime.flight_charts import mark_of, summary_of
 from edge_runtime.flight_defects import defects_of
 from edge_runtime.flight_log import FlightRecord
 from edge_runtime.report import DEFECT_CLASSES, SEVERITIES, Finding
@@ -42,7 +42,7 @@ class Picture:
 def choose_pictures(records: Sequence[FlightRecord]) -> dict[int, Picture]:
     """Pictures to embed, by frame index: of frames with findings the gravest first, then of a few without."""
     found = [record for record in records if record.report.findings]
-    found.sort(key=lambda record: SEVERITIES.index(worst_severity(record) or SEVERITIES[0]), reverse=True)
+    found.sort(key=lambda record: SEVERITIES.index(mark_of(record)), reverse=True)
     clean = [record for record in records if not record.report.findings]
     every = max(-(-len(clean) // _CLEAN_PICTURES), 1)
     pictures: dict[int, Picture] = {}
@@ -80,7 +80,7 @@ def findings_section(records: Sequence[FlightRecord], pictures: Mapping[int, Pic
         return ""
     groups: list[str] = []
     for severity in WORST_FIRST:
-        cards = [_card(r, pictures[r.index]) for r in found if r.index in pictures and worst_severity(r) == severity]
+        cards = [_card(r, pictures[r.index]) for r in found if r.index in pictures and mark_of(r) == severity]
         if cards:
             is_open = severity in ("critical", "severe") or not groups
             groups.append(f"""<details class="group"{" open" if is_open else ""}>
@@ -128,7 +128,6 @@ def _load_picture(image: bytes | None) -> Picture | None:
 def _card(record: FlightRecord, picture: Picture) -> str:
     findings = record.report.findings
     classes = escape(" ".join(sorted({finding.defect_class for finding in findings})))
-    seen = ", ".join(f"{words(finding.defect_class)} {finding.severity}" for finding in findings)
     drawn = () if record.is_annotated else findings  # those in the picture need no boxes over them
     boxes = "".join(_box(number, finding) for number, finding in enumerate(drawn, start=1))
     items = "".join(_item(number, finding) for number, finding in enumerate(findings, start=1))
@@ -136,7 +135,7 @@ def _card(record: FlightRecord, picture: Picture) -> str:
     cut = "<p>The answer was cut at its limit; there may be more.</p>" if record.report.truncated else ""
     return f"""<figure class="card" id="frame-{record.index}" data-classes="{classes}">
 <button class="shot" aria-label="Open frame {record.index} large">
-<img alt="Frame {record.index}: {seen or "nothing found"}" width="{picture.width}" height="{picture.height}"
+<img alt="Frame {record.index}: {escape(summary_of(record))}" width="{picture.width}" height="{picture.height}"
  src="data:image/jpeg;base64,{base64.b64encode(picture.jpeg).decode("ascii")}">{boxes}</button>
 <figcaption><span>Frame {record.index}, {record.stamp_s:.1f} s</span>
 <span>{escape(record.source)}</span>{place}{cut}</figcaption><ol>{items}</ol></figure>"""

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from html import escape
@@ -22,10 +22,10 @@ from string import Template
 from edge_runtime.annotate import SEVERITY_RGB
 from edge_runtime.budget import Ledger, LedgerItem, format_bytes
 from edge_runtime.errors import FlightLogError
-from edge_runtime.flight_charts import STEPS, findings_chart, latency_chart, loss_chart, step_ms
+from edge_runtime.flight_charts import NOTHING, STEPS, findings_chart, latency_chart, loss_chart, mark_of, step_ms
 from edge_runtime.flight_defects import defects_of, defects_section
 from edge_runtime.flight_findings import WORST_FIRST, choose_pictures, clean_section, findings_section, matrix_section
-from edge_runtime.flight_log import Flight, FrameFailure, load_flight
+from edge_runtime.flight_log import Flight, FlightRecord, FrameFailure, load_flight
 from edge_runtime.recording import SUFFIX as RECORDING_SUFFIX
 from edge_runtime.recording import load_recording
 from edge_runtime.report import SEVERITIES
@@ -114,12 +114,20 @@ def _verdict(flight: Flight) -> str:
     if not flight.records:
         return "No frame could be inspected" if flight.failures else "No frame arrived"
     inspected = _count(len(flight.records), "inspected frame")
-    counts = Counter(defect.severity for defect in defects_of(flight.records))
+    cut = sum(1 for record in flight.records if mark_of(record) == "cut")
+    were_cut = f"{_count(cut, 'answer')} {_were(cut)} {NOTHING['cut']}"
+    if cut == len(flight.records):
+        return f"{were_cut} in {inspected}"
+    return f"{_found(flight.records)} in {inspected}{f'; {were_cut}' if cut else ''}"
+
+
+def _found(records: Sequence[FlightRecord]) -> str:
+    counts = Counter(defect.severity for defect in defects_of(records))
     if not counts:
-        return f"Nothing found in {inspected}"
+        return "Nothing found"
     worst = next(severity for severity in WORST_FIRST if counts[severity])
     others = f" and {counts.total() - counts[worst]} milder" if counts.total() > counts[worst] else ""
-    return f"{_count(counts[worst], f'{worst} finding')}{others} in {inspected}"
+    return f"{_count(counts[worst], f'{worst} finding')}{others}"
 
 
 def _header(flight: Flight, counters: _Counters) -> str:
@@ -170,7 +178,8 @@ def _timeline(flight: Flight, counters: _Counters, pictured: Container[int]) -> 
         return ""
     inspected = {record.index for record in flight.records}
     failed = {failure.index for failure in flight.failures}
-    marks = [_swatch("clean", "nothing found"), *(f'<li><i class="{name}"></i>{name}</li>' for name in SEVERITIES)]
+    marks = [_swatch(mark, meaning) for mark, meaning in NOTHING.items()]
+    marks += [f'<li><i class="{name}"></i>{name}</li>' for name in SEVERITIES]
     otherwise = "not inspected" if counters.skipped else "dropped"
     marks += [_swatch("dropped", "dropped or skipped" if counters.skipped else "dropped"), _swatch("failed", "failed")]
     return f"""<section><h2>Timeline</h2>
@@ -278,3 +287,7 @@ def _ms(duration_ms: float) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _were(number: int) -> str:
+    return "was" if number == 1 else "were"

@@ -243,6 +243,48 @@ def test_a_report_cut_at_its_limit_is_marked() -> None:
     assert "cut at its limit" in document.all("figure", "card")[0].words()
 
 
+def cut(index: int, *findings: Finding, image: bytes | None = None) -> FlightRecord:
+    return FlightRecord(index, index / 10, "camera", InspectionReport(findings, truncated=True), image)
+
+
+@pytest.mark.parametrize(
+    ("records", "headline"),
+    [
+        ((cut(0), cut(1)), "2 answers were cut short before any finding in 2 inspected frames"),
+        ((cut(0), record(1)), "Nothing found in 2 inspected frames; 1 answer was cut short before any finding"),
+        (
+            (cut(0), record(1, finding("minor")), cut(2)),
+            "1 minor finding in 3 inspected frames; 2 answers were cut short before any finding",
+        ),
+        ((cut(0, finding("minor")), record(1)), "1 minor finding in 2 inspected frames"),
+    ],
+)
+def test_the_headline_gives_no_all_clear_for_answers_that_were_cut_short(
+    records: tuple[FlightRecord, ...], headline: str
+) -> None:
+    document = parse(page_from_flight(Flight(records=records)))
+    assert document.all("h1")[0].words() == headline
+
+
+def test_a_frame_whose_answer_was_cut_before_any_finding_is_not_drawn_as_clean() -> None:
+    records = (cut(0, image=jpeg()), record(1, image=jpeg()), cut(2, finding("minor")))
+    document = parse(page_from_flight(Flight(records=records)))
+    bars = document.all("svg")[0].all("rect")
+    assert [bar.attributes["class"] for bar in bars] == ["cut", "clean", "minor"]
+    assert bars[0].words() == "frame 0, 0.0 s: cut short before any finding"
+    assert document.all("img")[0].attributes["alt"] == "Frame 0: cut short before any finding"
+    assert "cut short before any finding" in document.all("ul", "legend")[0].words()
+
+
+def test_a_column_of_several_frames_shows_the_cut_one_rather_than_the_clean_ones() -> None:
+    records = [record(index) for index in range(3000)]
+    records[1234] = cut(1234)
+    bars = parse(page_from_flight(Flight(records=tuple(records)))).all("svg")[0].all("rect")
+    assert [bar.words() for bar in bars if bar.attributes["class"] == "cut"] == [
+        "frame 1234, 123.4 s: cut short before any finding"
+    ]
+
+
 def followed(track_id: int, severity: str, confidence: float) -> Finding:
     return replace(finding(severity), track_id=track_id, confidence=confidence)
 
