@@ -14,9 +14,9 @@ from edge_runtime.flight_log import FlightRecord
 from edge_runtime.report import SEVERITIES, Timings
 
 STEPS = ("preprocess", "vision", "prefill", "decode")
+NOTHING = {"clean": "nothing found", "cut": "cut short before any finding"}  # what marks of no finding mean
 
 _MOST_COLUMNS = 360
-NOTHING = {"clean": "nothing found", "cut": "cut short before any finding"}  # what the marks without findings mean
 _HEIGHT = {"clean": 12, "cut": 23, "minor": 34, "moderate": 56, "severe": 78, "critical": 100}  # of 100
 
 

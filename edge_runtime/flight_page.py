@@ -221,8 +221,10 @@ def _losses(flight: Flight, counters: _Counters) -> str:
     dropped = "No frame was dropped."
     if counters.dropped:
         share = f"{counters.dropped} of {counters.received} frames ({counters.dropped / counters.received:.0%})"
-        dropped = f"{share} were dropped: a newer one arrived before the inspector was free."
-    skipped = f"{_count(counters.skipped, 'frame')} showed nothing new and were skipped." if counters.skipped else ""
+        dropped = f"{share} {_were(counters.dropped)} dropped: a newer one arrived before the inspector was free."
+    skipped = ""
+    if counters.skipped:
+        skipped = f"{_count(counters.skipped, 'frame')} showed nothing new and {_were(counters.skipped)} skipped."
     failed = f"{_count(counters.failed, 'frame')} failed." if counters.failed else "None failed."
     return f"""<section><h2>Frames not inspected</h2><p class="soft">{dropped} {skipped} {failed}</p>
 {_failures_table(flight.failures)}</section>"""

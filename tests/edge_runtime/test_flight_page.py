@@ -315,8 +315,8 @@ def test_findings_that_were_not_followed_have_no_table_of_defects(flight: Flight
 def test_skipped_frames_are_told_apart_from_dropped_ones(flight: Flight) -> None:
     end = FlightEnd(received=6, dropped=1, failed=1, skipped=1)
     document = parse(page_from_flight(replace(flight, end=end)))
-    assert "1 of 6 frames (17%) were dropped" in document.words()
-    assert "1 frame showed nothing new" in document.words()
+    assert "1 of 6 frames (17%) was dropped" in document.words()
+    assert "1 frame showed nothing new and was skipped" in document.words()
     losses = document.all("svg")[1]
     assert losses.all("rect")[0].words() == "frame 1: not inspected"
 
