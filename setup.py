@@ -1,5 +1,6 @@
 """Package metadata; tool settings live in pyproject.toml."""
 
+import hashlib
 import platform
 import sys
 from pathlib import Path
@@ -10,27 +11,34 @@ from setuptools.command.build_ext import build_ext
 TORCH = ["torch==2.13.0", "transformers>=5,<6", "safetensors>=0.5,<1"]  # the pair that the golden arrays come from
 
 AMX = Path("edge_runtime/backends/amx")
+AMX_SOURCES = sorted([*AMX.glob("*.cpp"), *AMX.glob("*.hpp")])
 AVX512 = ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16", "fma", "f16c"]
 FEATURES = [*AVX512, "amx-tile", "amx-int8", "amx-bf16"]
 AMX_OPERATORS = Extension(
     "edge_runtime.backends.amx.operators",
-    [str(AMX / f"{name}.cpp") for name in ("operators", "int4", "float16", "attention", "pages")],
-    depends=[str(path) for path in sorted(AMX.glob("*.hpp"))],
+    [str(path) for path in AMX_SOURCES if path.suffix == ".cpp"],
+    depends=[str(path) for path in AMX_SOURCES],
     language="c++",
+    define_macros=[("SOURCES", f'"{hashlib.sha256(b"".join(path.read_bytes() for path in AMX_SOURCES)).hexdigest()}"')],
     extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", *(f"-m{name}" for name in FEATURES)],
     optional=True,  # what it is for needs it, and says so; the rest does not
 )
 
 
 class BuildOperators(build_ext):
-    """As setuptools', but where they do not compile, those of other sources do not stay beside them."""
+    """As setuptools', but for a library that knows no Python, and does not stay where its sources don't compile."""
 
     def run(self):
         """Remove what was compiled in place before, and compile."""
         if self.inplace or self.editable_mode:
-            for stale in AMX.glob("operators*.so"):
+            for stale in AMX.glob("*.so"):
                 stale.unlink()
+        self.force = True  # a switch of branches leaves sources that are older than what was compiled of others
         super().run()
+
+    def get_ext_filename(self, fullname):
+        """The same for every Python that uses this checkout."""
+        return fullname.replace(".", "/") + ".so"
 
 
 setup(

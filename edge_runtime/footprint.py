@@ -30,13 +30,12 @@ _ONNXRUNTIME = Footprint(
     number_bytes=4,
     step_rows=72,
 )
-# Matrices that the operators for AMX read are in memory as they are stored. While a large one moves onto huge pages it
-# is there twice, and a component may be one matrix. Each step reads all weights anew, and unpacks them: the longer the
-# better, but the rows are to stay in a core's cache.
+# Matrices that the operators for AMX read stay in their file, as they are stored; loading brings their pages in. Each
+# step reads all weights anew, and unpacks them: the longer the better, but the rows are to stay in a core's cache.
 _ONNXRUNTIME_AMX = Footprint(
     120_000_000,
     {"float16": 1.0, "int4": 1.0},
-    {"float16": 1.0, "int4": 1.0},
+    {"float16": 0.0, "int4": 0.0},
     number_bytes=4,
     step_rows=192,
 )

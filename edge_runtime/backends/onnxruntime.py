@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ except ImportError as error:
 
     raise MissingDependencyError("onnxruntime is not installed; pip install edge-runtime") from error
 
-from edge_runtime.backends.amx import DOMAIN, find_operators, settle
+from edge_runtime.backends.amx import DOMAIN, find_operators
 from edge_runtime.backends.base import Array, Memory, Run
 from edge_runtime.errors import BackendError, EdgeRuntimeError
 from edge_runtime.telemetry import resident_bytes
@@ -80,7 +80,7 @@ class OnnxRuntimeBackend:
                 f"ONNX Runtime {ort.__version__} cannot load {graph.name}: {_first_line(error)}; "
                 "rebuild the bundle with the builder of this version"
             ) from error
-        (_bring_in if reads_in_place else _let_go)(graph.with_name(graph.name + ".data"))
+        _advise(graph.with_name(graph.name + ".data"), _MADV_POPULATE_READ if reads_in_place else _MADV_PAGEOUT)
         return OnnxRuntimeEngine(session, graph.name)
 
     def shared(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
@@ -178,35 +178,19 @@ def _share_scratch() -> None:
         ort.create_and_register_allocator(arena, None)
 
 
-def _bring_in(weights: Path) -> None:
-    """Have in memory what running reads of a mapped file: on huge pages, or where these cannot be had, as it lies."""
-    for begin, size in _mappings(weights):
-        if not settle(begin, size):
-            _advise(begin, size, _MADV_POPULATE_READ)
+def _advise(weights: Path, advice: int) -> None:
+    """Tell the system what becomes of the pages of a mapped file.
 
-
-def _let_go(weights: Path) -> None:
-    """Give back what loading has read of a mapped file, and running may never, as most is packed elsewhere by now.
-
-    In 40 groups of a 13B that is 0.4 GB, and what is asked for after all is read from the file again.
+    Let go of what loading has read, and running may never, as most is packed in other memory by now: in 40 groups of a
+    13B that is 0.4 GB, and what is asked for after all is read from the file again. Or bring in what running reads.
     """
-    for begin, size in _mappings(weights):
-        _advise(begin, size, _MADV_PAGEOUT)
-
-
-def _mappings(file: Path) -> Iterator[tuple[int, int]]:
-    """Where ``file`` is mapped: addresses and bytes."""
-    with suppress(OSError):  # no /proc
+    with suppress(OSError, AttributeError):  # no /proc, or a C library without madvise
+        madvise = ctypes.CDLL(None).madvise
         for line in Path("/proc/self/maps").read_text().splitlines():
             addresses, *_, name = line.split(maxsplit=5)
-            if name == str(file.resolve()):
-                begin, end = (int(address, 16) for address in addresses.split("-"))
-                yield begin, end - begin
-
-
-def _advise(begin: int, size: int, advice: int) -> None:
-    with suppress(AttributeError):  # a C library without madvise
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(size), advice)
+            if name == str(weights.resolve()):
+                first, end = (int(address, 16) for address in addresses.split("-"))
+                madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), advice)
 
 
 def _first_line(error: Exception) -> str:

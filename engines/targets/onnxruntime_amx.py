@@ -1,7 +1,7 @@
 """Matrices as the operators of ``edge_runtime.amx`` read them, and the graphs that call those; computes nothing.
 
 What these operators are told in their C++ headers: 16 columns of a product lie beside each other, in the order in which
-a processor with AMX takes them up, so that a matrix is used as it lies in its file.
+a processor with AMX takes them up, so that a matrix is used where its file is mapped.
 """
 
 from __future__ import annotations
@@ -31,23 +31,26 @@ _LARGEST_HEAD = 512
 
 
 class AmxDialect(OnnxRuntimeDialect):
-    """As ONNX Runtime's, but for attention, and matrices of float16 and of 4 bits that are made of whole tiles."""
+    """As ONNX Runtime's, but for attention, and matrices of float16 and of 4 bits whose columns are whole steps."""
 
     def linear(self, graph: Graph, x: str, linear: Linear) -> str:
-        """MatMulFloat16 or MatMulInt4; what its super class writes where the sizes are others."""
-        weight, name = linear.weight, linear.name
-        if isinstance(weight, Int4Matrix) and _is_whole(weight.rows, weight.columns, weight.block_size):
+        """MatMulFloat16 or MatMulInt4; what its super class writes where columns are not made of whole steps."""
+        weight, name, width = linear.weight, linear.name, _whole_rows(linear.width)
+        if isinstance(weight, Int4Matrix) and _is_whole(weight.columns, weight.block_size):
             parts = [graph.weight(f"{name}.codes", int4_tiles(weight))]
             parts.append(graph.weight(f"{name}.scales", int4_scales(weight)))
             operator, attributes = "MatMulInt4", {"K": weight.columns, "block_size": weight.block_size}
-        elif isinstance(weight, np.ndarray) and _is_whole(*weight.shape):
+        elif isinstance(weight, np.ndarray) and _is_whole(weight.shape[1]):
             parts = [graph.weight(f"{name}.weight", float16_tiles(weight))]
             operator, attributes = "MatMulFloat16", {"K": weight.shape[1]}
         else:
             return super().linear(graph, x, linear)
         if linear.bias is not None:
-            parts.append(self.constant(graph, f"{name}.bias", linear.bias))
-        return graph.node(f"{DOMAIN}.{operator}", [x, *parts], N=linear.width, **attributes)
+            parts.append(self.constant(graph, f"{name}.bias", _with_whole_rows(linear.bias)))
+        product = graph.node(f"{DOMAIN}.{operator}", [x, *parts], N=width, **attributes)
+        if width == linear.width:
+            return product
+        return graph.node("Slice", [product, graph.ints(0), graph.ints(linear.width), graph.ints(-1)])
 
     def rms_norm(self, graph: Graph, x: str, scale: str, epsilon: float) -> str:
         """AddRmsNorm, without anything to add."""
@@ -93,7 +96,7 @@ class OnnxRuntimeAmxTarget(OnnxRuntimeTarget):
 
 
 def planned_bytes(part: Part, precision: Precision) -> int:
-    """Bytes of a component's files: as stored, where its matrices are made of whole tiles."""
+    """Bytes of a component's files: as stored, in whole tiles, where the operators for AMX read its matrices."""
     return stored_bytes(part, precision, _matrix_bytes if part.emit else Precision.matrix_bytes)
 
 
@@ -119,12 +122,14 @@ def int4_tiles(weight: Int4Matrix) -> NDArray[np.uint8]:
 
 def int4_scales(weight: Int4Matrix) -> NDArray[np.float16]:
     """Scales (N, blocks) as (N / 16, blocks, 16)."""
-    scales: NDArray[np.float16] = weight.scales.reshape(weight.rows // _SLICE, _SLICE, -1).transpose(0, 2, 1)
+    padded = _with_whole_rows(weight.scales)
+    scales: NDArray[np.float16] = padded.reshape(len(padded) // _SLICE, _SLICE, -1).transpose(0, 2, 1)
     return scales
 
 
 def _by_columns(weight: NDArray[Any], step: int, neighbours: int) -> NDArray[Any]:
-    """(N, K) as (N / 16, K / step, step / neighbours, 16 * neighbours)."""
+    """(N, K) as (N / 16, K / step, step / neighbours, 16 * neighbours), N rounded up to whole pairs of tiles."""
+    weight = _with_whole_rows(weight)
     rows, columns = weight.shape
     tiles = weight.reshape(rows // _SLICE, _SLICE, columns // step, step // neighbours, neighbours)
     ordered: NDArray[Any] = tiles.transpose(0, 2, 3, 1, 4)
@@ -135,15 +140,23 @@ def _is_whole_head(head_dim: int) -> bool:
     return head_dim % _PAIR == 0 and head_dim <= _LARGEST_HEAD
 
 
-def _is_whole(rows: int, columns: int, block_size: int | None = None) -> bool:
-    """Whether a matrix is made of whole tiles, and its blocks of 4 bits of whole steps."""
+def _is_whole(columns: int, block_size: int | None = None) -> bool:
+    """Whether a matrix' columns are whole steps, and its blocks of 4 bits too."""
     is_int4 = block_size is not None
-    step = _INT4_STEP if is_int4 else _FLOAT16_STEP
-    return rows % _PAIR == 0 and columns % step == 0 and (not is_int4 or block_size in BLOCKS)
+    return columns % (_INT4_STEP if is_int4 else _FLOAT16_STEP) == 0 and (not is_int4 or block_size in BLOCKS)
+
+
+def _whole_rows(rows: int) -> int:
+    return -(-rows // _PAIR) * _PAIR
+
+
+def _with_whole_rows(array: NDArray[Any]) -> NDArray[Any]:
+    """Zeros behind the last row, up to a whole pair of tiles."""
+    return np.pad(array, [(0, _whole_rows(len(array)) - len(array))] + [(0, 0)] * (array.ndim - 1))
 
 
 def _matrix_bytes(precision: Precision, rows: int, columns: int) -> int:
     block_size = precision.block_size and block_size_for(columns, precision.block_size)
-    if _is_whole(rows, columns, block_size):
-        return precision.matrix_bytes(rows, columns)
+    if _is_whole(columns, block_size):
+        return precision.matrix_bytes(_whole_rows(rows), columns)
     return onnxruntime.matrix_bytes(precision, rows, columns)

@@ -7,7 +7,6 @@ import os
 import platform
 from collections.abc import Callable
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from edge_runtime.errors import BundleTargetError, EdgeRuntimeError, MissingDependencyError
@@ -15,7 +14,6 @@ from edge_runtime.errors import BundleTargetError, EdgeRuntimeError, MissingDepe
 DOMAIN = "edge_runtime.amx"  # of their names, in a graph
 
 _CPUINFO = Path("/proc/cpuinfo")
-_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")  # always, [madvise] or never
 _OTHER = "build for the target onnxruntime, which runs anywhere"
 _FEATURES = ("amx_tile", "amx_int8", "amx_bf16", "avx512_vnni", "avx512_bf16")  # as Linux calls them
 _ARCH_PRCTL = 158  # on x86-64
@@ -31,14 +29,13 @@ def find_operators(cpuinfo: Path = _CPUINFO) -> Path:
         MissingDependencyError: the library was not compiled.
     """
     check_amx(cpuinfo)
-    for suffix in EXTENSION_SUFFIXES:
-        library = Path(__file__).with_name(f"operators{suffix}")
-        if library.is_file():
-            return library
-    raise MissingDependencyError(
-        "the operators for AMX were not compiled; reinstall edge-runtime where there is a C++ compiler, GCC 11 or "
-        f"Clang 12 at least, or {_OTHER}"
-    )
+    library = Path(__file__).with_name("operators.so")
+    if not library.is_file():
+        raise MissingDependencyError(
+            "the operators for AMX were not compiled; reinstall edge-runtime where there is a C++ compiler, GCC 11 or "
+            f"Clang 12 at least, or {_OTHER}"
+        )
+    return library
 
 
 def check_amx(cpuinfo: Path = _CPUINFO) -> None:
@@ -56,18 +53,6 @@ def check_amx(cpuinfo: Path = _CPUINFO) -> None:
         raise BundleTargetError(f"this system lets no process use AMX ({reason}); it takes Linux 5.16, or {_OTHER}")
 
 
-def settle(begin: int, size: int, huge_pages: Path = _HUGE_PAGES) -> bool:
-    """Move memory that nobody writes to onto huge pages, at the same address; False where the system has none to give.
-
-    ``begin`` and ``size`` are multiples of a page. What was mapped from a file is this process's own afterwards.
-    """
-    try:
-        has_huge_pages = "[never]" not in huge_pages.read_text()
-    except OSError:  # a kernel without them
-        has_huge_pages = False
-    return has_huge_pages and bool(_library().edge_runtime_settle(begin, size))
-
-
 def has_operators() -> bool:
     """Whether bundles for AMX run here."""
     return _succeeds(find_operators)
@@ -76,14 +61,6 @@ def has_operators() -> bool:
 def has_amx() -> bool:
     """Whether they would, with the operators compiled."""
     return _succeeds(check_amx)
-
-
-@cache
-def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(find_operators()))
-    library.edge_runtime_settle.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-    library.edge_runtime_settle.restype = ctypes.c_bool
-    return library
 
 
 def _succeeds(call: Callable[[], object]) -> bool:

@@ -156,57 +156,57 @@ void multiply(const float* x, size_t rows, size_t k, uint16_t* parts, const uint
   }
 }
 
-// Where `attend` keeps what it computes meanwhile.
+// Where `attend` keeps what it computes meanwhile: bytes from the beginning of its scratch.
 struct Room {
-  size_t tokens;      // rounded up to kRows
-  float* scores;      // (kRows, tokens); of few rows (tokens)
-  float* rows;        // (kRows, size): queries, then context
-  uint16_t* parts;    // of either
-  uint16_t* keys;     // parts
-  uint16_t* values;   // parts
-  char* end;
+  size_t tokens;  // rounded up to kRows
+  size_t scores;  // float32 (kRows, tokens); of few rows (tokens)
+  size_t rows;    // float32 (kRows, size): queries, then context
+  size_t parts;   // of either
+  size_t keys;    // parts
+  size_t values;  // parts
+  size_t end = 0;
 
-  Room(const Group& group, void* begin) : tokens(round_up(group.tokens(), kRows)) {
-    end = static_cast<char*>(begin);
+  explicit Room(const Group& group) : tokens(round_up(group.tokens(), kRows)) {
     const size_t widest = std::max(tokens, group.size), many = group.rows > kFewRows;
-    scores = take<float>((many ? kRows : 1) * tokens);
-    rows = take<float>(many * kRows * group.size);
-    parts = take<uint16_t>(many * 2 * kRows * widest);
-    keys = take<uint16_t>(many * 2 * tokens * group.size);
-    values = take<uint16_t>(many * 2 * tokens * group.size);
+    scores = take((many ? kRows : 1) * tokens * sizeof(float));
+    rows = take(many * kRows * group.size * sizeof(float));
+    parts = take(many * 2 * kRows * widest * sizeof(uint16_t));
+    keys = take(many * 2 * tokens * group.size * sizeof(uint16_t));
+    values = take(many * 2 * tokens * group.size * sizeof(uint16_t));
   }
 
  private:
-  template <typename T>
-  T* take(size_t count) {
-    T* const taken = reinterpret_cast<T*>(end);
-    end += round_up(count * sizeof(T), 64);
+  size_t take(size_t bytes) {
+    const size_t taken = end;
+    end += round_up(bytes, 64);
     return taken;
   }
 };
 
 }  // namespace
 
-size_t scratch_bytes(const Group& group) {
-  alignas(64) static char origin;
-  return static_cast<size_t>(Room(group, &origin).end - &origin);
-}
+size_t scratch_bytes(const Group& group) { return Room(group).end; }
 
 void attend(const Group& group, void* scratch) {
-  const Room room(group, scratch);
+  const Room room(group);
+  const auto at_byte = [scratch](size_t byte) { return static_cast<void*>(static_cast<char*>(scratch) + byte); };
+  auto* const scores = static_cast<float*>(at_byte(room.scores));
   if (group.rows <= kFewRows) {
     for (size_t head = 0; head < group.heads; ++head) {
       for (size_t row = 0; row < group.rows; ++row) {
         const size_t at = row * group.stride + head * group.size;
-        attend_alone(group.queries + at, group, group.past + row + 1, room.scores, group.context + at);
+        attend_alone(group.queries + at, group, group.past + row + 1, scores, group.context + at);
       }
     }
     return;
   }
   const size_t size = group.size;
-  float *const scores = room.scores, *const rows = room.rows;
-  unpack_keys(group, room.keys);
-  unpack_values(group, room.values);
+  auto* const rows = static_cast<float*>(at_byte(room.rows));
+  auto* const parts = static_cast<uint16_t*>(at_byte(room.parts));
+  auto* const keys = static_cast<uint16_t*>(at_byte(room.keys));
+  auto* const values = static_cast<uint16_t*>(at_byte(room.values));
+  unpack_keys(group, keys);
+  unpack_values(group, values);
   const Tiles configured;
   for (size_t head = 0; head < group.heads; ++head) {
     for (size_t first = 0; first < group.rows; first += kRows) {
@@ -218,9 +218,9 @@ void attend(const Group& group, void* scratch) {
         if (row < count) std::copy(query, query + size, rows + row * size);
         else std::fill(rows + row * size, rows + (row + 1) * size, 0.0f);
       }
-      multiply(rows, whole, size, room.parts, room.keys, size / kStep, reach, scores, reach);
+      multiply(rows, whole, size, parts, keys, size / kStep, reach, scores, reach);
       for (size_t row = 0; row < count; ++row) softmax(scores + row * reach, group.past + first + row + 1, reach);
-      multiply(scores, whole, reach, room.parts, room.values, room.tokens / kStep, size, rows, size);
+      multiply(scores, whole, reach, parts, values, room.tokens / kStep, size, rows, size);
       for (size_t row = 0; row < count; ++row)
         std::copy(rows + row * size, rows + (row + 1) * size, group.context + at + row * group.stride);
     }

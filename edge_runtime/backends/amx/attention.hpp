@@ -30,7 +30,7 @@ void attend(const Group& group, void* scratch);
 // section 3.2.2).
 void rotate(const float* head, const float* cos, const float* sin, size_t size, float scale, float* to);
 
-// `count` numbers, a multiple of 16, as float16.
+// `count` numbers, a multiple of 16, as float16; those beyond its largest as infinity.
 void narrow(const float* numbers, size_t count, uint16_t* to);
 
 }  // namespace amx::attention

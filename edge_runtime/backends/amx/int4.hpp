@@ -1,6 +1,6 @@
 // Rows of float32 by a matrix of 4-bit codes, in integers; knows no thread and no ONNX Runtime.
 //
-// A matrix (N, K) lies in memory, and in its file, as it is multiplied:
+// A matrix (N, K) lies as it is multiplied, so that it can be mapped from its file and never be copied:
 //   codes   uint8 (N / 16, K / 64, 8, 64): of 16 columns of the product and 64 of their weights, byte [i][4 n + j]
 //           holds those of column n: 4 i + j in its low nibble, and 32 + 4 i + j in its high one; 8 stands for 0
 //   scales  float16 (N / 16, K / block, 16)

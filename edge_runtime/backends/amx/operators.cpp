@@ -36,6 +36,7 @@ inline size_t chunks_of(size_t whole, size_t chunk) { return (whole + chunk - 1)
 struct Matrix {
   ort::Api api;
   size_t k, n;
+  std::shared_ptr<Pool> pool = Pool::shared();
 
   Matrix(ort::Api api, const ort::KernelInfo* info, size_t step)
       : api(api), k(ort::attribute(api, info, "K")), n(ort::attribute(api, info, "N")) {
@@ -77,7 +78,7 @@ struct MatMulInt4 : Matrix {
     auto* const y = run.output<float>(0, product_of(sizes));
 
     const size_t numbers = shape.padded_rows() * shape.blocks();
-    const Scratch room(shape.padded_rows() * k + 8 * numbers);
+    const Scratch room(*pool, shape.padded_rows() * k + 8 * numbers);
     const int4::Rounded rounded{room.at<int8_t>(8 * numbers), room.at<float>(), room.at<int32_t>(4 * numbers)};
     run.parallel_for(shape.padded_rows() / kTileRows, [&](size_t tile) { round_tile(x, shape, tile, rounded); });
     if (shape.rows == 1) {
@@ -87,7 +88,7 @@ struct MatMulInt4 : Matrix {
       });
     } else if (shape.rows) {
       run.parallel_for(chunks_of(n, kChunkColumns), [&](size_t i) {
-        const Scratch sums(shape.padded_rows() * int4::kGroup * sizeof(float));
+        const Scratch sums(*pool, shape.padded_rows() * int4::kGroup * sizeof(float));
         const size_t first = i * kChunkColumns, end = std::min(n, first + kChunkColumns);
         multiply_rows(rounded, shape, codes, scales, bias, first, end, y, sums.at<float>());
       });
@@ -111,7 +112,7 @@ struct MatMulFloat16 : Matrix {
     const auto* const weights = run.input<uint16_t>(1);
     auto* const y = run.output<float>(0, product_of(sizes));
 
-    const Scratch room(4 * shape.padded_rows() * k);
+    const Scratch room(*pool, 4 * shape.padded_rows() * k);
     auto* const parts = room.at<uint16_t>();
     run.parallel_for(shape.padded_rows() / kTileRows, [&](size_t tile) { split_tile(x, shape, tile, parts); });
     run.parallel_for(shape.rows ? chunks_of(n, kChunkColumns) : 0, [&](size_t i) {
@@ -129,6 +130,7 @@ struct CausalAttention {
 
   ort::Api api;
   size_t heads, kv_heads;
+  std::shared_ptr<Pool> pool = Pool::shared();
 
   CausalAttention(ort::Api api, const ort::KernelInfo* info)
       : api(api), heads(ort::attribute(api, info, "num_heads")), kv_heads(ort::attribute(api, info, "kv_num_heads")) {
@@ -155,7 +157,7 @@ struct CausalAttention {
     uint16_t* const values = appended(run, 2, cache);
     if (!rows) return;
 
-    const Scratch room(rows * heads * size * sizeof(float));
+    const Scratch room(*pool, rows * heads * size * sizeof(float));
     auto* const queries = room.at<float>();
     run.parallel_for(rows, [&](size_t row) {
       const size_t position = present - rows + row;
@@ -176,7 +178,7 @@ struct CausalAttention {
       const size_t shared = heads / kv_heads, first = head * shared * size, place = head * capacity * size;
       const attention::Group group{queries + first, keys + place, values + place, y + first, shared, size, heads * size,
                                    rows,            present - rows};
-      const Scratch own(attention::scratch_bytes(group));
+      const Scratch own(*pool, attention::scratch_bytes(group));
       attention::attend(group, own.at<void>());
     });
   }
@@ -256,6 +258,9 @@ struct GateSilu {
 
 }  // namespace
 
+// What this was compiled of: a hash of all sources beside this one.
+extern "C" __attribute__((visibility("default"))) const char edge_runtime_sources[] = SOURCES;
+
 // Found by name.
 extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps(ort::SessionOptions* options,
                                                                                   const ort::ApiBase* base) {
@@ -268,10 +273,13 @@ extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps
   if (!table) return nullptr;  // a library that is too old says then that it does not know the operators
   const ort::Api api(table);
   return guarded(api, [&] {
-    ort::Domain* domain = nullptr;  // kept with the process, as sessions hold on to it
-    ort::check(api.new_domain("edge_runtime.amx", &domain));
-    const ort::Operator* const all[] = {&matmul_int4, &matmul_float16, &causal_attention, &add_rms_norm, &gate_silu};
-    for (const ort::Operator* const one : all) ort::check(api.add(domain, one));
+    static ort::Domain* const domain = [&] {  // kept with the process, as sessions hold on to it
+      ort::Domain* made = nullptr;
+      ort::check(api.new_domain("edge_runtime.amx", &made));
+      const ort::Operator* const all[] = {&matmul_int4, &matmul_float16, &causal_attention, &add_rms_norm, &gate_silu};
+      for (const ort::Operator* const one : all) ort::check(api.add(made, one));
+      return made;
+    }();
     ort::check(api.add(options, domain));
   });
 }

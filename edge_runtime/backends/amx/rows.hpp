@@ -13,9 +13,10 @@ inline __mmask16 first_lanes(size_t count) {
   return count >= kLanes ? 0xFFFF : static_cast<__mmask16>((1u << count) - 1);
 }
 
-// exp(x) to 5e-7 of it: 2^n times a Taylor series of half a power of two at most. The logarithm of 2 is taken off in
-// two parts, the first of few bits, so that large n leave no error.
+// exp(x) to 5e-7 of it, and 0 below -104: 2^n times a Taylor series of half a power of two at most. The logarithm of 2
+// is taken off in two parts, the first of few bits, so that large n leave no error.
 inline __m512 exponential(__m512 x) {
+  x = _mm512_max_ps(_mm512_set1_ps(-104.0f), x);  // in this order NaN stays
   const __m512 power = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
   const __m512 whole = _mm512_roundscale_ps(power, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   __m512 rest = _mm512_fnmadd_ps(whole, _mm512_set1_ps(0.693359375f), x);

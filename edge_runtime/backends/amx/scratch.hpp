@@ -1,6 +1,7 @@
-// Memory for one call, of a pool that all sessions and threads share; knows nothing of what is written there.
+// Memory for one call, of a pool that all operators and threads share; knows nothing of what is written there.
 #pragma once
 #include <cstdlib>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <vector>
@@ -9,29 +10,66 @@
 
 namespace amx {
 
-// Sessions run one after another, so that a few pieces soon serve all. Given back when it goes out of scope.
-class Scratch {
+// Pieces of memory that no call needs at the moment. Sessions run one after another, so that a few soon serve all.
+class Pool {
  public:
-  explicit Scratch(size_t bytes) {
-    const std::lock_guard guard(lock_);
-    if (!pool_.empty()) {
-      piece_ = pool_.back();
-      pool_.pop_back();
-    }
-    if (piece_.bytes < bytes) {
-      std::free(piece_.data);
-      piece_ = {std::aligned_alloc(4096, round_up(bytes, 4096)), bytes};
-      if (!piece_.data) throw std::bad_alloc();
-    }
+  struct Piece {
+    void* data = nullptr;
+    size_t bytes = 0;
+  };
+
+  // The process's own, which goes with the last who holds it.
+  static std::shared_ptr<Pool> shared() {
+    static std::mutex lock;
+    static std::weak_ptr<Pool> last;
+    const std::lock_guard guard(lock);
+    std::shared_ptr<Pool> pool = last.lock();
+    if (!pool) last = pool = std::make_shared<Pool>();
+    return pool;
   }
-  ~Scratch() {
+
+  Pool() = default;
+  Pool(const Pool&) = delete;
+  ~Pool() {
+    for (const Piece& piece : pieces_) std::free(piece.data);
+  }
+
+  Piece take(size_t bytes) {
+    Piece piece;
+    {
+      const std::lock_guard guard(lock_);
+      if (!pieces_.empty()) {
+        piece = pieces_.back();
+        pieces_.pop_back();
+      }
+    }
+    if (piece.bytes < bytes) {
+      std::free(piece.data);
+      piece = {std::aligned_alloc(4096, round_up(bytes, 4096)), bytes};
+      if (!piece.data) throw std::bad_alloc();
+    }
+    return piece;
+  }
+
+  void give(Piece piece) {
     const std::lock_guard guard(lock_);
     try {
-      pool_.push_back(piece_);
+      pieces_.push_back(piece);
     } catch (const std::bad_alloc&) {
-      std::free(piece_.data);
+      std::free(piece.data);
     }
   }
+
+ private:
+  std::mutex lock_;
+  std::vector<Piece> pieces_;
+};
+
+// A piece of a pool, given back when it goes out of scope.
+class Scratch {
+ public:
+  Scratch(Pool& pool, size_t bytes) : pool_(pool), piece_(pool.take(bytes)) {}
+  ~Scratch() { pool_.give(piece_); }
   Scratch(const Scratch&) = delete;
 
   template <typename T>
@@ -40,12 +78,8 @@ class Scratch {
   }
 
  private:
-  struct Piece {
-    void* data = nullptr;
-    size_t bytes = 0;
-  } piece_;
-  static inline std::mutex lock_;
-  static inline std::vector<Piece> pool_;
+  Pool& pool_;
+  Pool::Piece piece_;
 };
 
 }  // namespace amx

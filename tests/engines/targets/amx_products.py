@@ -19,19 +19,17 @@ needs_amx = pytest.mark.skipif(
     not has_operators(), reason="no processor with AMX here, or no operators compiled for it"
 )
 
-# Rows of one, of less than a tile, of whole tiles, and of one more than one and two of them.
-
 
 def weights_of(rows: int, columns: int, seed: int = 0) -> NDArray[np.float16]:
     """Random weights (rows, columns)."""
     return np.random.default_rng(seed).normal(size=(rows, columns)).astype(np.float16)
 
 
-def write_product(path: Path, weight: Any, bias: Any = None, **sizes: int) -> Path:
-    """A graph of x times a matrix; ``columns`` gives x another width."""
+def write_product(path: Path, weight: Any, bias: Any = None, width: int | None = None) -> Path:
+    """A graph of x times a matrix; ``width`` gives x another one than the matrix'."""
     rows, columns = weight.shape if isinstance(weight, np.ndarray) else (weight.rows, weight.columns)
     with Graph(path) as graph:
-        x = graph.input("x", "float32", (1, "T", sizes.get("columns", columns)))
+        x = graph.input("x", "float32", (1, "T", width or columns))
         y = AmxDialect().linear(graph, x, Linear("product", weight, bias))
         graph.output("y", "float32", (1, "T", rows), y)
         graph.save()

@@ -79,8 +79,7 @@ def test_scores_may_be_large_and_far_apart(tmp_path):
 
     found = attend(qkv)
 
-    assert np.isfinite(found).all()
-    np.testing.assert_allclose(np.median(np.abs(found - attention(qkv, attend.sizes))), 0, atol=1e-2)
+    np.testing.assert_allclose(found, attention(qkv, attend.sizes), atol=1e-2)  # scores of 2000, exact to 2^-16
 
 
 @needs_amx
@@ -109,7 +108,7 @@ def test_a_cache_that_is_too_short_is_refused(tmp_path):
 
 
 @needs_amx
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("rows", [1, 3, 9, 40])
 def test_attention_to_what_is_no_number_is_no_number(rows, tmp_path):
     attend = Attention(tmp_path / "attention.onnx", 1, 1, 32)
     qkv = np.zeros((rows, 96), np.float32)
