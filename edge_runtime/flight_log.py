@@ -18,6 +18,7 @@ import base64
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -91,7 +92,7 @@ class FlightLog:
 
     Raises:
         FlightLogError: the file is no flight log, or cannot be opened or written (a full disk, say); every ``write_*``
-            raises it too.
+            raises it too, and so does ``close``.
     """
 
     def __init__(self, path: str | Path, header: FlightHeader | None = None) -> None:
@@ -105,7 +106,12 @@ class FlightLog:
         except OSError as error:
             raise self._write_error(error) from error
         # A newline of our own ends the line that a crash may have cut in the flight before.
-        self._write("flight", asdict(header or FlightHeader()), lead=b"\n" if self._file.tell() else b"")
+        try:
+            self._write("flight", asdict(header or FlightHeader()), lead=b"\n" if self._file.tell() else b"")
+        except FlightLogError:
+            with suppress(FlightLogError):
+                self.close()
+            raise
 
     def write_record(self, record: FlightRecord) -> None:
         """Append one report."""
@@ -129,7 +135,10 @@ class FlightLog:
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:  # what could not be written is tried once more; the file is closed all the same
+            raise self._write_error(error) from error
 
     def __enter__(self) -> FlightLog:
         return self

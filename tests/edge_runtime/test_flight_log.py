@@ -1,6 +1,10 @@
 """A flight log keeps what was written, loses at most the line a crash cut, and says where it is damaged."""
 
 import json
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -159,10 +163,34 @@ def test_writing_to_a_closed_log_is_an_error(log_path: Path) -> None:
         log.write_record(RECORD)
 
 
+@contextmanager
+def no_file_larger_than(size_bytes: int) -> Iterator[None]:
+    """A disk that is full, as far as this process is concerned."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-def test_a_full_disk_is_an_error_that_says_so() -> None:
-    with pytest.raises(FlightLogError, match="No space left"):
+def test_a_full_disk_is_an_error_that_says_so_and_leaves_no_file_open() -> None:
+    with pytest.raises(FlightLogError, match="No space left") as refusal:  # which would keep it, as it knows the log
         FlightLog("/dev/full", HEADER)
+    assert refusal.value.__cause__ is not None
+    assert "/dev/full" not in {os.path.realpath(file) for file in Path("/proc/self/fd").iterdir()}
+
+
+def test_a_disk_that_fills_in_flight_is_the_same_error_when_the_log_is_closed(log_path: Path) -> None:
+    log = FlightLog(log_path, HEADER)
+    with no_file_larger_than(log_path.stat().st_size + 10):
+        with pytest.raises(FlightLogError, match="free the disk"):
+            log.write_record(RECORD)
+        with pytest.raises(FlightLogError, match="free the disk"):
+            log.close()
+    log.close()
+    assert load_flight(log_path).header == HEADER
 
 
 def test_a_directory_in_the_way_is_an_error_that_names_it(tmp_path: Path) -> None:

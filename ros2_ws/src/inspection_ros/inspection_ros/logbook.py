@@ -58,8 +58,8 @@ class Logbook:
 
     def close(self, counters: Counters | None, ledger: Ledger | None) -> None:
         """Write how the flight ended, as far as that is known, and close the log."""
-        if counters is not None:
-            self._log.write_end(
-                FlightEnd(counters.received, counters.dropped, counters.failed, ledger, counters.skipped)
-            )
-        self._log.close()
+        with self._log:
+            if counters is not None:
+                self._log.write_end(
+                    FlightEnd(counters.received, counters.dropped, counters.failed, ledger, counters.skipped)
+                )
