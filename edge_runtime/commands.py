@@ -141,11 +141,11 @@ def _over_and_over(frames: list[Frame]) -> Iterator[Frame]:
 def _doctor(arguments: argparse.Namespace) -> int:
     checks = doctor.examine(arguments.bundle, arguments.budget)
     if arguments.json:
-        print(json.dumps([asdict(check) for check in checks]))
+        print(json.dumps([{**asdict(check), "is_problem": check.is_problem} for check in checks]))
     else:
         for check in checks:
             print(f"{'PROBLEM' if check.is_problem else 'ok':8} {check.name:14} {check.found}")
-    return 1 if any(check.is_problem for check in checks) else 0
+    return min((check.exit_code for check in checks if check.is_problem), default=0)  # 4 where only the budget is wrong
 
 
 def _print_report(place: Mapping[str, object], report: InspectionReport, as_json: bool) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from edge_runtime.backends.amx import find_operators
 from edge_runtime.budget import format_bytes
 from edge_runtime.bundle import load_bundle
-from edge_runtime.errors import EdgeRuntimeError
+from edge_runtime.errors import EdgeRuntimeError, MissingDependencyError
 from edge_runtime.inspector import Inspector
 from edge_runtime.telemetry import read_memory, read_temperature_c
 
@@ -31,7 +31,12 @@ class Check:
 
     name: str
     found: str
-    is_problem: bool = False
+    exit_code: int = 0  # of a command that has this problem
+
+    @property
+    def is_problem(self) -> bool:
+        """Whether it is one."""
+        return self.exit_code != 0
 
 
 def examine(bundle: str | Path | None = None, budget_bytes: int | None = None) -> list[Check]:
@@ -96,7 +101,7 @@ def _library_checks() -> list[Check]:
         try:
             return Check(library, version(library))
         except PackageNotFoundError:
-            return Check(library, "absent: pip install edge-runtime", is_problem=True)
+            return Check(library, "absent: pip install edge-runtime", MissingDependencyError.exit_code)
 
     # OpenCV's distribution has four names, so the module is asked.
     return [Check("opencv", cv2.__version__), *map(check, _LIBRARIES)]
@@ -115,7 +120,7 @@ def _bundle_checks(path: Path, budget_bytes: int | None) -> list[Check]:
             report = inspector.inspect(np.full((480, 640, 3), 128, np.uint8))
             ledger = inspector.ledger
     except EdgeRuntimeError as error:
-        return [Check("bundle", str(error), is_problem=True)]
+        return [Check("bundle", str(error), error.exit_code)]
     planned, measured = format_bytes(ledger.planned_bytes), format_bytes(ledger.measured_bytes)
     return [
         *checks,

@@ -235,8 +235,16 @@ def test_doctor_finds_a_whole_bundle_whole(tiny_bundle: Path, capsys: pytest.Cap
 def test_doctor_finds_a_bundle_that_does_not_fit_the_budget(
     tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["doctor", str(tiny_bundle), "--budget", "1MB"]) == 1
-    assert "PROBLEM" in capsys.readouterr().out
+    assert main(["doctor", str(tiny_bundle), "--budget", "1MB"]) == 4
+    assert "PROBLEM  bundle " in capsys.readouterr().out
+
+
+def test_doctor_finds_an_altered_bundle_at_fault_and_no_budget(
+    bundle_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bundle_copy / "embedding.f16").write_bytes(b"")
+    assert main(["doctor", str(bundle_copy), "--budget", "1MB"]) == 1
+    assert "PROBLEM  bundle " in capsys.readouterr().out
 
 
 def test_doctor_finds_an_altered_bundle(bundle_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
