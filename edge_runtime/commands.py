@@ -144,7 +144,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
         print(json.dumps([{**asdict(check), "is_problem": check.is_problem} for check in checks]))
     else:
         for check in checks:
-            print(f"{'PROBLEM' if check.is_problem else 'ok':8} {check.name:14} {check.found}")
+            mark = "PROBLEM" if check.is_problem else "--" if check.is_absent else "ok"
+            print(f"{mark:8} {check.name:14} {check.found}")
     return min((check.exit_code for check in checks if check.is_problem), default=0)  # 4 where only the budget is wrong
 
 

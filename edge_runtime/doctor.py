@@ -32,6 +32,7 @@ class Check:
     name: str
     found: str
     exit_code: int = 0  # of a command that has this problem
+    is_absent: bool = False  # as on most machines, which is no problem
 
     @property
     def is_problem(self) -> bool:
@@ -48,13 +49,15 @@ def examine(bundle: str | Path | None = None, budget_bytes: int | None = None) -
 def _machine_checks() -> list[Check]:
     memory = read_memory()
     temperature_c = read_temperature_c()
-    ros = os.environ.get("ROS_DISTRO") or "none sourced"
+    ros, has_rclpy = os.environ.get("ROS_DISTRO") or "none sourced", bool(find_spec("rclpy"))
+    rclpy = "present" if has_rclpy else "absent: pip install edge-runtime[ros]"
+    temperature = "no sensor" if temperature_c is None else f"{temperature_c:.0f} °C"
     return [
         Check("python", f"{platform.python_version()} on {platform.machine()}"),
         Check("cores", str(len(os.sched_getaffinity(0)))),
         Check("memory", f"{format_bytes(memory.available_bytes)} of {format_bytes(memory.total_bytes)} available"),
-        Check("temperature", "no sensor" if temperature_c is None else f"{temperature_c:.0f} °C"),
-        Check("ROS 2", f"{ros}, rclpy {'present' if find_spec('rclpy') else 'absent: pip install edge-runtime[ros]'}"),
+        Check("temperature", temperature, is_absent=temperature_c is None),
+        Check("ROS 2", f"{ros}, rclpy {rclpy}", is_absent=not has_rclpy),
         _amx_check(),
         *_tensorrt_checks(),
     ]
@@ -64,7 +67,7 @@ def _amx_check() -> Check:
     try:
         find_operators()
     except EdgeRuntimeError as error:
-        return Check("AMX", f"none: {error}")
+        return Check("AMX", f"none: {error}", is_absent=True)
     return Check("AMX", "present, with operators: bundles for onnxruntime-amx run here, faster than for onnxruntime")
 
 
@@ -86,7 +89,7 @@ def _tensorrt_checks() -> list[Check]:
         try:
             return Check(name, ask())
         except EdgeRuntimeError as error:
-            return Check(name, f"none: {error}")
+            return Check(name, f"none: {error}", is_absent=True)
 
     checks = [found("TensorRT", lambda: library("tensorrt")), found("CUDA", device)]
     if find_spec("tensorrt_rtx_bindings"):

@@ -225,6 +225,19 @@ def test_doctor_finds_this_machine_ready(capsys: pytest.CaptureFixture[str]) -> 
     assert "onnxruntime" in capsys.readouterr().out
 
 
+def test_doctor_marks_what_is_absent_and_optional_as_neither_fine_nor_wrong(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # as where it is not installed
+    assert main(["doctor"]) == 0
+    [line] = (line for line in capsys.readouterr().out.splitlines() if " TensorRT " in line)
+    assert line.startswith("--       TensorRT       none: tensorrt is not installed")
+    assert main(["doctor", "--json"]) == 0
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
+    assert (checks["TensorRT"]["is_absent"], checks["TensorRT"]["is_problem"]) == (True, False)
+    assert not checks["python"]["is_absent"]
+
+
 def test_doctor_finds_a_whole_bundle_whole(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", str(tiny_bundle), "--json"]) == 0
     checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
