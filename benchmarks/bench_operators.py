@@ -17,6 +17,7 @@ from statistics import median
 
 import numpy as np
 
+from edge_runtime.arguments import positive
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.ending import exit_code
 from engines.graphs.builder import Graph
@@ -83,7 +84,7 @@ def compare(name: str, turns: int, make: Callable[[Path, OnnxRuntimeDialect], Ca
 def main() -> int:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=15, help="of each (default: %(default)s)")
+    parser.add_argument("--turns", type=positive, default=15, help="of each (default: %(default)s)")
     turns = parser.parse_args().turns
     print("| | ONNX Runtime's, ms | ours, ms | times as fast |\n|---|---:|---:|---:|")
     int4 = quantize_rtn(_RANDOM.normal(size=(22016, 4096)).astype(np.float16), 128)

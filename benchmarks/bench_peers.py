@@ -30,7 +30,9 @@ from benchmarks.peers.bandwidth import read_bytes_per_s
 from benchmarks.peers.measure import PEERS, PROMPTS, Figures
 from benchmarks.peers.shapes import checkpoint_of, llama_of
 from benchmarks.target import FASTEST
+from edge_runtime.arguments import positive
 from edge_runtime.ending import exit_code
+from edge_runtime.telemetry import kilobyte_fields
 from engines.build import build
 from engines.graphs.llama import LlamaConfig
 from engines.precision import load_recipe
@@ -67,20 +69,10 @@ def _watched(process: subprocess.Popen[str]) -> tuple[int, int]:
     """Wait for a process; its peak of resident memory, and of what of it is its own."""
     peak_bytes = own_bytes = 0
     while process.poll() is None:
-        status = _status_of(process.pid)
+        status = kilobyte_fields(Path(f"/proc/{process.pid}/status"))
         peak_bytes, own_bytes = max(peak_bytes, status.get("VmHWM", 0)), max(own_bytes, status.get("RssAnon", 0))
         time.sleep(_SAMPLE_S)
     return peak_bytes, own_bytes
-
-
-def _status_of(pid: int) -> dict[str, int]:
-    """Bytes of ``/proc/PID/status``, empty for a process that has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return {}
-    fields = (line.split() for line in lines if line.endswith(" kB"))
-    return {name.rstrip(":"): int(value) * 1024 for name, value, _ in fields}
 
 
 def _figures_from(values: Mapping[str, Any]) -> Figures:
@@ -234,14 +226,15 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="llava-1.5-7b", help="a synthetic model's name (default: %(default)s)")
-    parser.add_argument("--layers", type=int, help="of the decoder (default: all)")
+    models = ["llava-1.5-7b", "llava-1.5-13b"]
+    parser.add_argument("--model", choices=models, default=models[0], help="(default: %(default)s)")
+    parser.add_argument("--layers", type=positive, help="of the decoder (default: all)")
     parser.add_argument("--recipe", default="speech-int4", help="of our bundle (default: %(default)s)")
     parser.add_argument("--target", default=FASTEST, help="of our bundle (default: %(default)s)")
     parser.add_argument("--bundle", type=Path, help="one that is built already, of the same shape")
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), metavar="NAME")
-    parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="(default: all cores)")
+    parser.add_argument("--rounds", type=positive, default=3, help="(default: %(default)s)")
+    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="(default: all cores)")
     parser.add_argument("--out", type=Path, default=Path("out/peers"), help="where files are kept: 13 GB for a 7B")
     parser.add_argument("--json", type=Path, help="also write the result here")
     return parser.parse_args()

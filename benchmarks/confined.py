@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from edge_runtime.telemetry import kilobyte_fields
+
 _SAMPLE_S = 0.2
 _SCOPE = ["systemd-run", "--user", "--scope", "--quiet"]
 
@@ -60,13 +62,8 @@ def _sample(pid: int, peaks_bytes: list[int], has_ended: threading.Event) -> Non
             whole = psutil.Process(pid)
             family = [whole, *whole.children(recursive=True)]
             together = sum(process.memory_info().rss for process in family)
-            alone = max(_highest_bytes(process.pid) for process in family)
-        except (psutil.Error, OSError):  # one of them has just ended
+            # The kernel's own mark, which misses no peak between two samples; ru_maxrss would count who forked it, too.
+            alone = max(kilobyte_fields(Path(f"/proc/{process.pid}/status")).get("VmHWM", 0) for process in family)
+        except psutil.Error:  # one of them has just ended
             continue
         peaks_bytes.append(max(peaks_bytes.pop(), together, alone))
-
-
-def _highest_bytes(pid: int) -> int:
-    """The kernel's own mark, which misses no peak between two samples; ru_maxrss would count who forked it, too."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)

@@ -26,7 +26,7 @@ class MemoryReading:
 def read_memory() -> MemoryReading:
     """Memory of the machine and of this process."""
     machine = psutil.virtual_memory()
-    status = _kilobyte_fields(Path("/proc/self/status"))
+    status = kilobyte_fields(Path("/proc/self/status"))
     return MemoryReading(
         available_bytes=machine.available,
         total_bytes=machine.total,
@@ -114,7 +114,8 @@ def _temperature_c(file: Path) -> float | None:
         return None
 
 
-def _kilobyte_fields(file: Path) -> dict[str, int]:
+def kilobyte_fields(file: Path) -> dict[str, int]:
+    """Bytes by name of what a file like ``/proc/PID/status`` counts in kB; none of a process that has ended."""
     try:
         lines = file.read_text().splitlines()
     except OSError:  # not Linux, or no permission

@@ -15,10 +15,11 @@ from edge_runtime.grammar import Grammar
 from edge_runtime.preprocessing import Float32
 from edge_runtime.report import answer_from_findings, answer_schema
 from edge_runtime.tokenization import load_tokenizer
+from engines import reference
 from engines.families.llava import read_config
 from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
 
-CHECKPOINT = Path("engines/reference/checkpoint")
+CHECKPOINT = Path(reference.__file__).with_name("checkpoint")
 _FINDINGS = 2
 
 

@@ -2,8 +2,9 @@
 
     python -m benchmarks.peers.measure PEER FILES MODEL LAYERS THREADS STEPS
 
-A figure is the median of a few runs after one that is not counted. All peers get the same token ids, and put out the
-logits of the last token only. STEPS are numbers of tokens, as ``3,1,2``: those that come at a time in an answer.
+A token takes the median of a few, and an image too, after one that is not counted; loading, prompts and an answer are
+timed once, prompts after tokens have warmed up. All peers get the same token ids, and put out the logits of the last
+token only. STEPS are numbers of tokens, as ``3,1,2``: those that come at a time in an answer.
 """
 
 from __future__ import annotations
