@@ -125,8 +125,8 @@ def check_fits(ledger: Ledger, budget_bytes: int) -> Ledger:
         over = format_bytes(ledger.planned_bytes - budget_bytes)
         raise BudgetExceededError(
             f"the plan needs {format_bytes(ledger.planned_bytes)}, {over} more than the budget of "
-            f"{format_bytes(budget_bytes)}; raise the budget, free memory, or build with a smaller recipe "
-            f"(asymmetric-int4)\n{admitted.table()}"
+            f"{format_bytes(budget_bytes)}; raise the budget, free memory, or build a smaller bundle: "
+            f"edge-engines plan CHECKPOINT --budget ... says what would fit\n{admitted.table()}"
         )
     return admitted
 

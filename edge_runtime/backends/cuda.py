@@ -214,7 +214,8 @@ class Device:
         if left is not None and size_bytes > left:
             raise BudgetExceededError(
                 f"the engines ask for {size_bytes} bytes more, and {left} are left of the {self._limit_bytes} that the "
-                "budget gives them; raise the budget, or build with a smaller recipe (asymmetric-int4)"
+                "budget gives them; raise the budget, or build a smaller bundle: edge-engines plan CHECKPOINT "
+                "--budget ... says what would fit"
             )
         with self.current():
             try:
@@ -222,7 +223,8 @@ class Device:
             except cuda.MemoryError as error:
                 raise BudgetExceededError(
                     f"the device has no {size_bytes} bytes left beside the {self.held_bytes} that are taken; stop what "
-                    "else uses its memory, or build with a smaller recipe (asymmetric-int4)"
+                    "else uses its memory, or build a smaller bundle: edge-engines plan CHECKPOINT --budget ... says "
+                    "what would fit"
                 ) from error
 
 

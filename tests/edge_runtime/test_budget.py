@@ -58,6 +58,7 @@ def test_a_plan_that_does_not_fit_is_refused_item_by_item() -> None:
         check_fits(LEDGER, 6_900_000_000)
     message = str(refused.value)
     assert "100.00 MB more than the budget of 6.90 GB" in message
+    assert "edge-engines plan CHECKPOINT --budget ... says what would fit" in message
     assert "kv_cache  400.00 MB" in message.replace("   ", "  ")
     assert refused.value.exit_code == 4
 
