@@ -146,6 +146,9 @@ $(JETSON_VENV): | check-python
 $(REFERENCE)/bundle.json: $(VENV) $(shell find engines -type f -not -name '*.pyc')
 	@.venv/bin/edge-engines build engines/reference/checkpoint --recipe asymmetric-int4 --target onnxruntime --out $(REFERENCE) --force
 
+%/bundle.json:
+	@echo "there is no bundle $*; .venv/bin/edge-engines build --help says how to make one" >&2; exit 1
+
 .PHONY: check-python
 check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null || \
