@@ -144,7 +144,8 @@ def load_checkpoint(path: Path) -> DirectoryCheckpoint:
         CheckpointError: a file is missing, truncated, or not what it claims to be.
     """
     if not path.is_dir():
-        raise CheckpointError(f"there is no checkpoint directory {path}; expected a Hugging Face model's directory")
+        found = f"{path} is a file" if path.exists() else f"there is no checkpoint directory {path}"
+        raise CheckpointError(f"{found}; expected a Hugging Face model's directory")
     processor = _load_json(path / "preprocessor_config.json", required=False)
     if not processor:  # transformers 5 nests it in the processor's own file
         processor = _load_json(path / "processor_config.json", required=False).get("image_processor", {})

@@ -115,6 +115,11 @@ def test_a_directory_that_is_not_there_is_named(tmp_path):
         load_checkpoint(tmp_path / "nowhere")
 
 
+def test_a_file_instead_of_a_directory_is_said_to_be_one(directory):
+    with pytest.raises(CheckpointError, match=r"config\.json is a file; expected .* directory"):
+        load_checkpoint(directory / "config.json")
+
+
 @pytest.mark.parametrize("lost_bytes", [1, 1000, 100_000])
 def test_truncated_weights_are_refused_before_any_is_read(directory, lost_bytes):
     weights = directory / "model.safetensors"
