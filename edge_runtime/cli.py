@@ -62,10 +62,20 @@ def _parser() -> argparse.ArgumentParser:
     opening.add_argument("bundle", metavar="BUNDLE", help="directory that edge-engines build wrote")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    inspect = commands.add_parser("inspect", parents=[opening, shared], help="report on images")
+    inspect = commands.add_parser(
+        "inspect",
+        parents=[opening, shared],
+        help="report on images",
+        epilog="Exit code 1 if any image could not be inspected; the others are reported nevertheless.",
+    )
     inspect.add_argument("images", nargs="+", metavar="IMAGE", help="image file")
 
-    stream = commands.add_parser("stream", parents=[opening, shared], help="report on a folder, a video or a camera")
+    stream = commands.add_parser(
+        "stream",
+        parents=[opening, shared],
+        help="report on a folder, a video or a camera",
+        epilog="Exit code 0 even if some frames failed, which the last line counts; 1 if every one did.",
+    )
     stream.add_argument("source", metavar="SOURCE", help="folder of images, video file, ROS bag, or camera number")
     stream.add_argument(
         "--max-frames", type=positive, metavar="N", help="stop after so many frames, reported or failed"

@@ -312,6 +312,17 @@ def test_help_shows_an_example_of_every_command(capsys: pytest.CaptureFixture[st
     assert all(f"edge-runtime {command} out/bundle" in printed for command in ("doctor", "inspect", "stream", "bench"))
 
 
+@pytest.mark.parametrize(
+    ("command", "rule"), [("inspect", "Exit code 1 if any image"), ("stream", "Exit code 0 even if some frames failed")]
+)
+def test_help_says_what_the_exit_code_makes_of_a_frame_that_failed(
+    command: str, rule: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert rule in " ".join(capsys.readouterr().out.split())
+
+
 def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "edge_runtime.cli", *arguments],
