@@ -88,7 +88,11 @@ def test_a_flight_leaves_a_log_with_every_frame_accounted_for_and_a_page(picture
     assert levels == sorted(levels)
     assert all(min(abs(level - shown) for shown in (110, 130, 150)) <= 2 for level in levels)
     assert "<html" in (tmp_path / "flight.html").read_text()
-    assert "hairline crack across the joint; inspect closely" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "hairline crack across the joint; inspect closely" in said
+    findings = [finding for record in flight.records for finding in record.report.findings]
+    defects = {finding.track_id for finding in findings}
+    assert f"{reports} reports with {len(findings)} findings of {len(defects)} defects, " in said
 
 
 def test_frames_that_a_slow_inspector_skips_are_counted_in_the_log(pictures, tmp_path):

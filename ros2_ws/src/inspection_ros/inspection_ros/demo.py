@@ -27,7 +27,8 @@ from rclpy.signals import SignalHandlerOptions
 from edge_runtime.arguments import positive
 from edge_runtime.bundle import load_bundle
 from edge_runtime.errors import EdgeRuntimeError, SourceError
-from edge_runtime.flight_log import FlightHeader
+from edge_runtime.flight_defects import defects_of
+from edge_runtime.flight_log import FlightHeader, load_flight
 from edge_runtime.flight_page import write_page
 from edge_runtime.health_values import counters_from_values, ledger_from_values
 from edge_runtime.report import InspectionReport, text_from_report
@@ -81,7 +82,8 @@ def fly(node: Sequence[str], camera: Sequence[str], header: FlightHeader, out: P
         if counters
         else ""
     )
-    print(f"{logbook.reports} reports with {logbook.findings} findings{lost}")
+    defects = len(defects_of(load_flight(log).records))  # what the page counts
+    print(f"{logbook.reports} reports with {logbook.findings} findings of {defects} defects{lost}")
     print(f"flight report: {page}")
     return logbook.reports
 
