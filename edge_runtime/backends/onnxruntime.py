@@ -14,16 +14,15 @@ from typing import cast
 import numpy as np
 from numpy.typing import DTypeLike
 
+from edge_runtime.errors import BackendError, EdgeRuntimeError, MissingDependencyError
+
 try:
     import onnxruntime as ort
 except ImportError as error:
-    from edge_runtime.errors import MissingDependencyError
-
     raise MissingDependencyError("onnxruntime is not installed; pip install edge-runtime") from error
 
 from edge_runtime.backends.amx import DOMAIN, find_operators
 from edge_runtime.backends.base import Array, Memory, Run
-from edge_runtime.errors import BackendError, EdgeRuntimeError
 from edge_runtime.telemetry import resident_bytes
 
 _MADV_PAGEOUT = 21  # Linux 5.4; what was written to stays, as MADV_DONTNEED would not have it
@@ -78,7 +77,7 @@ class OnnxRuntimeBackend:
         except Exception as error:  # the library's exceptions share no base of their own
             raise BackendError(
                 f"ONNX Runtime {ort.__version__} cannot load {graph.name}: {_first_line(error)}; "
-                "rebuild the bundle with the builder of this version"
+                "upgrade it, or rebuild the bundle with the builder of this version"
             ) from error
         _advise(graph.with_name(graph.name + ".data"), _MADV_POPULATE_READ if reads_in_place else _MADV_PAGEOUT)
         return OnnxRuntimeEngine(session, graph.name)
@@ -165,6 +164,19 @@ class OnnxRuntimeEngine:
         if self._session is None:
             raise BackendError(f"{self._name} is closed")
         return self._session
+
+
+def check_version(what: str, since: tuple[int, int], installed: str = ort.__version__) -> None:
+    """See whether the installed library can do ``what``, which those from version ``since`` on can.
+
+    Raises:
+        MissingDependencyError: it is older.
+    """
+    if tuple(int(number) for number in installed.split(".")[:2]) < since:
+        raise MissingDependencyError(
+            f"{what} takes ONNX Runtime {since[0]}.{since[1]} or newer, and {installed} is installed; upgrade it, "
+            "which may take a newer Python, or do without"
+        )
 
 
 @cache

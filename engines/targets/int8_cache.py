@@ -22,6 +22,8 @@ from engines.calibration.walk import Walk
 
 Float32 = NDArray[np.float32]
 
+INT8_CACHE_SINCE = (1, 27)  # ONNX Runtime's version: older ones have no such attention, or not on a CPU
+
 _ATTENTION = "GroupQueryAttention"
 _CACHED = ("past_", "present_")  # what tensors of keys and values are called
 # Beyond what calibration images show: what is larger is cut off, and that costs more than one bit of eight. Logits of

@@ -24,7 +24,7 @@ from engines.quantize.int8 import Int8Matrix
 from engines.quantize.nf4 import NF4_BLOCK, SCALES_A_RANGE, Nf4Matrix, dynamic_8bit
 from engines.targets.base import Calibration, TargetOptions, component_of, stored_bytes, write_rows
 from engines.targets.calibrated import as_emitted, keep_emitted, save_graph
-from engines.targets.int8_cache import int8_specs, with_int8_cache
+from engines.targets.int8_cache import INT8_CACHE_SINCE, int8_specs, with_int8_cache
 
 _CACHE_VERSION = "10.3.0"  # of TensorRT, in whose format ranges are kept
 _NF4 = 1  # of MatMulBnb4's types
@@ -177,6 +177,10 @@ class OnnxRuntimeTarget:
     versions: Mapping[str, str] = {}
 
     def __init__(self, options: TargetOptions) -> None:
+        if options.kv_cache == "int8":
+            from edge_runtime.backends.onnxruntime import check_version  # here, as planning takes no library
+
+            check_version("kv_cache: int8", INT8_CACHE_SINCE)
         self._dialect = OnnxRuntimeDialect()
         self._kv_cache = options.kv_cache  # sizes are free in its graphs
 

@@ -214,7 +214,7 @@ def test_a_subscriber_that_never_reads_holds_nothing_up(rig):
     take_off(rig, ScriptedInspector([SEEN]))
     sleeper = rclpy.create_node("sleeper")
     try:
-        sleeper.create_subscription(InspectionReportMessage, "inspection/reports", print, 1)
+        sleeper.create_subscription(InspectionReportMessage, "inspection/reports", lambda report: None, 1)
         rig.wait_until(lambda: sleeper.count_publishers("inspection/reports") == 1)
         for number in range(30):
             rig.publish_frame(stamp=(1 + number, 0))

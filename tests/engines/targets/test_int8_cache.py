@@ -18,12 +18,13 @@ from engines.plan import plan_bundle
 from engines.precision import load_recipe
 from engines.synthetic import open_checkpoint
 from engines.targets.int8_cache import with_int8_cache
+from tests.engines.targets.int8_caches import needs_int8_cache
 from tests.engines.test_build import WatchedCheckpoint, contents
 
 PROMPT = PromptTokens((1, 60, 61), (40, 41, 42, 43))
 CHECKPOINT = open_checkpoint("synthetic:tiny-llava")
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*settle with 500.*")
+pytestmark = [needs_int8_cache, pytest.mark.filterwarnings("ignore:.*settle with 500.*")]
 
 
 def build_with(out, recipe, kv_cache, checkpoint=CHECKPOINT):

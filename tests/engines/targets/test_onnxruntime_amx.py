@@ -22,6 +22,7 @@ from engines.quantize.rtn import quantize_rtn
 from engines.synthetic import open_checkpoint
 from engines.targets.onnxruntime_amx import cache_dtype, float16_tiles, int4_scales, int4_tiles
 from tests.engines.targets.amx_products import needs_amx, weights_of
+from tests.engines.targets.int8_caches import needs_int8_cache
 from tests.parity.golden import PROMPT, golden_pixels, load_golden, write_golden_checkpoint
 
 
@@ -62,7 +63,7 @@ def test_a_bundle_for_amx_says_what_one_for_any_processor_says(tmp_path):
 
 @needs_amx
 @pytest.mark.filterwarnings("ignore:.*settle with 500.*")
-@pytest.mark.parametrize("change", [{"kv_cache": "int8"}, {}])
+@pytest.mark.parametrize("change", [pytest.param({"kv_cache": "int8"}, marks=needs_int8_cache), {}])
 @pytest.mark.parametrize("recipe", ["asymmetric-int4", "asymmetric-int4-awq-gptq"])
 def test_calibration_images_pass_through_its_operators_too(recipe, change, tmp_path):
     precisions = replace(load_recipe(recipe), **change)
