@@ -1,8 +1,9 @@
-"""What a number on a command line may be, for both commands; knows no command and no option."""
+"""What a number or a file on a command line may be, for both commands; knows no command and no option."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 
 def byte_budget(text: str) -> int:
@@ -13,6 +14,14 @@ def byte_budget(text: str) -> int:
         return parse_bytes(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def file(text: str) -> Path:
+    """A file's path, whether it exists or not."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file")
+    return path
 
 
 def positive(text: str) -> int:

@@ -14,9 +14,8 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
-from edge_runtime.arguments import byte_budget, positive
+from edge_runtime.arguments import byte_budget, file, positive
 from edge_runtime.ending import exit_code
 from edge_runtime.interrupts import holding_interrupts
 
@@ -88,12 +87,12 @@ def _parser() -> argparse.ArgumentParser:
         help="skip frames that changed less than this since the last report; 0.35 is over noise (default: skip none)",
     )
     stream.add_argument("--deadline", type=_not_negative, metavar="SECONDS", help="cut a report that takes longer")
-    stream.add_argument("--log", type=Path, metavar="FILE", help="append the flight log, JSON lines")
-    stream.add_argument("--page", type=Path, metavar="FILE", help="write the flight report, one HTML page, and its log")
+    stream.add_argument("--log", type=file, metavar="FILE", help="append the flight log, JSON lines")
+    stream.add_argument("--page", type=file, metavar="FILE", help="write the flight report, one HTML page, and its log")
 
     report = commands.add_parser("report", parents=[shared], help="make the page of a recorded flight")
-    report.add_argument("recording", type=Path, metavar="RECORDING", help="flight log, or the recorder's MCAP file")
-    report.add_argument("--page", type=Path, metavar="FILE", help="where it goes (default: beside the recording)")
+    report.add_argument("recording", type=file, metavar="RECORDING", help="flight log, or the recorder's MCAP file")
+    report.add_argument("--page", type=file, metavar="FILE", help="where it goes (default: beside the recording)")
 
     bench = commands.add_parser("bench", parents=[opening, shared], help="measure time and memory")
     bench.add_argument("source", nargs="?", metavar="SOURCE", help="frames, as for stream (default: noise)")

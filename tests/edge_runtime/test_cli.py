@@ -164,8 +164,10 @@ def test_a_flight_that_is_refused_leaves_no_page(photos: Path, tmp_path: Path) -
 def test_a_page_that_cannot_be_written_is_refused_before_the_flight(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["stream", "/nowhere", str(photos), "--page", str(tmp_path)]) == 1
-    assert f"cannot write page {tmp_path}: " in complaint(capsys)
+    page = tmp_path / "file" / "page.html"
+    page.parent.touch()
+    assert main(["stream", "/nowhere", str(photos), "--page", str(page)]) == 1
+    assert f"cannot write page {page}: " in complaint(capsys)
 
 
 def test_bench_measures_every_step(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -292,7 +294,16 @@ def test_a_budget_that_is_too_small_is_exit_code_4_with_the_ledger(
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["fly"], ["inspect"], ["bench", "b", "--budget", "lots"], ["bench", "b", "--frames", "0"], ["stream", "b"]],
+    [
+        [],
+        ["fly"],
+        ["inspect"],
+        ["bench", "b", "--budget", "lots"],
+        ["bench", "b", "--frames", "0"],
+        ["stream", "b"],
+        ["stream", "b", "0", "--page", "/"],
+        ["report", "."],
+    ],
 )
 def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as left:
