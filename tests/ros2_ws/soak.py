@@ -40,9 +40,7 @@ WARM_UP_SHARE = 0.25
 WAIT_S = 120.0
 
 SLOPE_LIMIT_MB = 1.0  # in 10 minutes, after warm-up
-# Steps of the allocator, which a flight of less than 10 minutes cannot tell from growth: in two of 30 minutes there
-# were three, of +1.0, -1.1 and +2.6 MB.
-PAGES_MB = 2.0
+PAGES_MB = 1.0  # an allocator's steps, which a flight of less than 10 minutes cannot tell from growth
 HANDOVER_LIMIT_MS = 10.0
 STALE_LIMIT_S = 1.0  # a frame's age when its inspection starts; the 99th percentile was 0.4 on a machine with load 17
 

@@ -185,22 +185,23 @@ def test_matrices_of_other_sizes_are_multiplied_as_everywhere(tmp_path):
 
 
 @needs_amx
-def test_a_matrix_is_in_memory_once_and_before_the_first_frame(tmp_path):
-    weight = weights_of(4096, 4096)
+def test_a_matrix_is_used_where_its_file_is_mapped(tmp_path):
+    weight = weights_of(8192, 4096)  # large beside the steps of an allocator in a process of many tests
     path = Path(os.path.realpath(write_product(tmp_path / "product.onnx", weight)))
     product(write_product(tmp_path / "small.onnx", weights_of(32, 32)), np.ones((1, 32), np.float32))
     process = psutil.Process()
-    process.memory_maps(grouped=False)  # a long list in a process of many tests: its memory is not the engine's
+    process.memory_maps(grouped=False)  # a long list, whose memory is not the engine's
     before = process.memory_info()
 
     engine = OnnxRuntimeBackend(1).load(path)
-    mapped = sum(m.rss for m in process.memory_maps(grouped=False) if m.path == f"{path}.data")
-    after = process.memory_info()
+    loaded = [m for m in process.memory_maps(grouped=False) if m.path == f"{path}.data"]
     engine.evaluate({"x": np.ones((1, 1, 4096), np.float32)})
+    after = process.memory_info()
     engine.close()
 
+    assert sum(mapping.rss for mapping in loaded) >= weight.nbytes  # there before the first frame
     own = (after.rss - after.shared) - (before.rss - before.shared)
-    assert weight.nbytes * 0.9 < mapped + own < weight.nbytes * 1.5
+    assert own < weight.nbytes / 4
 
 
 @needs_amx
