@@ -13,7 +13,7 @@ from engines.cli import main
 from engines.precision import load_recipe
 from engines.quality import check_quality
 from engines.synthetic import open_checkpoint
-from tests.engines.test_build import WatchedCheckpoint
+from tests.engines.builds import WatchedCheckpoint
 
 REFERENCE = Path(engines.reference.__file__).with_name("checkpoint")
 SCENES = 12

@@ -22,8 +22,8 @@ from engines.quantize.activations import ActivationMeter, measure_activations
 from engines.quantize.gptq import quantize_gptq
 from engines.synthetic import open_checkpoint
 from engines.targets.onnxruntime import OnnxRuntimeDialect
+from tests.engines.builds import WatchedCheckpoint
 from tests.engines.calibration.graphs import PROMPT
-from tests.engines.test_build import WatchedCheckpoint
 
 TINY = open_checkpoint("synthetic:tiny-llava")
 MODEL = read_model(TINY)

@@ -16,7 +16,7 @@ from engines.execution import open_bundle_tracer
 from engines.plan import plan_bundle
 from engines.precision import load_recipe
 from engines.synthetic import open_checkpoint
-from tests.engines.test_build import WatchedCheckpoint, contents
+from tests.engines.builds import WatchedCheckpoint, contents
 
 PROMPT = PromptTokens((1, 60, 61), (40, 41, 42, 43))
 TINY = "synthetic:tiny-llava"

@@ -18,8 +18,8 @@ from engines.plan import plan_bundle
 from engines.precision import load_recipe
 from engines.synthetic import open_checkpoint
 from engines.targets.int8_cache import with_int8_cache
+from tests.engines.builds import WatchedCheckpoint, contents
 from tests.engines.targets.int8_caches import needs_int8_cache
-from tests.engines.test_build import WatchedCheckpoint, contents
 
 PROMPT = PromptTokens((1, 60, 61), (40, 41, 42, 43))
 CHECKPOINT = open_checkpoint("synthetic:tiny-llava")

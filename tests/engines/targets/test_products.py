@@ -24,8 +24,8 @@ from engines.precision import FLOAT16, Precision, load_recipe
 from engines.synthetic import open_checkpoint
 from engines.targets.onnxruntime import OnnxRuntimeDialect
 from engines.targets.tensorrt_dialect import TensorRTDialect
+from tests.engines.builds import WatchedCheckpoint
 from tests.engines.targets.test_int8 import build_int8, check_still_the_same, everything_int8, nodes_of, recipe_of
-from tests.engines.test_build import WatchedCheckpoint
 
 HEADS, WIDTH, ROWS = 2, 16, 40
 NAME = "layers.0.self_attn.products"

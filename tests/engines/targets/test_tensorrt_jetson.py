@@ -19,10 +19,10 @@ from engines.calibration.images import open_images
 from engines.precision import load_recipe
 from engines.synthetic import open_checkpoint
 from engines.verify import verify
+from tests.engines.builds import contents
 from tests.engines.checkpoints import LoudCheckpoint
 from tests.engines.targets.test_int8 import build_int8, feed_forward_int8, recipe_of, tracing
 from tests.engines.targets.test_products import products_int8
-from tests.engines.test_build import contents
 
 pytestmark = pytest.mark.simulated_jetson
 

@@ -20,10 +20,10 @@ from engines.targets import TARGETS
 from engines.targets.base import Calibration, TargetOptions
 from engines.targets.tensorrt_compiler import Compiler
 from engines.targets.tensorrt_dialect import TensorRTDialect
+from tests.engines.builds import WatchedCheckpoint
 from tests.engines.checkpoints import LoudCheckpoint, tiny_variant
 from tests.engines.targets.test_int8 import everything_int8, feed_forward_int8
 from tests.engines.targets.test_products import products_int8
-from tests.engines.test_build import WatchedCheckpoint
 
 trt = pytest.importorskip(
     "tensorrt_rtx_bindings", reason="pip install 'edge-runtime[tensorrt-rtx]', or make engines", exc_type=ImportError
