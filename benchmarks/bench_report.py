@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from transformers import AutoImageProcessor, AutoTokenizer, LlavaForConditionalGeneration, LlavaProcessor
 
 from edge_runtime import Inspector
+from edge_runtime.bundle.manifest import PromptSpec
 from edge_runtime.ending import exit_code
-from edge_runtime.manifest import PromptSpec
 from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
 
 CHECKPOINT = Path(__file__).parents[1] / "engines" / "reference" / "checkpoint"

@@ -33,8 +33,8 @@ from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
-from edge_runtime.bundle import load_bundle
-from edge_runtime.manifest import PreprocessingSpec
+from edge_runtime.bundle.manifest import PreprocessingSpec
+from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.messages import fill_image, frame_from_image
 from edge_runtime.preprocessing import pixels_from_frame
 

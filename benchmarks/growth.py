@@ -24,7 +24,7 @@ from benchmarks.growth_plot import Panel, panels_svg
 from benchmarks.target import FASTEST
 from edge_runtime import Inspector
 from edge_runtime.budget import plan_ledger
-from edge_runtime.bundle import load_bundle
+from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.ending import exit_code
 from edge_runtime.loading import LoadedBundle
 from edge_runtime.pressure import Watch, limits_of

@@ -31,7 +31,7 @@ from edge_runtime.report import Finding, InspectionReport, Region, Timings, json
 
 if TYPE_CHECKING:
     from edge_runtime.budget import Ledger, LedgerItem
-    from edge_runtime.bundle import Bundle, load_bundle
+    from edge_runtime.bundle.opening import Bundle, load_bundle
     from edge_runtime.frames import load_image, open_source
     from edge_runtime.inspector import Inspector
 
@@ -64,11 +64,11 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Bundle": "bundle",
+    "Bundle": "bundle.opening",
     "Inspector": "inspector",
     "Ledger": "budget",
     "LedgerItem": "budget",
-    "load_bundle": "bundle",
+    "load_bundle": "bundle.opening",
     "load_image": "frames",
     "open_source": "frames",
 }

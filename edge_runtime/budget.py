@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edge_runtime.bundle.manifest import COMPONENT_KINDS, Component, Manifest
 from edge_runtime.errors import BudgetExceededError
 from edge_runtime.footprint import FOOTPRINTS, Footprint
 from edge_runtime.kv_cache import cache_bytes, cache_dtype
-from edge_runtime.manifest import COMPONENT_KINDS, Component, Manifest
 
 _UNITS = {
     "": 1, "b": 1,

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends.base import Array, Backend, Engine, Memory, Run
+from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.embedding import Embedding
 from edge_runtime.kv_cache import open_cache
-from edge_runtime.manifest import Manifest
 
 Float32 = NDArray[np.float32]
 

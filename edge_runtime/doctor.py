@@ -16,7 +16,7 @@ import numpy as np
 
 from edge_runtime.backends.amx import find_operators
 from edge_runtime.budget import format_bytes
-from edge_runtime.bundle import load_bundle
+from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import EdgeRuntimeError, MissingDependencyError
 from edge_runtime.inspector import Inspector
 from edge_runtime.telemetry import read_memory, read_temperature_c

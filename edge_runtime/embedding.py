@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.bundle import Bundle
+from edge_runtime.bundle.opening import Bundle
 from edge_runtime.errors import BundleCorruptError
 
 Float32 = NDArray[np.float32]

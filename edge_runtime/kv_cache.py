@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from edge_runtime.backends.base import Array, Backend, Engine, Memory, Run
-from edge_runtime.manifest import Manifest, ModelSpec
+from edge_runtime.bundle.manifest import Manifest, ModelSpec
 
 _REACH_STEP = 256  # reading up to 255 empty rows costs less than binding engines anew for every token
 

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.bundle.manifest import PreprocessingSpec
 from edge_runtime.errors import FrameError
-from edge_runtime.manifest import PreprocessingSpec
 
 Float32 = NDArray[np.float32]
 

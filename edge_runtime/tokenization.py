@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from edge_runtime.bundle.manifest import PromptSpec
 from edge_runtime.errors import BundleCorruptError
-from edge_runtime.manifest import PromptSpec
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.bundle import sha256_of_file
+from edge_runtime.bundle.opening import sha256_of_file
 from edge_runtime.errors import CheckpointError
 
 _DTYPES: Mapping[str, np.dtype[Any]] = {

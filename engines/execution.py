@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from edge_runtime.backends import open_backend
 from edge_runtime.backends.base import Array, Backend, Engine
-from edge_runtime.bundle import Bundle
+from edge_runtime.bundle.manifest import Component, TensorSpec
+from edge_runtime.bundle.opening import Bundle
 from edge_runtime.decoder import Decoder
 from edge_runtime.embedding import open_embedding
-from edge_runtime.manifest import Component, TensorSpec
 from edge_runtime.tokenization import PromptTokens
 from engines.fidelity import Trace
 

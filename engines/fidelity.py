@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.manifest import Manifest
+from edge_runtime.bundle.manifest import Manifest
 
 Float32 = NDArray[np.float32]
 

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from edge_runtime.bundle.manifest import COMPONENT_KINDS
 from edge_runtime.errors import RecipeError
-from edge_runtime.manifest import COMPONENT_KINDS
 from engines.calibration.ranges import RANGE_METHODS
 from engines.quantize import CALIBRATED, QUANTIZERS
 from engines.quantize.int8 import int8_bytes

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from edge_runtime.bundle import Bundle
+from edge_runtime.bundle.manifest import MANIFEST_NAME, manifest_to_json
+from edge_runtime.bundle.opening import Bundle
 from edge_runtime.errors import VerificationError
-from edge_runtime.manifest import MANIFEST_NAME, manifest_to_json
 from engines.build import build
 from engines.checkpoint import Checkpoint
 from engines.precision import load_recipe

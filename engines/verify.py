@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.bundle import load_bundle
+from edge_runtime.bundle.manifest import MANIFEST_NAME, Manifest, manifest_to_json
+from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import BuildError, CheckpointError, VerificationError
-from edge_runtime.manifest import MANIFEST_NAME, Manifest, manifest_to_json
 from edge_runtime.preprocessing import pixels_from_frame
 from edge_runtime.tokenization import load_tokenizer, prompt_tokens
 from engines.calibration.images import CalibrationImages

@@ -15,8 +15,8 @@ from edge_runtime.backends.cuda import Device
 from edge_runtime.backends.tensorrt_engine import Binding, Recording, TensorRTEngine
 from edge_runtime.backends.tensorrt_library import Library
 from edge_runtime.backends.tensorrt_module import load_library
+from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.errors import BackendError, BundleTargetError
-from edge_runtime.manifest import Manifest
 
 if TYPE_CHECKING:
     import tensorrt as trt

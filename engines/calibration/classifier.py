@@ -12,8 +12,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from edge_runtime.bundle.manifest import PreprocessingSpec
 from edge_runtime.errors import BuildError, CalibrationError, CheckpointError
-from edge_runtime.manifest import PreprocessingSpec
 from edge_runtime.preprocessing import pixels_from_frame
 from engines.calibration.observe import open_observed
 from engines.calibration.qdq import insert_qdq

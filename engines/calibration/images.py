@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.bundle import sha256_of_file
+from edge_runtime.bundle.opening import sha256_of_file
 from edge_runtime.errors import FrameError, SourceError
 from edge_runtime.frames import IMAGE_SUFFIXES, load_image
 from engines.reference import scenes

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 from onnx import NodeProto, TensorProto
 
-from edge_runtime.bundle import sha256_of_file
+from edge_runtime.bundle.opening import sha256_of_file
 from edge_runtime.errors import CalibrationError
 from engines.precision import PRODUCTS
 

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from onnx import ValueInfoProto
 from tqdm import tqdm
 
+from edge_runtime.bundle.manifest import PreprocessingSpec
 from edge_runtime.embedding import Embedding
 from edge_runtime.errors import CalibrationError
-from edge_runtime.manifest import PreprocessingSpec
 from edge_runtime.preprocessing import pixels_from_frame
 from edge_runtime.tokenization import PromptTokens
 from engines.calibration.float32 import float32_twin

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edge_runtime.bundle.manifest import ModelSpec, PreprocessingSpec, PromptSpec
 from edge_runtime.errors import CheckpointError
-from edge_runtime.manifest import ModelSpec, PreprocessingSpec, PromptSpec
 from engines.checkpoint import Checkpoint
 from engines.families.folds import Fold
 from engines.graphs.builder import Graph
@@ -31,7 +31,7 @@ class Part:
     """A component to be built: which tensors it takes, and how its graph is emitted."""
 
     name: str
-    kind: str  # one of edge_runtime.manifest.COMPONENT_KINDS
+    kind: str  # one of edge_runtime.bundle.manifest.COMPONENT_KINDS
     layers: tuple[int, int] | None  # [first, end) of a decoder group
     parameters: Mapping[str, Parameter]  # by the tensor's name in the checkpoint
     emit: Callable[[Graph, Dialect, TensorSource, Precision], None] | None  # None: an embedding has no graph

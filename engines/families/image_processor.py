@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from edge_runtime.bundle.manifest import PreprocessingSpec
 from edge_runtime.errors import CheckpointError
-from edge_runtime.manifest import PreprocessingSpec
 from engines.families.base import Settings
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edge_runtime.bundle.manifest import ModelSpec, PromptSpec
 from edge_runtime.errors import CheckpointError
-from edge_runtime.manifest import ModelSpec, PromptSpec
 from edge_runtime.report import ACTIONS, DEFECT_CLASSES, SEVERITIES
 from engines.checkpoint import Checkpoint
 from engines.families.base import Model, Parameter, Part, Settings, VisionWork

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edge_runtime.bundle.manifest import ModelSpec, PreprocessingSpec
 from edge_runtime.errors import CheckpointError
-from edge_runtime.manifest import ModelSpec, PreprocessingSpec
 from engines.checkpoint import Checkpoint
 from engines.families.base import Model, Parameter, Part, Settings, VisionWork
 from engines.families.llava import DEFAULT_PROMPT, token_ids

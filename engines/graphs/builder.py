@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edge_runtime.manifest import FileEntry, TensorSpec
+from edge_runtime.bundle.manifest import FileEntry, TensorSpec
 
 OPSET = 21  # the first with blocked 4-bit Q/DQ, which TensorRT reads
 _IR_VERSION = 10

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_runtime import Inspector
-from edge_runtime.bundle import load_bundle
+from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.grammar import Grammar
 from edge_runtime.preprocessing import pixels_from_frame
 from edge_runtime.report import answer_schema

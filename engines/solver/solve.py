@@ -12,8 +12,8 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from edge_runtime.budget import Ledger, format_bytes
+from edge_runtime.bundle.manifest import COMPONENT_KINDS
 from edge_runtime.errors import BudgetExceededError
-from edge_runtime.manifest import COMPONENT_KINDS
 from engines.precision import FLOAT16, Precision, PrecisionPlan
 from engines.solver.choices import Choice, Option
 

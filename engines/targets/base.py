@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from edge_runtime.manifest import Component, FileEntry, TensorSpec
+from edge_runtime.bundle.manifest import Component, FileEntry, TensorSpec
 from engines.calibration.walk import Walk
 from engines.families.base import Part
 from engines.fidelity import FLOAT32_ARITHMETIC, Fidelity

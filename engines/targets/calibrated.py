@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from edge_runtime.manifest import FileEntry
+from edge_runtime.bundle.manifest import FileEntry
 from engines.graphs.builder import HashedFile
 
 

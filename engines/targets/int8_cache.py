@@ -15,8 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from edge_runtime.bundle.manifest import TensorSpec
 from edge_runtime.errors import CalibrationError
-from edge_runtime.manifest import TensorSpec
 from engines.calibration.tensors import load_graph
 from engines.calibration.walk import Walk
 

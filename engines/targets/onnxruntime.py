@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from edge_runtime.manifest import Component
+from edge_runtime.bundle.manifest import Component
 from engines.calibration.scales import calibrate_on_cpu
 from engines.calibration.tensors import is_inner_product, load_graph
 from engines.families.base import Part

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.backends.tensorrt_module import load_library
+from edge_runtime.bundle.manifest import Component
 from edge_runtime.errors import BackendError, MissingDependencyError
-from edge_runtime.manifest import Component
 from engines.calibration.float32 import keep_float32
 from engines.calibration.overflow import find_overflow
 from engines.calibration.qdq import insert_qdq

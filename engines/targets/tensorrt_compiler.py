@@ -12,8 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 from edge_runtime.backends.tensorrt_callbacks import open_logger
+from edge_runtime.bundle.manifest import FileEntry
 from edge_runtime.errors import BackendError
-from edge_runtime.manifest import FileEntry
 from engines.graphs.builder import HashedFile
 
 Shape = tuple[int, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from edge_runtime.manifest import TensorSpec
+from edge_runtime.bundle.manifest import TensorSpec
 from engines.families.base import Part
 from engines.precision import FLOAT16, Precision
 from engines.quantize.int4 import block_size_for

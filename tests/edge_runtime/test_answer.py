@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from edge_runtime.answer import Answer, write_answer
-from edge_runtime.bundle import load_bundle
+from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import BackendError, BundleCorruptError
 from edge_runtime.grammar import Grammar
 from edge_runtime.report import (

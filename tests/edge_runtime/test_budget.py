@@ -10,7 +10,7 @@ import pytest
 
 from edge_runtime.backends import open_backend
 from edge_runtime.budget import Ledger, LedgerItem, check_fits, format_bytes, parse_bytes, plan_ledger
-from edge_runtime.bundle import load_bundle
+from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import BudgetExceededError
 from edge_runtime.footprint import FOOTPRINTS
 

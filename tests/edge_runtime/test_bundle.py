@@ -13,7 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.bundle import load_bundle
+from edge_runtime.bundle.manifest import manifest_to_json
+from edge_runtime.bundle.opening import load_bundle
+from edge_runtime.bundle.validation import manifest_from_json
 from edge_runtime.errors import (
     BundleCorruptError,
     BundleError,
@@ -21,8 +23,6 @@ from edge_runtime.errors import (
     BundleTargetError,
     BundleVersionError,
 )
-from edge_runtime.manifest import manifest_to_json
-from edge_runtime.manifest_reading import manifest_from_json
 
 
 def edit(bundle: Path, **changes: Any) -> None:

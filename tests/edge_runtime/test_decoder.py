@@ -11,7 +11,7 @@ import pytest
 
 from edge_runtime.backends import open_backend
 from edge_runtime.backends.base import Engine
-from edge_runtime.bundle import Bundle, load_bundle
+from edge_runtime.bundle.opening import Bundle, load_bundle
 from edge_runtime.decoder import Decoder
 from edge_runtime.embedding import open_embedding
 from edge_runtime.errors import BackendError, BundleCorruptError, BundleTargetError

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edge_runtime.bundle.manifest import PreprocessingSpec
 from edge_runtime.errors import FrameError
-from edge_runtime.manifest import PreprocessingSpec
 from edge_runtime.preprocessing import check_frame, pixels_from_frame
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)

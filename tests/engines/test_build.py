@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 
-from edge_runtime.bundle import load_bundle
+from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import BudgetExceededError, CheckpointError, RecipeError
 from engines.build import build
 from engines.plan import plan_bundle

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.bundle import load_bundle
+from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import BuildError, CheckpointError
 from tests.engines.builds import LATE, WatchedCheckpoint, build_tiny, contents
 

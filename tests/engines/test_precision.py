@@ -2,8 +2,8 @@
 
 import pytest
 
+from edge_runtime.bundle.manifest import COMPONENT_KINDS
 from edge_runtime.errors import RecipeError
-from edge_runtime.manifest import COMPONENT_KINDS
 from engines.precision import NF4, Precision, known_recipes, load_recipe
 
 INT4 = Precision("int4", "rtn", 128)

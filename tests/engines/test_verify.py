@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edge_runtime.bundle import load_bundle, sha256_of_file
+from edge_runtime.bundle.manifest import PRECISIONS
+from edge_runtime.bundle.opening import load_bundle, sha256_of_file
 from edge_runtime.errors import (
     BackendError,
     BundleCorruptError,
@@ -16,7 +17,6 @@ from edge_runtime.errors import (
     CheckpointError,
     VerificationError,
 )
-from edge_runtime.manifest import PRECISIONS
 from engines.build import build
 from engines.cli import main
 from engines.fidelity import (

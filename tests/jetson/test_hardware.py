@@ -17,7 +17,7 @@ import pytest
 import tensorrt as trt
 
 from edge_runtime import Inspector
-from edge_runtime.bundle import load_bundle
+from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.doctor import examine
 from edge_runtime.preprocessing import pixels_from_frame
 from edge_runtime.report import InspectionReport

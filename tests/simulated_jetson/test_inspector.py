@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from edge_runtime import BudgetExceededError, BundleTargetError, Finding, Inspector
-from edge_runtime.bundle import load_bundle, sha256_of_file
+from edge_runtime.bundle.opening import load_bundle, sha256_of_file
 from edge_runtime.errors import BackendError
 from edge_runtime.pressure import Watch
 from engines.cli import main as build_command

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from edge_runtime import Inspector
-from edge_runtime.bundle import Bundle, sha256_of_file
+from edge_runtime.bundle.opening import Bundle, sha256_of_file
 from edge_runtime.report import InspectionReport
 from engines.build import build
 from engines.calibration.images import open_images

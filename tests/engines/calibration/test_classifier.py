@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from edge_runtime.bundle.manifest import PreprocessingSpec
 from edge_runtime.errors import BuildError, CheckpointError
-from edge_runtime.manifest import PreprocessingSpec
 from edge_runtime.preprocessing import pixels_from_frame
 from engines.calibration.classifier import IMAGENET_MEAN, IMAGENET_STD, quantize_classifier
 from engines.calibration.images import open_images

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edge_runtime.bundle import load_bundle
+from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import CalibrationError, RecipeError
 from edge_runtime.tokenization import PromptTokens
 from engines.build import build

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from edge_runtime.backends.tensorrt_module import load_library
+from edge_runtime.bundle.manifest import TensorSpec
 from edge_runtime.errors import MissingDependencyError, RecipeError
-from edge_runtime.manifest import TensorSpec
 from engines.advice import changes_towards
 from engines.build import build
 from engines.families import read_model

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.budget import plan_ledger
-from edge_runtime.bundle import load_bundle
+from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import BackendError
 from engines.build import build
 from engines.calibration.images import open_images

@@ -25,7 +25,7 @@ from lifecycle_msgs.msg import Transition
 from rclpy.signals import SignalHandlerOptions
 
 from edge_runtime.arguments import positive
-from edge_runtime.bundle import load_bundle
+from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import EdgeRuntimeError, SourceError
 from edge_runtime.flight_defects import defects_of
 from edge_runtime.flight_log import FlightHeader, load_flight

@@ -10,9 +10,7 @@ from collections.abc import Collection
 from dataclasses import fields
 from pathlib import PurePosixPath
 
-from edge_runtime.errors import BundleCorruptError, BundleVersionError
-from edge_runtime.footprint import FOOTPRINTS
-from edge_runtime.manifest import (
+from edge_runtime.bundle.manifest import (
     BUILD_COMMAND,
     COMPONENT_KINDS,
     MANIFEST_NAME,
@@ -25,11 +23,13 @@ from edge_runtime.manifest import (
     ModelSpec,
     PreprocessingSpec,
 )
+from edge_runtime.errors import BundleCorruptError, BundleVersionError
+from edge_runtime.footprint import FOOTPRINTS
 from edge_runtime.typed_json import MismatchError, dataclass_from_json
 
 
 def manifest_from_json(text: str) -> Manifest:
-    """Inverse of :func:`edge_runtime.manifest.manifest_to_json`.
+    """Inverse of :func:`edge_runtime.bundle.manifest.manifest_to_json`.
 
     Raises:
         BundleVersionError: the manifest is newer than this runtime.

@@ -10,9 +10,9 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_runtime.bundle.manifest import BUILD_COMMAND, MANIFEST_NAME, FileEntry, Manifest
+from edge_runtime.bundle.validation import manifest_from_json
 from edge_runtime.errors import BundleCorruptError, BundleNotFoundError, BundleTargetError
-from edge_runtime.manifest import BUILD_COMMAND, MANIFEST_NAME, FileEntry, Manifest
-from edge_runtime.manifest_reading import manifest_from_json
 
 # Hashing reads about 1 GB/s: half a second is worth knowing that no bit flipped, ten seconds on a drone is not.
 HASH_AT_OPEN_LIMIT_BYTES = 512 * 1024 * 1024
