@@ -32,7 +32,7 @@ from benchmarks.peers.shapes import checkpoint_of, llama_of
 from benchmarks.target import FASTEST
 from edge_runtime.arguments import positive
 from edge_runtime.ending import exit_code
-from edge_runtime.telemetry import kilobyte_fields
+from edge_runtime.memory.telemetry import kilobyte_fields
 from engines.build import build
 from engines.graphs.llama import LlamaConfig
 from engines.precision import load_recipe

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from edge_runtime.telemetry import kilobyte_fields
+from edge_runtime.memory.telemetry import kilobyte_fields
 
 _SAMPLE_S = 0.2
 _SCOPE = ["systemd-run", "--user", "--scope", "--quiet"]

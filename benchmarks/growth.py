@@ -23,12 +23,12 @@ import numpy as np
 from benchmarks.growth_plot import Panel, panels_svg
 from benchmarks.target import FASTEST
 from edge_runtime import Inspector
-from edge_runtime.budget import plan_ledger
 from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.ending import exit_code
 from edge_runtime.loading import LoadedBundle
-from edge_runtime.pressure import Watch, limits_of
-from edge_runtime.telemetry import resident_bytes, total_bytes
+from edge_runtime.memory.monitor import Watch, limits_of
+from edge_runtime.memory.plan import plan_ledger
+from edge_runtime.memory.telemetry import resident_bytes, total_bytes
 from engines.build import build
 from engines.precision import load_recipe
 from engines.synthetic import SYNTHETIC_CONFIGS, synthetic_checkpoint

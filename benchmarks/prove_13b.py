@@ -19,11 +19,11 @@ from pathlib import Path
 
 from benchmarks.confined import Ended, run_confined
 from benchmarks.target import FASTEST
-from edge_runtime.budget import format_bytes, parse_bytes
 from edge_runtime.ending import exit_code
-from edge_runtime.pressure import limits_of
+from edge_runtime.memory.monitor import limits_of
+from edge_runtime.memory.plan import format_bytes, parse_bytes
+from edge_runtime.memory.telemetry import total_bytes
 from edge_runtime.report import report_from_json
-from edge_runtime.telemetry import total_bytes
 
 BUILD_LIMIT_BYTES = 6 * 10**9
 TIME_LIMIT_S = 90 * 60

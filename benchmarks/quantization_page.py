@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.quantization_scenes import Seen, beside
-from edge_runtime.budget import format_bytes
+from edge_runtime.memory.plan import format_bytes
 from engines.sensitivity.groups import WeightGroup
 from engines.sensitivity.journal import Journal
 from engines.sensitivity.table import component_table, sensitivity_table

@@ -30,10 +30,10 @@ from edge_runtime.errors import (
 from edge_runtime.report import Finding, InspectionReport, Region, Timings, json_from_report, report_from_json
 
 if TYPE_CHECKING:
-    from edge_runtime.budget import Ledger, LedgerItem
     from edge_runtime.bundle.opening import Bundle, load_bundle
     from edge_runtime.frames import load_image, open_source
     from edge_runtime.inspector import Inspector
+    from edge_runtime.memory.plan import Ledger, LedgerItem
 
 __all__ = [
     "BackendError",
@@ -66,8 +66,8 @@ __all__ = [
 _LAZY = {
     "Bundle": "bundle.opening",
     "Inspector": "inspector",
-    "Ledger": "budget",
-    "LedgerItem": "budget",
+    "Ledger": "memory.plan",
+    "LedgerItem": "memory.plan",
     "load_bundle": "bundle.opening",
     "load_image": "frames",
     "open_source": "frames",

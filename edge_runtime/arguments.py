@@ -8,7 +8,7 @@ from pathlib import Path
 
 def byte_budget(text: str) -> int:
     """Bytes, of "11.4GB" or "512MiB"."""
-    from edge_runtime.budget import parse_bytes  # here, as it is slow to import, and help needs none
+    from edge_runtime.memory.plan import parse_bytes  # here, as it is slow to import, and help needs none
 
     try:
         return parse_bytes(text)

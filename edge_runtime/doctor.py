@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 
 from edge_runtime.backends.amx import find_operators
-from edge_runtime.budget import format_bytes
 from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import EdgeRuntimeError, MissingDependencyError
 from edge_runtime.inspector import Inspector
-from edge_runtime.telemetry import read_memory, read_temperature_c
+from edge_runtime.memory.plan import format_bytes
+from edge_runtime.memory.telemetry import read_memory, read_temperature_c
 
 _LIBRARIES = ("numpy", "onnxruntime", "llguidance", "tokenizers", "psutil")
 _TEGRA_RELEASE = Path("/etc/nv_tegra_release")

@@ -24,9 +24,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edge_runtime.budget import Ledger
 from edge_runtime.errors import FlightLogError
-from edge_runtime.pressure import Step
+from edge_runtime.memory.monitor import Step
+from edge_runtime.memory.plan import Ledger
 from edge_runtime.report import InspectionReport, json_from_report, report_from_json
 from edge_runtime.typed_json import dataclass_from_json
 

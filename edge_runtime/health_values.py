@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 
-from edge_runtime.budget import Ledger, LedgerItem
-from edge_runtime.pressure import NOTHING_GIVEN_UP, Step
+from edge_runtime.memory.monitor import NOTHING_GIVEN_UP, Step
+from edge_runtime.memory.plan import Ledger, LedgerItem
 from edge_runtime.streaming import Counters
 
 _LATEST_STEPS = 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from edge_runtime.budget import format_bytes
+from edge_runtime.memory.plan import format_bytes
 from engines.checkpoint import Checkpoint
 from engines.device import known_devices, load_device
 from engines.plan import BundlePlan, plan_bundle, shortest_context

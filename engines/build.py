@@ -17,11 +17,11 @@ import numpy as np
 import onnx
 from tqdm import tqdm
 
-from edge_runtime.budget import check_fits, format_bytes
 from edge_runtime.bundle.manifest import MANIFEST_NAME, Component, manifest_to_json
 from edge_runtime.bundle.opening import Bundle, load_bundle, sha256_of_file
 from edge_runtime.ending import NO_ROOM
 from edge_runtime.errors import BuildError, CheckpointError, EdgeRuntimeError
+from edge_runtime.memory.plan import check_fits, format_bytes
 from edge_runtime.typed_json import MismatchError, dataclass_from_json
 from engines.calibration.images import DEFAULT_IMAGES, CalibrationImages, open_images, warn_where_few
 from engines.calibration.model import open_model_walk

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.budget import format_bytes
 from edge_runtime.errors import (
     BudgetExceededError,
     BuildError,
@@ -24,6 +23,7 @@ from edge_runtime.errors import (
     VerificationError,
 )
 from edge_runtime.frames import open_source
+from edge_runtime.memory.plan import format_bytes
 from engines.build import build
 from engines.calibrate import calibrate
 from engines.calibration.classifier import quantize_classifier

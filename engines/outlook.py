@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-from edge_runtime.budget import Ledger, format_bytes
+from edge_runtime.memory.plan import Ledger, format_bytes
 from engines.advice import Change, changes_towards
 from engines.checkpoint import Checkpoint
 from engines.device import Device

@@ -11,10 +11,10 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.budget import Ledger, LedgerItem
 from edge_runtime.frames import FrameSource, SourcedFrame
+from edge_runtime.memory.monitor import Step
+from edge_runtime.memory.plan import Ledger, LedgerItem
 from edge_runtime.preprocessing import check_frame
-from edge_runtime.pressure import Step
 from edge_runtime.report import Finding, InspectionReport, Region, Timings
 
 CRACK = Finding(

@@ -23,7 +23,7 @@ except ImportError as error:
 
 from edge_runtime.backends.amx import DOMAIN, find_operators
 from edge_runtime.backends.base import Array, Memory, Run
-from edge_runtime.telemetry import resident_bytes
+from edge_runtime.memory.telemetry import resident_bytes
 
 _MADV_PAGEOUT = 21  # Linux 5.4; what was written to stays, as MADV_DONTNEED would not have it
 _MADV_POPULATE_READ = 22  # Linux 5.14; without it pages come when they are first read

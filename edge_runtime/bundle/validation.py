@@ -24,7 +24,7 @@ from edge_runtime.bundle.manifest import (
     PreprocessingSpec,
 )
 from edge_runtime.errors import BundleCorruptError, BundleVersionError
-from edge_runtime.footprint import FOOTPRINTS
+from edge_runtime.memory.footprint import FOOTPRINTS
 from edge_runtime.typed_json import MismatchError, dataclass_from_json
 
 

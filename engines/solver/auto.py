@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_runtime.budget import format_bytes
 from edge_runtime.errors import RecipeError
+from edge_runtime.memory.plan import format_bytes
 from engines.checkpoint import Checkpoint
 from engines.families import read_model
 from engines.plan import plan_bundle

@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edge_runtime.budget import mapped_bytes
 from edge_runtime.errors import RecipeError
-from edge_runtime.footprint import FOOTPRINTS
+from edge_runtime.memory.footprint import FOOTPRINTS
+from edge_runtime.memory.plan import mapped_bytes
 from engines.precision import FLOAT16, NF4, Precision, stack_of
 from engines.quantize import CALIBRATED, QUANTIZERS
 from engines.sensitivity.grid import Experiment

@@ -11,9 +11,9 @@ import yaml
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from edge_runtime.budget import Ledger, format_bytes
 from edge_runtime.bundle.manifest import COMPONENT_KINDS
 from edge_runtime.errors import BudgetExceededError
+from edge_runtime.memory.plan import Ledger, format_bytes
 from engines.precision import FLOAT16, Precision, PrecisionPlan
 from engines.solver.choices import Choice, Option
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.backends import open_backend
-from edge_runtime.budget import Ledger, LedgerItem, check_fits, format_bytes, parse_bytes, plan_ledger
 from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import BudgetExceededError
-from edge_runtime.footprint import FOOTPRINTS
+from edge_runtime.memory.footprint import FOOTPRINTS
+from edge_runtime.memory.plan import Ledger, LedgerItem, check_fits, format_bytes, parse_bytes, plan_ledger
 
 LEDGER = Ledger((LedgerItem("weights", 6_600_000_000), LedgerItem("kv_cache", 400_000_000)))
 

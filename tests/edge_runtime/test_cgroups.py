@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.cgroups import cgroup_left_bytes
-from edge_runtime.telemetry import available_bytes
+from edge_runtime.memory.cgroups import cgroup_left_bytes
+from edge_runtime.memory.telemetry import available_bytes
 
 GB = 10**9
 V1_NO_LIMIT = 9223372036854771712

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.budget import Ledger, LedgerItem
 from edge_runtime.errors import FlightLogError
 from edge_runtime.flight_log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure, load_flight
-from edge_runtime.pressure import Step
+from edge_runtime.memory.monitor import Step
+from edge_runtime.memory.plan import Ledger, LedgerItem
 from edge_runtime.report import Finding, InspectionReport, Region, Timings
 
 HEADER = FlightHeader(bundle="reference, asymmetric-int4", source="rendered flight", started_unix_s=1.5)

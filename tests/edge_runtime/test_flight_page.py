@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from edge_runtime.annotate import thumbnail_jpeg
-from edge_runtime.budget import Ledger, LedgerItem
 from edge_runtime.errors import FlightLogError
 from edge_runtime.flight_log import Flight, FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
 from edge_runtime.flight_page import page_from_flight, write_page
+from edge_runtime.memory.plan import Ledger, LedgerItem
 from edge_runtime.report import DEFECT_CLASSES, SEVERITIES, Finding, InspectionReport, Region, Timings
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}

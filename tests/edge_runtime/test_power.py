@@ -2,7 +2,7 @@
 
 import pytest
 
-from edge_runtime.power import Power, read_power
+from edge_runtime.memory.power import Power, read_power
 
 SENSOR = "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3"
 ORIN_NX = {  # as on an Orin NX with JetPack 6; written by hand after NVIDIA's documentation

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from edge_runtime import BudgetExceededError, Inspector
-from edge_runtime.budget import Ledger, LedgerItem
 from edge_runtime.flight_log import FlightHeader, FlightLog, FlightRecord, load_flight
-from edge_runtime.pressure import LADDER, NOTHING_GIVEN_UP, Limits, Reading, Watch, limits_of, read_machine
+from edge_runtime.memory.monitor import LADDER, NOTHING_GIVEN_UP, Limits, Reading, Watch, limits_of, read_machine
+from edge_runtime.memory.plan import Ledger, LedgerItem
 from edge_runtime.streaming import Stream
 from tests.fakes import FakeCamera
 

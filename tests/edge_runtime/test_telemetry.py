@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_runtime.telemetry import LatencyWindow, latency_statistics, read_memory, read_temperature_c
+from edge_runtime.memory.telemetry import LatencyWindow, latency_statistics, read_memory, read_temperature_c
 
 
 def test_memory_readings_are_consistent_with_one_another() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from edge_runtime.backends.cuda import Device
-from edge_runtime.telemetry import read_memory
+from edge_runtime.memory.telemetry import read_memory
 from engines.cli import main as build_command
 
 CHECKPOINT = Path(__file__).parents[2] / "engines" / "reference" / "checkpoint"

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from edge_runtime.budget import parse_bytes
+from edge_runtime.memory.plan import parse_bytes
 from engines.device import known_devices, load_device
 from engines.plan import plan_bundle
 from engines.precision import load_recipe

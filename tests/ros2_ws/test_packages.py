@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from edge_runtime.budget import parse_bytes
+from edge_runtime.memory.plan import parse_bytes
 
 PACKAGE = Path(__file__).parents[2] / "ros2_ws" / "src" / "inspection_ros"
 

@@ -17,7 +17,7 @@ import pytest
 from edge_runtime import BudgetExceededError, BundleTargetError, Finding, Inspector
 from edge_runtime.bundle.opening import load_bundle, sha256_of_file
 from edge_runtime.errors import BackendError
-from edge_runtime.pressure import Watch
+from edge_runtime.memory.monitor import Watch
 from engines.cli import main as build_command
 from tests.edge_runtime.test_pressure import GB, HASTY, LOW, PLENTY, Machine
 from tests.simulated_jetson import driver

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.budget import Ledger, LedgerItem
 from edge_runtime.errors import BudgetExceededError
+from edge_runtime.memory.plan import Ledger, LedgerItem
 from engines.precision import FLOAT16, Precision, load_recipe
 from engines.sensitivity.treatments import Treatment
 from engines.solver.choices import Choice, Option

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
-from edge_runtime.budget import plan_ledger
 from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import CalibrationError, RecipeError
+from edge_runtime.memory.plan import plan_ledger
 from edge_runtime.tokenization import PromptTokens
 from engines.build import build
 from engines.calibration.images import open_images

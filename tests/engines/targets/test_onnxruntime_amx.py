@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.backends.amx import find_operators
-from edge_runtime.budget import plan_ledger
 from edge_runtime.errors import BundleTargetError
+from edge_runtime.memory.plan import plan_ledger
 from engines.build import build
 from engines.calibration.images import open_images
 from engines.cli import main

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.budget import plan_ledger
 from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import BackendError
+from edge_runtime.memory.plan import plan_ledger
 from engines.build import build
 from engines.calibration.images import open_images
 from engines.calibration.model import open_model_walk

@@ -15,7 +15,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.task import Future
 
-from edge_runtime.budget import Ledger
+from edge_runtime.memory.plan import Ledger
 from edge_runtime.report import InspectionReport
 from edge_runtime.streaming import within
 from inspection_ros.pipeline import Pipeline

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge_runtime.annotate import thumbnail_jpeg
-from edge_runtime.budget import Ledger
 from edge_runtime.flight_log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
+from edge_runtime.memory.plan import Ledger
 from edge_runtime.messages import Frame
 from edge_runtime.report import InspectionReport
 from edge_runtime.streaming import Counters

@@ -13,12 +13,12 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
-from edge_runtime.budget import Ledger
 from edge_runtime.errors import BackendError, EdgeRuntimeError
 from edge_runtime.inspector import Inspector
-from edge_runtime.power import read_power
-from edge_runtime.pressure import Step
-from edge_runtime.telemetry import read_temperature_c
+from edge_runtime.memory.monitor import Step
+from edge_runtime.memory.plan import Ledger
+from edge_runtime.memory.power import read_power
+from edge_runtime.memory.telemetry import read_temperature_c
 from inspection_ros.asking import Desk
 from inspection_ros.health import assess
 from inspection_ros.hearing import Ears, frame_from_message

@@ -14,8 +14,8 @@ from typing import Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 
-from edge_runtime.budget import parse_bytes
 from edge_runtime.gating import DEFAULT_THRESHOLD, GateRule
+from edge_runtime.memory.plan import parse_bytes
 from edge_runtime.report import Region
 from edge_runtime.tiling import Tiling
 from inspection_ros.traffic import Rules

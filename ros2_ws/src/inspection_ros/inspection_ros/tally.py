@@ -6,9 +6,9 @@ import threading
 import time
 from collections import deque
 
+from edge_runtime.memory.telemetry import LatencyWindow
 from edge_runtime.report import InspectionReport
 from edge_runtime.streaming import Counters
-from edge_runtime.telemetry import LatencyWindow
 from inspection_ros.traffic import Status
 
 _ANSWERS = 32  # the speed is that of so many

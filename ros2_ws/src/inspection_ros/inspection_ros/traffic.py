@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from edge_runtime.gating import GateRule
+from edge_runtime.memory.telemetry import LatencyStatistics
 from edge_runtime.messages import Frame
 from edge_runtime.report import InspectionReport
 from edge_runtime.streaming import Counters
-from edge_runtime.telemetry import LatencyStatistics
 from edge_runtime.tiling import Tiling
 
 Message = TypeVar("Message")

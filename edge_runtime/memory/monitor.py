@@ -16,9 +16,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge_runtime.budget import Ledger, check_fits, format_bytes
 from edge_runtime.errors import BudgetExceededError
-from edge_runtime.telemetry import available_bytes, read_temperature_c, resident_bytes
+from edge_runtime.memory.plan import Ledger, check_fits, format_bytes
+from edge_runtime.memory.telemetry import available_bytes, read_temperature_c, resident_bytes
 
 _LOW_SHARE, _CRITICAL_SHARE = 0.05, 0.02  # of the machine's memory, that must stay available
 _HOT_C, _TOO_HOT_C = 90.0, 97.0  # below 99, at which an Orin slows itself down

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from edge_runtime.cgroups import cgroup_left_bytes
+from edge_runtime.memory.cgroups import cgroup_left_bytes
 
 
 @dataclass(frozen=True)
