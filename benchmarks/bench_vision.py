@@ -22,7 +22,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.bundle.manifest import PreprocessingSpec
-from edge_runtime.preprocessing import pixels_from_frame
+from edge_runtime.vision.resampling import pixels_from_frame
 from engines.build import build
 from engines.calibration.classifier import IMAGENET_MEAN, IMAGENET_STD, quantize_classifier
 from engines.calibration.images import open_images

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.gating import ChangeGate, GateRule
-from edge_runtime.preprocessing import check_frame
 from edge_runtime.report import InspectionReport
 from edge_runtime.tracking import FindingTracker
-from edge_runtime.view import view_of
+from edge_runtime.vision.frame_signature import view_of
+from edge_runtime.vision.resampling import check_frame
 
 Frame = NDArray[np.uint8]  # (H, W, 3), BGR
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import FrameError, SourceError
-from edge_runtime.truncation import is_cut_short
+from edge_runtime.vision.truncation import is_cut_short
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 

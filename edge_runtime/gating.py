@@ -1,7 +1,7 @@
 """Which frames are worth an inspection: those that show something new, and one now and then; inspects nothing.
 
 A frame is skipped where it shows what the last inspected one showed. That is so where the picture moved by at most
-``MAX_SHIFT`` and changed by less than the threshold (:meth:`edge_runtime.view.View.difference`). Measured over 40
+``MAX_SHIFT`` and changed by less than the threshold (:meth:`edge_runtime.vision.frame_signature.View.difference`). Measured over 40
 rendered scenes of 640x480, what a change amounts to, as 5th, 50th and 95th percentile:
 
     noise of 6 grey levels       0.05  0.11  0.31      2 pixels of motion      0.09  0.18  0.42
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge_runtime.view import View
+from edge_runtime.vision.frame_signature import View
 
 DEFAULT_THRESHOLD = 0.35  # over noise, exposure and compression; under 9 of 10 new cracks of 2 pixels' width
 MAX_SHIFT = 0.04  # of the frame: beyond, a strip that was not seen before may hold a defect

@@ -24,9 +24,9 @@ from edge_runtime.loading import LoadedBundle
 from edge_runtime.memory.monitor import Rung, Step, Watch, limits_of
 from edge_runtime.memory.plan import Ledger, parse_bytes, plan_ledger
 from edge_runtime.memory.telemetry import total_bytes
-from edge_runtime.preprocessing import pixels_from_frame
 from edge_runtime.report import InspectionReport, Timings, answer_schema
 from edge_runtime.tokenization import load_tokenizer, prompt_tokens
+from edge_runtime.vision.resampling import pixels_from_frame
 
 
 class Inspector:

@@ -22,7 +22,7 @@ from edge_runtime.errors import BudgetExceededError
 from edge_runtime.memory.monitor import Watch
 from edge_runtime.memory.plan import Ledger, device_bytes, loading_bytes
 from edge_runtime.memory.telemetry import resident_bytes
-from edge_runtime.preprocessing import Float32
+from edge_runtime.vision.resampling import Float32
 
 _GROWING = ("kv_cache", "image_tokens")  # what a ledger holds that grows with the context
 

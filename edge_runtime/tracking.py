@@ -1,7 +1,7 @@
 """Which findings of one frame are those of the frames before: one crack in ten frames is one track; draws nothing.
 
 A finding continues a track of its class whose region, carried along with the camera's motion, overlaps its own. The
-motion comes from the views of the two frames (:mod:`edge_runtime.view`), so a drone may drift a quarter of a frame
+motion comes from the views of the two frames (:mod:`edge_runtime.vision.frame_signature`), so a drone may drift a quarter of a frame
 between two reports. Where the picture cut to something else, every finding is new.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from edge_runtime.report import Finding, Region
-from edge_runtime.view import Motion, View
+from edge_runtime.vision.frame_signature import Motion, View
 
 MIN_IOU = 0.2  # of one defect in two frames; a model's regions of it wander
 _SLACK = 0.02  # of the frame, added on every side: hairlines have boxes so thin that a pixel of error halves their IoU

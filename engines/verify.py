@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from edge_runtime.bundle.manifest import MANIFEST_NAME, Manifest, manifest_to_json
 from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import BuildError, CheckpointError, VerificationError
-from edge_runtime.preprocessing import pixels_from_frame
 from edge_runtime.tokenization import load_tokenizer, prompt_tokens
+from edge_runtime.vision.resampling import pixels_from_frame
 from engines.calibration.images import CalibrationImages
 from engines.calibration.model import find_model_overflow
 from engines.calibration.overflow import LARGEST_FLOAT16

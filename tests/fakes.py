@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from edge_runtime.frames import FrameSource, SourcedFrame
 from edge_runtime.memory.monitor import Step
 from edge_runtime.memory.plan import Ledger, LedgerItem
-from edge_runtime.preprocessing import check_frame
 from edge_runtime.report import Finding, InspectionReport, Region, Timings
+from edge_runtime.vision.resampling import check_frame
 
 CRACK = Finding(
     defect_class="crack",

@@ -12,9 +12,9 @@ import numpy as np
 
 from edge_runtime.answer import write_answer
 from edge_runtime.grammar import Grammar
-from edge_runtime.preprocessing import Float32
 from edge_runtime.report import answer_from_findings, answer_schema
 from edge_runtime.tokenization import load_tokenizer
+from edge_runtime.vision.resampling import Float32
 from engines import reference
 from engines.families.llava import read_config
 from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene

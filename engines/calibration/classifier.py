@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from edge_runtime.bundle.manifest import PreprocessingSpec
 from edge_runtime.errors import BuildError, CalibrationError, CheckpointError
-from edge_runtime.preprocessing import pixels_from_frame
+from edge_runtime.vision.resampling import pixels_from_frame
 from engines.calibration.observe import open_observed
 from engines.calibration.qdq import insert_qdq
 from engines.calibration.ranges import LEVELS, RANGE_METHODS, scale_of_range

@@ -26,8 +26,8 @@ from tqdm import tqdm
 from edge_runtime.bundle.manifest import PreprocessingSpec
 from edge_runtime.embedding import Embedding
 from edge_runtime.errors import CalibrationError
-from edge_runtime.preprocessing import pixels_from_frame
 from edge_runtime.tokenization import PromptTokens
+from edge_runtime.vision.resampling import pixels_from_frame
 from engines.calibration.float32 import float32_twin
 from engines.calibration.images import CalibrationImages
 from engines.calibration.observe import Observation, open_observed

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from edge_runtime.bundle.manifest import PreprocessingSpec
 from edge_runtime.ending import exit_code
-from edge_runtime.preprocessing import pixels_from_frame
+from edge_runtime.vision.resampling import pixels_from_frame
 from engines.calibration.classifier import IMAGENET_MEAN, IMAGENET_STD
 from engines.reference.classification import CLASSES, labelled_scenes
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.gating import DEFAULT_THRESHOLD, ChangeGate, GateRule
-from edge_runtime.view import view_of
+from edge_runtime.vision.frame_signature import view_of
 from tests.edge_runtime.scenery import Frame, brighter, compressed, cracked, moved, noisy, wall
 
 RULE = GateRule(DEFAULT_THRESHOLD, refresh_s=5.0)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from edge_runtime.bundle.manifest import PreprocessingSpec
 from edge_runtime.errors import FrameError
-from edge_runtime.preprocessing import check_frame, pixels_from_frame
+from edge_runtime.vision.resampling import check_frame, pixels_from_frame
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)

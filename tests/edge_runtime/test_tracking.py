@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.report import Finding, Region
 from edge_runtime.tracking import FindingTracker
-from edge_runtime.view import View, view_of
+from edge_runtime.vision.frame_signature import View, view_of
 from tests.edge_runtime.scenery import moved, noisy, wall
 from tests.fakes import CRACK
 

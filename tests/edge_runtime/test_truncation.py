@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.truncation import is_cut_short
+from edge_runtime.vision.truncation import is_cut_short
 
 MARKERS = [bytes([0xFF, code]) for code in range(256)]
 

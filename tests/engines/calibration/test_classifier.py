@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.bundle.manifest import PreprocessingSpec
 from edge_runtime.errors import BuildError, CheckpointError
-from edge_runtime.preprocessing import pixels_from_frame
+from edge_runtime.vision.resampling import pixels_from_frame
 from engines.calibration.classifier import IMAGENET_MEAN, IMAGENET_STD, quantize_classifier
 from engines.calibration.images import open_images
 from engines.cli import main

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from edge_runtime.preprocessing import pixels_from_frame
+from edge_runtime.vision.resampling import pixels_from_frame
 from engines.build import build
 from engines.calibration.images import open_images
 from engines.calibration.observe import Observation

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from edge_runtime.errors import BackendError, CalibrationError
-from edge_runtime.preprocessing import pixels_from_frame
+from edge_runtime.vision.resampling import pixels_from_frame
 from engines.build import build
 from engines.calibration.answers import answer_tokens
 from engines.calibration.images import open_images

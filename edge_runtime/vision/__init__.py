@@ -1,0 +1,1 @@
+"""Frames as pixels: resizing them for a vision encoder, and telling one view from another."""
