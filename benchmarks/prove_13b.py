@@ -35,7 +35,7 @@ REPORT = """
 import itertools, json, sys
 from edge_runtime import Inspector, json_from_report, load_bundle, load_image
 from edge_runtime.ending import exit_code
-from edge_runtime.tokenization import load_tokenizer, prompt_tokens
+from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
 
 def report():
     path, image, budget, context, tokens = sys.argv[1:]

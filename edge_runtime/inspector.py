@@ -14,18 +14,18 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.answer import write_answer
 from edge_runtime.backends import check_target, device_memory_bytes
 from edge_runtime.bundle.manifest import PromptSpec
 from edge_runtime.bundle.opening import Bundle, load_bundle
 from edge_runtime.errors import BackendError, BundleCorruptError
-from edge_runtime.grammar import Grammar
+from edge_runtime.language.generate import write_answer
+from edge_runtime.language.grammar import Grammar
+from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
 from edge_runtime.loading import LoadedBundle
 from edge_runtime.memory.monitor import Rung, Step, Watch, limits_of
 from edge_runtime.memory.plan import Ledger, parse_bytes, plan_ledger
 from edge_runtime.memory.telemetry import total_bytes
 from edge_runtime.report import InspectionReport, Timings, answer_schema
-from edge_runtime.tokenization import load_tokenizer, prompt_tokens
 from edge_runtime.vision.resampling import pixels_from_frame
 
 

@@ -16,9 +16,9 @@ from edge_runtime.backends import open_backend
 from edge_runtime.backends.base import Array, Backend, Engine, Run
 from edge_runtime.bundle.manifest import Component, Manifest, TensorSpec
 from edge_runtime.bundle.opening import Bundle
-from edge_runtime.decoder import Decoder
-from edge_runtime.embedding import Embedding, open_embedding
 from edge_runtime.errors import BudgetExceededError
+from edge_runtime.language.decoder import Decoder
+from edge_runtime.language.embedding import Embedding, open_embedding
 from edge_runtime.memory.monitor import Watch
 from edge_runtime.memory.plan import Ledger, device_bytes, loading_bytes
 from edge_runtime.memory.telemetry import resident_bytes

@@ -12,9 +12,9 @@ from edge_runtime.backends import open_backend
 from edge_runtime.backends.base import Array, Backend, Engine
 from edge_runtime.bundle.manifest import Component, TensorSpec
 from edge_runtime.bundle.opening import Bundle
-from edge_runtime.decoder import Decoder
-from edge_runtime.embedding import open_embedding
-from edge_runtime.tokenization import PromptTokens
+from edge_runtime.language.decoder import Decoder
+from edge_runtime.language.embedding import open_embedding
+from edge_runtime.language.tokenizer import PromptTokens
 from engines.fidelity import Trace
 
 Float32 = NDArray[np.float32]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import CheckpointError, MissingDependencyError
-from edge_runtime.tokenization import PromptTokens
+from edge_runtime.language.tokenizer import PromptTokens
 from engines.fidelity import Trace
 
 Tracer = Callable[[NDArray[np.float32], int], Trace]

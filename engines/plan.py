@@ -10,9 +10,9 @@ from tokenizers import Tokenizer
 
 from edge_runtime.bundle.manifest import SCHEMA_VERSION, Component, FileEntry, Hashes, Manifest, TensorSpec
 from edge_runtime.errors import CheckpointError, EdgeRuntimeError, RecipeError
+from edge_runtime.language.tokenizer import PromptTokens, prompt_tokens
 from edge_runtime.memory.footprint import FOOTPRINTS
 from edge_runtime.memory.plan import Ledger, LedgerItem, plan_ledger
-from edge_runtime.tokenization import PromptTokens, prompt_tokens
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS, read_model
 from engines.families.base import Model, Part

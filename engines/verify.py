@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edge_runtime.bundle.manifest import MANIFEST_NAME, Manifest, manifest_to_json
 from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import BuildError, CheckpointError, VerificationError
-from edge_runtime.tokenization import load_tokenizer, prompt_tokens
+from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
 from edge_runtime.vision.resampling import pixels_from_frame
 from engines.calibration.images import CalibrationImages
 from engines.calibration.model import find_model_overflow

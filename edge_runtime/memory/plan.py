@@ -11,7 +11,7 @@ import numpy as np
 
 from edge_runtime.bundle.manifest import COMPONENT_KINDS, Component, Manifest
 from edge_runtime.errors import BudgetExceededError
-from edge_runtime.kv_cache import cache_bytes, cache_dtype
+from edge_runtime.language.kv_cache import cache_bytes, cache_dtype
 from edge_runtime.memory.footprint import FOOTPRINTS, Footprint
 
 _UNITS = {

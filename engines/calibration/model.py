@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from edge_runtime.tokenization import prompt_tokens
+from edge_runtime.language.tokenizer import prompt_tokens
 from engines.calibration.answers import ANSWER_TOKENS, answer_tokens
 from engines.calibration.images import CalibrationImages
 from engines.calibration.overflow import Overflow, find_overflow

@@ -24,9 +24,9 @@ from onnx import ValueInfoProto
 from tqdm import tqdm
 
 from edge_runtime.bundle.manifest import PreprocessingSpec
-from edge_runtime.embedding import Embedding
 from edge_runtime.errors import CalibrationError
-from edge_runtime.tokenization import PromptTokens
+from edge_runtime.language.embedding import Embedding
+from edge_runtime.language.tokenizer import PromptTokens
 from edge_runtime.vision.resampling import pixels_from_frame
 from engines.calibration.float32 import float32_twin
 from engines.calibration.images import CalibrationImages

@@ -10,9 +10,9 @@ import numpy as np
 
 from edge_runtime import Inspector
 from edge_runtime.bundle.opening import load_bundle
-from edge_runtime.grammar import Grammar
+from edge_runtime.language.grammar import Grammar
+from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
 from edge_runtime.report import answer_schema
-from edge_runtime.tokenization import load_tokenizer, prompt_tokens
 from edge_runtime.vision.resampling import pixels_from_frame
 from engines.execution import open_bundle_tracer
 from engines.fidelity import Trace

@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from edge_runtime.answer import Answer, write_answer
 from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import BackendError, BundleCorruptError
-from edge_runtime.grammar import Grammar
+from edge_runtime.language.generate import Answer, write_answer
+from edge_runtime.language.grammar import Grammar
+from edge_runtime.language.tokenizer import load_tokenizer
 from edge_runtime.report import (
     ACTIONS,
     DEFECT_CLASSES,
@@ -28,7 +29,6 @@ from edge_runtime.report import (
     answer_from_findings,
     answer_schema,
 )
-from edge_runtime.tokenization import load_tokenizer
 
 VOCAB_SIZE = 512  # a third of it padding, as real vocabularies have
 FINDINGS = (

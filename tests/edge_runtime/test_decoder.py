@@ -12,10 +12,10 @@ import pytest
 from edge_runtime.backends import open_backend
 from edge_runtime.backends.base import Engine
 from edge_runtime.bundle.opening import Bundle, load_bundle
-from edge_runtime.decoder import Decoder
-from edge_runtime.embedding import open_embedding
 from edge_runtime.errors import BackendError, BundleCorruptError, BundleTargetError
-from edge_runtime.kv_cache import open_cache
+from edge_runtime.language.decoder import Decoder
+from edge_runtime.language.embedding import open_embedding
+from edge_runtime.language.kv_cache import open_cache
 
 PREFIX = (1, 40, 41, 42, 43)
 

@@ -27,7 +27,7 @@ from edge_runtime import (
     json_from_report,
     report_from_json,
 )
-from edge_runtime.tokenization import load_tokenizer
+from edge_runtime.language.tokenizer import load_tokenizer
 
 
 def frame(seed: int = 0, height: int = 48, width: int = 64) -> np.ndarray:

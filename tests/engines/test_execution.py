@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edge_runtime.tokenization import PromptTokens
+from edge_runtime.language.tokenizer import PromptTokens
 from engines.build import build
 from engines.execution import open_bundle_tracer
 from engines.precision import load_recipe

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.tokenization import PromptTokens
+from edge_runtime.language.tokenizer import PromptTokens
 from engines.checkpoint import DirectoryCheckpoint, load_checkpoint
 from engines.families import read_model
 from engines.fidelity import Trace

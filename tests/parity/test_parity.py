@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_runtime.tokenization import load_tokenizer, prompt_tokens
+from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
 from edge_runtime.vision.resampling import pixels_from_frame
 from engines.build import build
 from engines.checkpoint import load_checkpoint

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper, save_model
 
-from edge_runtime.tokenization import PromptTokens
+from edge_runtime.language.tokenizer import PromptTokens
 from engines.families import read_model
 from engines.graphs.builder import Graph
 from engines.precision import Precision

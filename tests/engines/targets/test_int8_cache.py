@@ -8,8 +8,8 @@ import pytest
 
 from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import CalibrationError, RecipeError
+from edge_runtime.language.tokenizer import PromptTokens
 from edge_runtime.memory.plan import plan_ledger
-from edge_runtime.tokenization import PromptTokens
 from engines.build import build
 from engines.calibration.images import open_images
 from engines.calibration.observe import Observation

@@ -11,7 +11,7 @@ from itertools import accumulate
 import numpy as np
 
 from edge_runtime.errors import BackendError
-from edge_runtime.grammar import Grammar
+from edge_runtime.language.grammar import Grammar
 from edge_runtime.report import Finding, findings_from_answer
 from edge_runtime.vision.resampling import Float32
 

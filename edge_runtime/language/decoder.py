@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from edge_runtime.backends.base import Array, Backend, Engine, Memory, Run
 from edge_runtime.bundle.manifest import Manifest
-from edge_runtime.embedding import Embedding
-from edge_runtime.kv_cache import open_cache
+from edge_runtime.language.embedding import Embedding
+from edge_runtime.language.kv_cache import open_cache
 
 Float32 = NDArray[np.float32]
 

@@ -1,0 +1,1 @@
+"""The language model: tokens, the answer's grammar, the decoder and its key/value cache."""
