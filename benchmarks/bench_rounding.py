@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
 from benchmarks.rounding_methods import METHODS, Rounded
-from edge_runtime.report import answer_from_findings
+from edge_runtime.reports.report import answer_from_findings
 from edge_runtime.vision.resampling import pixels_from_frame
 from engines.families import read_model
 from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene

@@ -23,7 +23,7 @@ from edge_runtime.ending import exit_code
 from edge_runtime.memory.monitor import limits_of
 from edge_runtime.memory.plan import format_bytes, parse_bytes
 from edge_runtime.memory.telemetry import total_bytes
-from edge_runtime.report import report_from_json
+from edge_runtime.reports.report import report_from_json
 
 BUILD_LIMIT_BYTES = 6 * 10**9
 TIME_LIMIT_S = 90 * 60

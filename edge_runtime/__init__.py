@@ -27,7 +27,7 @@ from edge_runtime.errors import (
     MissingDependencyError,
     SourceError,
 )
-from edge_runtime.report import Finding, InspectionReport, Region, Timings, json_from_report, report_from_json
+from edge_runtime.reports.report import Finding, InspectionReport, Region, Timings, json_from_report, report_from_json
 
 if TYPE_CHECKING:
     from edge_runtime.bundle.opening import Bundle, load_bundle

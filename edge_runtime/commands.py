@@ -15,7 +15,6 @@ from itertools import cycle, islice
 import numpy as np
 
 from edge_runtime import doctor
-from edge_runtime.annotate import Frame, thumbnail_jpeg
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.errors import FrameError, SourceError
 from edge_runtime.flight_log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
@@ -25,7 +24,8 @@ from edge_runtime.gating import GateRule
 from edge_runtime.inspector import Inspector
 from edge_runtime.memory.plan import format_bytes
 from edge_runtime.memory.telemetry import latency_statistics, read_memory
-from edge_runtime.report import InspectionReport, Timings, json_from_report, text_from_report
+from edge_runtime.reports.annotate import Frame, thumbnail_jpeg
+from edge_runtime.reports.report import InspectionReport, Timings, json_from_report, text_from_report
 from edge_runtime.streaming import Outcome, Stream
 
 _SHORT = "; noise has little to report, so name images with defects: edge-runtime bench BUNDLE FOLDER"

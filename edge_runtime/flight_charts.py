@@ -11,7 +11,7 @@ from collections.abc import Container, Iterator, Sequence
 from html import escape
 
 from edge_runtime.flight_log import FlightRecord
-from edge_runtime.report import SEVERITIES, Timings
+from edge_runtime.reports.report import SEVERITIES, Timings
 
 STEPS = ("preprocess", "vision", "prefill", "decode")
 NOTHING = {"clean": "nothing found", "cut": "cut short before any finding"}  # what marks of no finding mean

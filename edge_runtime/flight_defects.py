@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from edge_runtime.flight_log import FlightRecord
-from edge_runtime.report import SEVERITIES, Finding
+from edge_runtime.reports.report import SEVERITIES, Finding
 
 _TABLE_ROWS = 300
 

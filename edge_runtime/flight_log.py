@@ -27,7 +27,7 @@ from typing import Any
 from edge_runtime.errors import FlightLogError
 from edge_runtime.memory.monitor import Step
 from edge_runtime.memory.plan import Ledger
-from edge_runtime.report import InspectionReport, json_from_report, report_from_json
+from edge_runtime.reports.report import InspectionReport, json_from_report, report_from_json
 from edge_runtime.typed_json import dataclass_from_json
 
 _OPENING = b'{"kind":"flight"'  # of the line that opens a flight

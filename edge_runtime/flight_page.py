@@ -19,7 +19,6 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from edge_runtime.annotate import SEVERITY_RGB
 from edge_runtime.errors import FlightLogError
 from edge_runtime.flight_charts import NOTHING, STEPS, findings_chart, latency_chart, loss_chart, mark_of, step_ms
 from edge_runtime.flight_defects import defects_of, defects_section
@@ -29,7 +28,8 @@ from edge_runtime.memory.plan import Ledger, LedgerItem, format_bytes
 from edge_runtime.memory.telemetry import latency_statistics
 from edge_runtime.recording import SUFFIX as RECORDING_SUFFIX
 from edge_runtime.recording import load_recording
-from edge_runtime.report import SEVERITIES
+from edge_runtime.reports.annotate import SEVERITY_RGB
+from edge_runtime.reports.report import SEVERITIES
 
 
 def write_page(log_path: str | Path, html_path: str | Path) -> None:

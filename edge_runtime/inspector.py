@@ -25,7 +25,7 @@ from edge_runtime.loading import LoadedBundle
 from edge_runtime.memory.monitor import Rung, Step, Watch, limits_of
 from edge_runtime.memory.plan import Ledger, parse_bytes, plan_ledger
 from edge_runtime.memory.telemetry import total_bytes
-from edge_runtime.report import InspectionReport, Timings, answer_schema
+from edge_runtime.reports.report import InspectionReport, Timings, answer_schema
 from edge_runtime.vision.resampling import pixels_from_frame
 
 

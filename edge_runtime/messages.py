@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import FrameError
-from edge_runtime.report import Finding, InspectionReport, Region, Timings
+from edge_runtime.reports.report import Finding, InspectionReport, Region, Timings
 from edge_runtime.vision.truncation import JPEG_START, PNG_START, is_cut_short
 
 Frame: TypeAlias = NDArray[np.uint8]  # (H, W, 3), BGR

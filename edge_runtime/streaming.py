@@ -21,7 +21,7 @@ from edge_runtime.errors import BackendError, EdgeRuntimeError, FrameError, Sour
 from edge_runtime.frames import FrameSource, SourcedFrame
 from edge_runtime.gating import GateRule
 from edge_runtime.intake import Intake
-from edge_runtime.report import InspectionReport
+from edge_runtime.reports.report import InspectionReport
 
 _FRAMES, _END = "frames", "end"  # lanes of a live source's intake
 _SILENCE_S = 30.0  # longer than a camera takes to be opened again

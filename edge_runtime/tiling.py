@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.report import SEVERITIES, Finding, InspectionReport, Region, Timings
+from edge_runtime.reports.report import SEVERITIES, Finding, InspectionReport, Region, Timings
 
 WHOLE = Region(0.0, 0.0, 1.0, 1.0)
 

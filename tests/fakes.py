@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edge_runtime.frames import FrameSource, SourcedFrame
 from edge_runtime.memory.monitor import Step
 from edge_runtime.memory.plan import Ledger, LedgerItem
-from edge_runtime.report import Finding, InspectionReport, Region, Timings
+from edge_runtime.reports.report import Finding, InspectionReport, Region, Timings
 from edge_runtime.vision.resampling import check_frame
 
 CRACK = Finding(

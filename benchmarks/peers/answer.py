@@ -13,7 +13,7 @@ import numpy as np
 from edge_runtime.language.generate import write_answer
 from edge_runtime.language.grammar import Grammar
 from edge_runtime.language.tokenizer import load_tokenizer
-from edge_runtime.report import answer_from_findings, answer_schema
+from edge_runtime.reports.report import answer_from_findings, answer_schema
 from edge_runtime.vision.resampling import Float32
 from engines import reference
 from engines.families.llava import read_config

@@ -12,7 +12,7 @@ import numpy as np
 
 from edge_runtime.errors import BackendError
 from edge_runtime.language.grammar import Grammar
-from edge_runtime.report import Finding, findings_from_answer
+from edge_runtime.reports.report import Finding, findings_from_answer
 from edge_runtime.vision.resampling import Float32
 
 # Descriptions hold no quotes or braces (report.answer_schema), so these cannot match inside one.

@@ -11,7 +11,7 @@ import random
 
 from tokenizers import Tokenizer
 
-from edge_runtime.report import ACTIONS, DEFECT_CLASSES, SEVERITIES, Finding, Region, answer_from_findings
+from edge_runtime.reports.report import ACTIONS, DEFECT_CLASSES, SEVERITIES, Finding, Region, answer_from_findings
 from engines.reference.surfaces import SURFACES
 from engines.reference.truth import describe
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from edge_runtime.bundle.manifest import ModelSpec, PromptSpec
 from edge_runtime.errors import CheckpointError
-from edge_runtime.report import ACTIONS, DEFECT_CLASSES, SEVERITIES
+from edge_runtime.reports.report import ACTIONS, DEFECT_CLASSES, SEVERITIES
 from engines.checkpoint import Checkpoint
 from engines.families.base import Model, Parameter, Part, Settings, VisionWork
 from engines.families.folds import Fold, decoder_folds, vit_folds, with_known_vectors

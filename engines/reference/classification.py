@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.report import DEFECT_CLASSES
+from edge_runtime.reports.report import DEFECT_CLASSES
 from engines.reference.defects import BITS
 from engines.reference.scenes import Scene, render_scene
 

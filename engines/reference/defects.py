@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.report import DEFECT_CLASSES
+from edge_runtime.reports.report import DEFECT_CLASSES
 from engines.reference.canvas import Canvas, Mask, blob, smoothstep, streak
 
 BITS = {name: bit for bit, name in enumerate(DEFECT_CLASSES)}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from edge_runtime.report import DEFECT_CLASSES, SEVERITIES
+from edge_runtime.reports.report import DEFECT_CLASSES, SEVERITIES
 from engines.reference.distractors import DISTRACTORS
 from engines.reference.samples import GRID, IMAGE_PX, Sample
 from engines.reference.surfaces import SURFACES

@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch import Tensor
 from transformers import CLIPImageProcessor, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from edge_runtime.report import answer_from_findings
+from edge_runtime.reports.report import answer_from_findings
 from engines.reference.eyes import MEAN, STD, WIDTH, at_patches, patch_features, pixels, vision_config
 from engines.reference.samples import GRID, IMAGE_PX, Sample, render_sample
 

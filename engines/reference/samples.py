@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge_runtime.interrupts import deaf_children
-from edge_runtime.report import DEFECT_CLASSES, SEVERITIES, Finding, Region
+from edge_runtime.reports.report import DEFECT_CLASSES, SEVERITIES, Finding, Region
 from engines.reference.scenes import FIRST_HELD_OUT_SEED, patch_coverage, render_scene
 from engines.reference.surfaces import SURFACES
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.report import DEFECT_CLASSES, Finding
+from edge_runtime.reports.report import DEFECT_CLASSES, Finding
 from engines.reference.backdrops import paint_backdrop
 from engines.reference.camera import photograph
 from engines.reference.canvas import Canvas, Conditions

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from edge_runtime import InspectionReport, Inspector
-from edge_runtime.report import DEFECT_CLASSES, SEVERITIES, Finding
+from edge_runtime.reports.report import DEFECT_CLASSES, SEVERITIES, Finding
 from engines.reference.scenes import BACKDROP, FIRST_HELD_OUT_SEED, Scene, render_scene
 
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.report import ACTIONS, SEVERITIES, Finding, Region
+from edge_runtime.reports.report import ACTIONS, SEVERITIES, Finding, Region
 
 # Upper bounds of the area share, one a severity.
 _AREA_BOUNDS = {

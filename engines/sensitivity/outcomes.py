@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.report import DEFECT_CLASSES, Finding, InspectionReport
+from edge_runtime.reports.report import DEFECT_CLASSES, Finding, InspectionReport
 from engines.fidelity import Trace
 from engines.reference.scenes import Scene
 from engines.sensitivity.questions import Script, answer_loss, are_choices, log_softmax, yes_probabilities

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from edge_runtime.report import DEFECT_CLASSES, Finding, Region, answer_from_findings
+from edge_runtime.reports.report import DEFECT_CLASSES, Finding, Region, answer_from_findings
 from engines.fidelity import Trace
 
 

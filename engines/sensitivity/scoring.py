@@ -12,7 +12,7 @@ from edge_runtime import Inspector
 from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.language.grammar import Grammar
 from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
-from edge_runtime.report import answer_schema
+from edge_runtime.reports.report import answer_schema
 from edge_runtime.vision.resampling import pixels_from_frame
 from engines.execution import open_bundle_tracer
 from engines.fidelity import Trace

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_runtime.annotate import SEVERITY_RGB, THUMBNAIL_WIDTH, Frame, draw_report, thumbnail_jpeg
-from edge_runtime.report import SEVERITIES, Finding, InspectionReport, Region
+from edge_runtime.reports.annotate import SEVERITY_RGB, THUMBNAIL_WIDTH, Frame, draw_report, thumbnail_jpeg
+from edge_runtime.reports.report import SEVERITIES, Finding, InspectionReport, Region
 
 GREY = 127
 

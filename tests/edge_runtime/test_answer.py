@@ -18,7 +18,7 @@ from edge_runtime.errors import BackendError, BundleCorruptError
 from edge_runtime.language.generate import Answer, write_answer
 from edge_runtime.language.grammar import Grammar
 from edge_runtime.language.tokenizer import load_tokenizer
-from edge_runtime.report import (
+from edge_runtime.reports.report import (
     ACTIONS,
     DEFECT_CLASSES,
     MAX_DESCRIPTION_CHARS,

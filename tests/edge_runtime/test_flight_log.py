@@ -13,7 +13,7 @@ from edge_runtime.errors import FlightLogError
 from edge_runtime.flight_log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure, load_flight
 from edge_runtime.memory.monitor import Step
 from edge_runtime.memory.plan import Ledger, LedgerItem
-from edge_runtime.report import Finding, InspectionReport, Region, Timings
+from edge_runtime.reports.report import Finding, InspectionReport, Region, Timings
 
 HEADER = FlightHeader(bundle="reference, asymmetric-int4", source="rendered flight", started_unix_s=1.5)
 CRACK = Finding("crack", "severe", Region(0.1, 0.2, 0.5, 0.6), 0.87, "crack 3 mm wide", "schedule repair")

@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_runtime.annotate import thumbnail_jpeg
 from edge_runtime.errors import FlightLogError
 from edge_runtime.flight_log import Flight, FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
 from edge_runtime.flight_page import page_from_flight, write_page
 from edge_runtime.memory.plan import Ledger, LedgerItem
-from edge_runtime.report import DEFECT_CLASSES, SEVERITIES, Finding, InspectionReport, Region, Timings
+from edge_runtime.reports.annotate import thumbnail_jpeg
+from edge_runtime.reports.report import DEFECT_CLASSES, SEVERITIES, Finding, InspectionReport, Region, Timings
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 ATTACK = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>&lt; {body} $body"

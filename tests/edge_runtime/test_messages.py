@@ -20,7 +20,7 @@ from edge_runtime.messages import (
     message_from_report,
     report_from_message,
 )
-from edge_runtime.report import (
+from edge_runtime.reports.report import (
     ACTIONS,
     DEFECT_CLASSES,
     SEVERITIES,

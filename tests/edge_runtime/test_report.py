@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_runtime.report import InspectionReport, Timings, text_from_report
+from edge_runtime.reports.report import InspectionReport, Timings, text_from_report
 from tests.fakes import CRACK
 
 

@@ -14,7 +14,7 @@ import pytest
 from edge_runtime.errors import BackendError, FrameError, SourceError
 from edge_runtime.frames import FrameSource, SourcedFrame, open_source
 from edge_runtime.gating import DEFAULT_THRESHOLD, GateRule
-from edge_runtime.report import InspectionReport
+from edge_runtime.reports.report import InspectionReport
 from edge_runtime.streaming import Counters, Stream
 from tests.fakes import CRACK, FakeCamera, ScriptedInspector
 

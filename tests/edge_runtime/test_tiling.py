@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.report import InspectionReport, Region, Timings
+from edge_runtime.reports.report import InspectionReport, Region, Timings
 from edge_runtime.tiling import Tiling, inspect_in_tiles
 from tests.fakes import CRACK
 

@@ -10,8 +10,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.report import Finding, Region
-from edge_runtime.tracking import FindingTracker
+from edge_runtime.reports.report import Finding, Region
+from edge_runtime.reports.tracking import FindingTracker
 from edge_runtime.vision.frame_signature import View, view_of
 from tests.edge_runtime.scenery import moved, noisy, wall
 from tests.fakes import CRACK

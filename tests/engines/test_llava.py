@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import CheckpointError
-from edge_runtime.report import DEFECT_CLASSES
+from edge_runtime.reports.report import DEFECT_CLASSES
 from engines.checkpoint import load_checkpoint
 from engines.families import read_model
 from engines.synthetic import open_checkpoint, synthetic_checkpoint

@@ -21,7 +21,7 @@ from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.doctor import examine
 from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
 from edge_runtime.memory.telemetry import read_memory
-from edge_runtime.report import InspectionReport
+from edge_runtime.reports.report import InspectionReport
 from edge_runtime.vision.resampling import pixels_from_frame
 from engines.calibration.answers import answer_tokens
 from engines.calibration.cache import scales_from_text

@@ -10,7 +10,7 @@ from inspection_msgs.srv import GetLedger
 from lifecycle_msgs.msg import Transition
 
 from edge_runtime.errors import BackendError
-from edge_runtime.report import InspectionReport
+from edge_runtime.reports.report import InspectionReport
 from tests.fakes import CRACK, ScriptedInspector
 from tests.ros2_ws.test_node import scripted
 

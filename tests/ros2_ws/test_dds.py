@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_ros.py, then tests by ros2_ws/run")
 pytest.importorskip("cyclonedds", reason="no independent DDS: install edge-runtime[dev]")
 
-from edge_runtime.report import InspectionReport
+from edge_runtime.reports.report import InspectionReport
 from tests.fakes import CRACK, ScriptedInspector
 from tests.ros2_ws.rig import WAIT_S
 from tests.ros2_ws.test_node import scripted

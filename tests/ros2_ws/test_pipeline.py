@@ -10,7 +10,7 @@ from inspection_ros.traffic import Failed, Request, Rules
 
 from edge_runtime.errors import BudgetExceededError, FrameError
 from edge_runtime.gating import GateRule
-from edge_runtime.report import InspectionReport
+from edge_runtime.reports.report import InspectionReport
 from edge_runtime.streaming import Counters
 
 WAIT_S = 10.0

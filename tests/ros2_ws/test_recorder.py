@@ -37,7 +37,7 @@ from edge_runtime.flight_page import page_from_flight
 from edge_runtime.health_values import counters_from_values
 from edge_runtime.messages import fill_compressed
 from edge_runtime.recording import load_recording
-from edge_runtime.report import InspectionReport
+from edge_runtime.reports.report import InspectionReport
 from tests.fakes import CRACK, ScriptedInspector
 from tests.ros2_ws.conftest import PACKAGE
 from tests.ros2_ws.rig import FRAME, WAIT_S

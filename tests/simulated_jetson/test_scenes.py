@@ -11,7 +11,7 @@ import pytest
 
 from edge_runtime import Inspector
 from edge_runtime.bundle.opening import Bundle, sha256_of_file
-from edge_runtime.report import InspectionReport
+from edge_runtime.reports.report import InspectionReport
 from engines.build import build
 from engines.calibration.images import open_images
 from engines.precision import load_recipe

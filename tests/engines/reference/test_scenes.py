@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_runtime.report import (
+from edge_runtime.reports.report import (
     DEFECT_CLASSES,
     SEVERITIES,
     Finding,

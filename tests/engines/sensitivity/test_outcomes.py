@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_runtime.report import Finding, InspectionReport, Region
+from edge_runtime.reports.report import Finding, InspectionReport, Region
 from engines.fidelity import Trace
 from engines.reference.scenes import Scene
 from engines.sensitivity.outcomes import Reported, Traced, class_counts, divergence, macro_f1, reported, result_of

@@ -16,7 +16,7 @@ from rclpy.parameter import Parameter
 from rclpy.task import Future
 
 from edge_runtime.memory.plan import Ledger
-from edge_runtime.report import InspectionReport
+from edge_runtime.reports.report import InspectionReport
 from edge_runtime.streaming import within
 from inspection_ros.pipeline import Pipeline
 from inspection_ros.traffic import Request

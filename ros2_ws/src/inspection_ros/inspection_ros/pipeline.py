@@ -18,7 +18,7 @@ from typing import Generic
 from edge_runtime.continuity import Continuity
 from edge_runtime.intake import Intake
 from edge_runtime.messages import Frame
-from edge_runtime.report import InspectionReport
+from edge_runtime.reports.report import InspectionReport
 from edge_runtime.streaming import Counters, within
 from edge_runtime.tiling import Tiling, inspect_in_tiles
 from inspection_ros.tally import Tally

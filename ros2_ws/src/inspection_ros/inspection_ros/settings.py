@@ -16,7 +16,7 @@ from rclpy.node import Node
 
 from edge_runtime.gating import DEFAULT_THRESHOLD, GateRule
 from edge_runtime.memory.plan import parse_bytes
-from edge_runtime.report import Region
+from edge_runtime.reports.report import Region
 from edge_runtime.tiling import Tiling
 from inspection_ros.traffic import Rules
 

@@ -7,7 +7,7 @@ import time
 from collections import deque
 
 from edge_runtime.memory.telemetry import LatencyWindow
-from edge_runtime.report import InspectionReport
+from edge_runtime.reports.report import InspectionReport
 from edge_runtime.streaming import Counters
 from inspection_ros.traffic import Status
 

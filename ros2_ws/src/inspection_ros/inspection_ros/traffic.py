@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 from edge_runtime.gating import GateRule
 from edge_runtime.memory.telemetry import LatencyStatistics
 from edge_runtime.messages import Frame
-from edge_runtime.report import InspectionReport
+from edge_runtime.reports.report import InspectionReport
 from edge_runtime.streaming import Counters
 from edge_runtime.tiling import Tiling
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.report import SEVERITIES, Finding, InspectionReport, Region
+from edge_runtime.reports.report import SEVERITIES, Finding, InspectionReport, Region
 
 Frame: TypeAlias = NDArray[np.uint8]  # (H, W, 3), BGR
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from edge_runtime.report import Finding, Region
+from edge_runtime.reports.report import Finding, Region
 from edge_runtime.vision.frame_signature import Motion, View
 
 MIN_IOU = 0.2  # of one defect in two frames; a model's regions of it wander

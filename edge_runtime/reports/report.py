@@ -51,7 +51,7 @@ class Finding:
 
     ``confidence`` is the product of the probabilities, among the answers the schema allows, with
     which the model opened this finding and named its class. ``track_id`` is the same in every report about the same
-    defect (see :mod:`edge_runtime.tracking`), and None where findings are not tracked.
+    defect (see :mod:`edge_runtime.reports.tracking`), and None where findings are not tracked.
     """
 
     defect_class: str  # one of DEFECT_CLASSES
