@@ -31,9 +31,9 @@ from edge_runtime.reports.report import Finding, InspectionReport, Region, Timin
 
 if TYPE_CHECKING:
     from edge_runtime.bundle.opening import Bundle, load_bundle
-    from edge_runtime.frames import load_image, open_source
     from edge_runtime.inspector import Inspector
     from edge_runtime.memory.plan import Ledger, LedgerItem
+    from edge_runtime.stream.sources import load_image, open_source
 
 __all__ = [
     "BackendError",
@@ -69,8 +69,8 @@ _LAZY = {
     "Ledger": "memory.plan",
     "LedgerItem": "memory.plan",
     "load_bundle": "bundle.opening",
-    "load_image": "frames",
-    "open_source": "frames",
+    "load_image": "stream.sources",
+    "open_source": "stream.sources",
 }
 
 

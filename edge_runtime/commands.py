@@ -19,14 +19,14 @@ from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.errors import FrameError, SourceError
 from edge_runtime.flight_log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
 from edge_runtime.flight_page import check_page, write_page
-from edge_runtime.frames import load_image, open_source
-from edge_runtime.gating import GateRule
 from edge_runtime.inspector import Inspector
 from edge_runtime.memory.plan import format_bytes
 from edge_runtime.memory.telemetry import latency_statistics, read_memory
 from edge_runtime.reports.annotate import Frame, thumbnail_jpeg
 from edge_runtime.reports.report import InspectionReport, Timings, json_from_report, text_from_report
-from edge_runtime.streaming import Outcome, Stream
+from edge_runtime.stream.change_gate import GateRule
+from edge_runtime.stream.loop import Outcome, Stream
+from edge_runtime.stream.sources import load_image, open_source
 
 _SHORT = "; noise has little to report, so name images with defects: edge-runtime bench BUNDLE FOLDER"
 

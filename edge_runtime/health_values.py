@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 
 from edge_runtime.memory.monitor import NOTHING_GIVEN_UP, Step
 from edge_runtime.memory.plan import Ledger, LedgerItem
-from edge_runtime.streaming import Counters
+from edge_runtime.stream.loop import Counters
 
 _LATEST_STEPS = 10
 

@@ -22,8 +22,8 @@ from edge_runtime.errors import (
     SourceError,
     VerificationError,
 )
-from edge_runtime.frames import open_source
 from edge_runtime.memory.plan import format_bytes
+from edge_runtime.stream.sources import open_source
 from engines.build import build
 from engines.calibrate import calibrate
 from engines.calibration.classifier import quantize_classifier

@@ -11,10 +11,10 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.frames import FrameSource, SourcedFrame
 from edge_runtime.memory.monitor import Step
 from edge_runtime.memory.plan import Ledger, LedgerItem
 from edge_runtime.reports.report import Finding, InspectionReport, Region, Timings
+from edge_runtime.stream.sources import FrameSource, SourcedFrame
 from edge_runtime.vision.resampling import check_frame
 
 CRACK = Finding(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.bundle.opening import sha256_of_file
 from edge_runtime.errors import FrameError, SourceError
-from edge_runtime.frames import IMAGE_SUFFIXES, load_image
+from edge_runtime.stream.sources import IMAGE_SUFFIXES, load_image
 from engines.reference import scenes
 from engines.reference.scenes import render_scene
 

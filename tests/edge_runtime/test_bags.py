@@ -13,7 +13,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from edge_runtime.cli import main
 from edge_runtime.errors import FrameError, SourceError
-from edge_runtime.frames import open_source
+from edge_runtime.stream.sources import open_source
 
 LEVELS = (10, 20, 30)
 STORE1, STORE2 = get_typestore(Stores.ROS1_NOETIC), get_typestore(Stores.ROS2_HUMBLE)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import FrameError, SourceError
-from edge_runtime.frames import CameraSource, decode_image, load_image, open_source
+from edge_runtime.stream.sources import CameraSource, decode_image, load_image, open_source
 from tests.fakes import FakeCapture
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from edge_runtime.gating import DEFAULT_THRESHOLD, ChangeGate, GateRule
+from edge_runtime.stream.change_gate import DEFAULT_THRESHOLD, ChangeGate, GateRule
 from edge_runtime.vision.frame_signature import view_of
 from tests.edge_runtime.scenery import Frame, brighter, compressed, cracked, moved, noisy, wall
 

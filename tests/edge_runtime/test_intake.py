@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.intake import Intake
+from edge_runtime.stream.latest_frame_queue import Intake
 
 WAIT_S = 10.0
 

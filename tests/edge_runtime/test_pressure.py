@@ -16,7 +16,7 @@ from edge_runtime import BudgetExceededError, Inspector
 from edge_runtime.flight_log import FlightHeader, FlightLog, FlightRecord, load_flight
 from edge_runtime.memory.monitor import LADDER, NOTHING_GIVEN_UP, Limits, Reading, Watch, limits_of, read_machine
 from edge_runtime.memory.plan import Ledger, LedgerItem
-from edge_runtime.streaming import Stream
+from edge_runtime.stream.loop import Stream
 from tests.fakes import FakeCamera
 
 GB = 10**9

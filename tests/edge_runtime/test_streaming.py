@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import BackendError, FrameError, SourceError
-from edge_runtime.frames import FrameSource, SourcedFrame, open_source
-from edge_runtime.gating import DEFAULT_THRESHOLD, GateRule
 from edge_runtime.reports.report import InspectionReport
-from edge_runtime.streaming import Counters, Stream
+from edge_runtime.stream.change_gate import DEFAULT_THRESHOLD, GateRule
+from edge_runtime.stream.loop import Counters, Stream
+from edge_runtime.stream.sources import FrameSource, SourcedFrame, open_source
 from tests.fakes import CRACK, FakeCamera, ScriptedInspector
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.reports.report import InspectionReport, Region, Timings
-from edge_runtime.tiling import Tiling, inspect_in_tiles
+from edge_runtime.stream.tiling import Tiling, inspect_in_tiles
 from tests.fakes import CRACK
 
 FRAME = np.zeros((400, 800, 3), np.uint8)

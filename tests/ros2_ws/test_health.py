@@ -9,7 +9,7 @@ from edge_runtime.memory.monitor import NOTHING_GIVEN_UP, Step
 from edge_runtime.memory.plan import Ledger, LedgerItem
 from edge_runtime.memory.power import Power
 from edge_runtime.memory.telemetry import latency_statistics
-from edge_runtime.streaming import Counters
+from edge_runtime.stream.loop import Counters
 
 COUNTERS = Counters(received=12, reported=6, skipped=3, dropped=2, failed=1)
 LEDGER = Ledger((LedgerItem("weights/vision", 100, 110), LedgerItem("kv_cache", 50)), budget_bytes=200)

@@ -9,9 +9,9 @@ from inspection_ros.pipeline import Pipeline
 from inspection_ros.traffic import Failed, Request, Rules
 
 from edge_runtime.errors import BudgetExceededError, FrameError
-from edge_runtime.gating import GateRule
 from edge_runtime.reports.report import InspectionReport
-from edge_runtime.streaming import Counters
+from edge_runtime.stream.change_gate import GateRule
+from edge_runtime.stream.loop import Counters
 
 WAIT_S = 10.0
 FRAME = np.zeros((2, 2, 3), np.uint8)

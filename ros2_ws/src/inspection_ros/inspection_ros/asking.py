@@ -17,7 +17,7 @@ from rclpy.task import Future
 
 from edge_runtime.memory.plan import Ledger
 from edge_runtime.reports.report import InspectionReport
-from edge_runtime.streaming import within
+from edge_runtime.stream.loop import within
 from inspection_ros.pipeline import Pipeline
 from inspection_ros.traffic import Request
 

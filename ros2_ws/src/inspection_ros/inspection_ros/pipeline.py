@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
-from edge_runtime.continuity import Continuity
-from edge_runtime.intake import Intake
 from edge_runtime.messages import Frame
 from edge_runtime.reports.report import InspectionReport
-from edge_runtime.streaming import Counters, within
-from edge_runtime.tiling import Tiling, inspect_in_tiles
+from edge_runtime.stream.camera_state import Continuity
+from edge_runtime.stream.latest_frame_queue import Intake
+from edge_runtime.stream.loop import Counters, within
+from edge_runtime.stream.tiling import Tiling, inspect_in_tiles
 from inspection_ros.tally import Tally
 from inspection_ros.traffic import ClosableInspector, Failed, Inspected, Message, Request, Rules, Status
 

@@ -7,8 +7,8 @@ from contextlib import closing
 from itertools import islice
 
 from edge_runtime.errors import MissingDependencyError, SourceError
-from edge_runtime.frames import open_source
 from edge_runtime.messages import Frame
+from edge_runtime.stream.sources import open_source
 
 RENDERED = "rendered:"
 RENDERED_FRAMES = 600  # where nobody says how long the flight is
@@ -17,7 +17,7 @@ RENDERED_FRAMES = 600  # where nobody says how long the flight is
 def open_playlist(source: str, max_frames: int = 0, loop: bool = False) -> Iterator[Frame]:
     """The frames of ``source``, at most ``max_frames`` of them unless that is 0; nothing is read before the first.
 
-    ``source`` is what :func:`edge_runtime.frames.open_source` takes, or ``rendered:SEED``.
+    ``source`` is what :func:`edge_runtime.stream.sources.open_source` takes, or ``rendered:SEED``.
 
     Raises:
         SourceError: there is nothing to read frames from, or nothing in it can be decoded.

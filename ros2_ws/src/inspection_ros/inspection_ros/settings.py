@@ -14,10 +14,10 @@ from typing import Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 
-from edge_runtime.gating import DEFAULT_THRESHOLD, GateRule
 from edge_runtime.memory.plan import parse_bytes
 from edge_runtime.reports.report import Region
-from edge_runtime.tiling import Tiling
+from edge_runtime.stream.change_gate import DEFAULT_THRESHOLD, GateRule
+from edge_runtime.stream.tiling import Tiling
 from inspection_ros.traffic import Rules
 
 _MOST_TILES = 16  # a side

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.gating import ChangeGate, GateRule
 from edge_runtime.reports.report import InspectionReport
 from edge_runtime.reports.tracking import FindingTracker
+from edge_runtime.stream.change_gate import ChangeGate, GateRule
 from edge_runtime.vision.frame_signature import view_of
 from edge_runtime.vision.resampling import check_frame
 

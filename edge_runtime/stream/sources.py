@@ -85,7 +85,7 @@ def open_source(source: str) -> FrameSource:
         SourceError: there is nothing to read frames from.
         MissingDependencyError: it is a bag, and the library that reads bags is not installed.
     """
-    from edge_runtime.bags import BagSource, is_bag  # not before there is the FrameSource that it derives from
+    from edge_runtime.stream.bags import BagSource, is_bag  # not before there is the FrameSource that it derives from
 
     if source.isdecimal() and len(source) < 4:  # more digits than cameras have: a file, or a mistake
         return CameraSource(int(source))

@@ -16,12 +16,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.continuity import Continuity
 from edge_runtime.errors import BackendError, EdgeRuntimeError, FrameError, SourceError
-from edge_runtime.frames import FrameSource, SourcedFrame
-from edge_runtime.gating import GateRule
-from edge_runtime.intake import Intake
 from edge_runtime.reports.report import InspectionReport
+from edge_runtime.stream.camera_state import Continuity
+from edge_runtime.stream.change_gate import GateRule
+from edge_runtime.stream.latest_frame_queue import Intake
+from edge_runtime.stream.sources import FrameSource, SourcedFrame
 
 _FRAMES, _END = "frames", "end"  # lanes of a live source's intake
 _SILENCE_S = 30.0  # longer than a camera takes to be opened again
