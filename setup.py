@@ -53,7 +53,7 @@ setup(
     cmdclass={"build_ext": BuildOperators},
     ext_modules=[AMX_OPERATORS] if sys.platform == "linux" and platform.machine() == "x86_64" else [],
     package_data={
-        "edge_runtime": ["py.typed", "flight_page.html"],
+        "edge_runtime": ["py.typed", "flight/page/page.html"],
         "engines": [
             "py.typed",
             "recipes/*.yaml",

@@ -21,7 +21,7 @@ import cv2
 
 from edge_runtime.ending import exit_code
 from edge_runtime.errors import SourceError
-from edge_runtime.flight_log import load_flight
+from edge_runtime.flight.log import load_flight
 
 CRACK_IN_MASK = 255  # of the uav75 masks; 204 is a formwork joint
 

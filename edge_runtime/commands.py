@@ -17,8 +17,8 @@ import numpy as np
 from edge_runtime import doctor
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.errors import FrameError, SourceError
-from edge_runtime.flight_log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
-from edge_runtime.flight_page import check_page, write_page
+from edge_runtime.flight.log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
+from edge_runtime.flight.page.page import check_page, write_page
 from edge_runtime.inspector import Inspector
 from edge_runtime.memory.plan import format_bytes
 from edge_runtime.memory.telemetry import latency_statistics, read_memory

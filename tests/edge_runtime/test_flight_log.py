@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.errors import FlightLogError
-from edge_runtime.flight_log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure, load_flight
+from edge_runtime.flight.log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure, load_flight
 from edge_runtime.memory.monitor import Step
 from edge_runtime.memory.plan import Ledger, LedgerItem
 from edge_runtime.reports.report import Finding, InspectionReport, Region, Timings

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import FlightLogError
-from edge_runtime.flight_log import Flight, FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
-from edge_runtime.flight_page import page_from_flight, write_page
+from edge_runtime.flight.log import Flight, FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
+from edge_runtime.flight.page.page import page_from_flight, write_page
 from edge_runtime.memory.plan import Ledger, LedgerItem
 from edge_runtime.reports.annotate import thumbnail_jpeg
 from edge_runtime.reports.report import DEFECT_CLASSES, SEVERITIES, Finding, InspectionReport, Region, Timings

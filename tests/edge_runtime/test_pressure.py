@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edge_runtime import BudgetExceededError, Inspector
-from edge_runtime.flight_log import FlightHeader, FlightLog, FlightRecord, load_flight
+from edge_runtime.flight.log import FlightHeader, FlightLog, FlightRecord, load_flight
 from edge_runtime.memory.monitor import LADDER, NOTHING_GIVEN_UP, Limits, Reading, Watch, limits_of, read_machine
 from edge_runtime.memory.plan import Ledger, LedgerItem
 from edge_runtime.stream.loop import Stream

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_ros.py, then tests by ros2_ws/run")
 
-from edge_runtime.flight_log import load_flight
+from edge_runtime.flight.log import load_flight
 
 pytestmark = pytest.mark.usefixtures("ros")
 

@@ -19,7 +19,7 @@ from lifecycle_msgs.msg import Transition
 from rclpy.parameter import Parameter
 
 from edge_runtime.errors import BackendError, SourceError
-from edge_runtime.flight_log import FlightHeader, load_flight
+from edge_runtime.flight.log import FlightHeader, load_flight
 from tests.ros2_ws.rig import WAIT_S
 from tests.ros2_ws.test_deployment import slowness
 

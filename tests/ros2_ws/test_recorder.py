@@ -32,11 +32,11 @@ from std_msgs.msg import Header
 
 from edge_runtime.cli import main
 from edge_runtime.errors import BackendError, FlightLogError
-from edge_runtime.flight_log import FrameFailure
-from edge_runtime.flight_page import page_from_flight
+from edge_runtime.flight.log import FrameFailure
+from edge_runtime.flight.page.page import page_from_flight
+from edge_runtime.flight.recording import load_recording
 from edge_runtime.health_values import counters_from_values
 from edge_runtime.messages import fill_compressed
-from edge_runtime.recording import load_recording
 from edge_runtime.reports.report import InspectionReport
 from tests.fakes import CRACK, ScriptedInspector
 from tests.ros2_ws.conftest import PACKAGE

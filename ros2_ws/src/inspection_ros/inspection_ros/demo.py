@@ -27,9 +27,9 @@ from rclpy.signals import SignalHandlerOptions
 from edge_runtime.arguments import positive
 from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import EdgeRuntimeError, SourceError
-from edge_runtime.flight_defects import defects_of
-from edge_runtime.flight_log import FlightHeader, load_flight
-from edge_runtime.flight_page import write_page
+from edge_runtime.flight.log import FlightHeader, load_flight
+from edge_runtime.flight.page.defects import defects_of
+from edge_runtime.flight.page.page import write_page
 from edge_runtime.health_values import counters_from_values, ledger_from_values
 from edge_runtime.reports.report import InspectionReport, text_from_report
 from inspection_ros.ground_station import GroundStation

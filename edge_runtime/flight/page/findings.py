@@ -15,9 +15,9 @@ from html import escape
 import cv2
 import numpy as np
 
-from edge_runtime.flight_charts import mark_of, summary_of
-from edge_runtime.flight_defects import defects_of
-from edge_runtime.flight_log import FlightRecord
+from edge_runtime.flight.log import FlightRecord
+from edge_runtime.flight.page.charts import mark_of, summary_of
+from edge_runtime.flight.page.defects import defects_of
 from edge_runtime.reports.annotate import THUMBNAIL_WIDTH, thumbnail_jpeg
 from edge_runtime.reports.report import DEFECT_CLASSES, SEVERITIES, Finding
 

@@ -6,7 +6,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from edge_runtime.flight_log import FlightRecord
+from edge_runtime.flight.log import FlightRecord
 from edge_runtime.reports.report import SEVERITIES, Finding
 
 _TABLE_ROWS = 300

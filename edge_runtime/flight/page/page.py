@@ -1,6 +1,6 @@
 """One self-contained HTML page from a flight log, for reading on a desk or a phone; inspects and measures nothing.
 
-The look and the script are in ``flight_page.html``; the words and numbers come from here, the pictures from
+The look and the script are in ``page.html``; the words and numbers come from here, the pictures from
 ``flight_findings.py``, the charts from ``flight_charts.py``. The page's own policy forbids it to load anything, and to
 run any script but its own.
 """
@@ -20,14 +20,20 @@ from pathlib import Path
 from string import Template
 
 from edge_runtime.errors import FlightLogError
-from edge_runtime.flight_charts import NOTHING, STEPS, findings_chart, latency_chart, loss_chart, mark_of, step_ms
-from edge_runtime.flight_defects import defects_of, defects_section
-from edge_runtime.flight_findings import WORST_FIRST, choose_pictures, clean_section, findings_section, matrix_section
-from edge_runtime.flight_log import Flight, FlightRecord, FrameFailure, load_flight
+from edge_runtime.flight.log import Flight, FlightRecord, FrameFailure, load_flight
+from edge_runtime.flight.page.charts import NOTHING, STEPS, findings_chart, latency_chart, loss_chart, mark_of, step_ms
+from edge_runtime.flight.page.defects import defects_of, defects_section
+from edge_runtime.flight.page.findings import (
+    WORST_FIRST,
+    choose_pictures,
+    clean_section,
+    findings_section,
+    matrix_section,
+)
+from edge_runtime.flight.recording import SUFFIX as RECORDING_SUFFIX
+from edge_runtime.flight.recording import load_recording
 from edge_runtime.memory.plan import Ledger, LedgerItem, format_bytes
 from edge_runtime.memory.telemetry import latency_statistics
-from edge_runtime.recording import SUFFIX as RECORDING_SUFFIX
-from edge_runtime.recording import load_recording
 from edge_runtime.reports.annotate import SEVERITY_RGB
 from edge_runtime.reports.report import SEVERITIES
 
@@ -69,7 +75,7 @@ def _write(html_path: str | Path, text: str, mode: str) -> None:
 
 def page_from_flight(flight: Flight) -> str:
     """The page as one string of HTML."""
-    template = files("edge_runtime").joinpath("flight_page.html").read_text(encoding="utf-8")
+    template = files("edge_runtime.flight.page").joinpath("page.html").read_text(encoding="utf-8")
     script = template.partition("<script>")[2].partition("</script>")[0]
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     counters = _counters(flight)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Sequence
 from html import escape
 
-from edge_runtime.flight_log import FlightRecord
+from edge_runtime.flight.log import FlightRecord
 from edge_runtime.reports.report import SEVERITIES, Timings
 
 STEPS = ("preprocess", "vision", "prefill", "decode")

@@ -1,0 +1,1 @@
+"""The flight page: one self-contained HTML file."""
