@@ -35,7 +35,7 @@ from sensor_msgs.msg import Image
 
 from edge_runtime.bundle.manifest import PreprocessingSpec
 from edge_runtime.bundle.opening import load_bundle
-from edge_runtime.messages import fill_image, frame_from_image
+from edge_runtime.ros.messages import fill_image, frame_from_image
 from edge_runtime.vision.resampling import pixels_from_frame
 
 WIDTH, HEIGHT = 3840, 2160

@@ -13,8 +13,8 @@ from typing import Any
 
 from edge_runtime.errors import FlightLogError, MissingDependencyError
 from edge_runtime.flight.log import Flight, FlightEnd, FlightHeader, FlightRecord, FrameFailure
-from edge_runtime.health_values import counters_from_values, ledger_from_values
-from edge_runtime.messages import nanoseconds, report_from_message
+from edge_runtime.ros.diagnostic_values import counters_from_values, ledger_from_values
+from edge_runtime.ros.messages import nanoseconds, report_from_message
 
 SUFFIX = ".mcap"
 

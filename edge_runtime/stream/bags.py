@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import FrameError, MissingDependencyError, SourceError
-from edge_runtime.messages import frame_from_compressed, frame_from_image
+from edge_runtime.ros.messages import frame_from_compressed, frame_from_image
 from edge_runtime.stream.sources import FrameSource, SourcedFrame
 
 SUFFIXES = frozenset({".bag", ".db3", ".mcap"})

@@ -12,14 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.errors import FrameError
-from edge_runtime.messages import (
-    fill_compressed,
-    fill_image,
-    frame_from_compressed,
-    frame_from_image,
-    message_from_report,
-    report_from_message,
-)
 from edge_runtime.reports.report import (
     ACTIONS,
     DEFECT_CLASSES,
@@ -29,6 +21,14 @@ from edge_runtime.reports.report import (
     Region,
     Timings,
     json_from_report,
+)
+from edge_runtime.ros.messages import (
+    fill_compressed,
+    fill_image,
+    frame_from_compressed,
+    frame_from_image,
+    message_from_report,
+    report_from_message,
 )
 
 OPENCV = {

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.errors import FrameError
-from edge_runtime.messages import frame_from_compressed, frame_from_image
+from edge_runtime.ros.messages import frame_from_compressed, frame_from_image
 from tests.edge_runtime.test_messages import OPENCV
 
 CASES = 10_000

@@ -26,7 +26,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from edge_runtime.messages import fill_image
+from edge_runtime.ros.messages import fill_image
 
 WAIT_S = 60.0  # a limit, not a pace: on a busy machine four processes take 20 s to start
 FRAME = np.full((48, 64, 3), 127, np.uint8)

@@ -29,8 +29,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
 
-from edge_runtime.health_values import counters_from_values
-from edge_runtime.messages import fill_compressed, fill_image
+from edge_runtime.ros.diagnostic_values import counters_from_values
+from edge_runtime.ros.messages import fill_compressed, fill_image
 from engines.reference.flight import render_flight
 
 RATE_HZ = 30.0

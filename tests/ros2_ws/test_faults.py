@@ -17,10 +17,10 @@ from inspection_ros.node import FAILURES_IN_A_ROW, RETRY_PERIOD_S
 from lifecycle_msgs.msg import Transition
 
 from edge_runtime.errors import BackendError, BundleNotFoundError
-from edge_runtime.health_values import counters_from_values
 from edge_runtime.inspector import Inspector
 from edge_runtime.memory.monitor import Watch
 from edge_runtime.reports.report import InspectionReport
+from edge_runtime.ros.diagnostic_values import counters_from_values
 from edge_runtime.stream.loop import Counters
 from tests.edge_runtime.test_pressure import CRITICAL, HASTY, PLENTY, Machine
 from tests.fakes import CRACK, ScriptedInspector

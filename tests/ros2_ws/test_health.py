@@ -4,11 +4,11 @@ import pytest
 from inspection_ros.health import ERROR, OK, STALE, WARN, assess
 from inspection_ros.traffic import Status
 
-from edge_runtime.health_values import counters_from_values, ledger_from_values, values_from_ledger
 from edge_runtime.memory.monitor import NOTHING_GIVEN_UP, Step
 from edge_runtime.memory.plan import Ledger, LedgerItem
 from edge_runtime.memory.power import Power
 from edge_runtime.memory.telemetry import latency_statistics
+from edge_runtime.ros.diagnostic_values import counters_from_values, ledger_from_values, values_from_ledger
 from edge_runtime.stream.loop import Counters
 
 COUNTERS = Counters(received=12, reported=6, skipped=3, dropped=2, failed=1)

@@ -17,8 +17,8 @@ from sensor_msgs.msg import CameraInfo, NavSatFix
 from std_msgs.msg import Header
 
 from edge_runtime.errors import BackendError, BundleNotFoundError
-from edge_runtime.messages import frame_from_image, report_from_message
 from edge_runtime.reports.report import InspectionReport
+from edge_runtime.ros.messages import frame_from_image, report_from_message
 from tests.fakes import CRACK, ScriptedInspector
 from tests.ros2_ws.rig import DIFFERENT, FRAME
 

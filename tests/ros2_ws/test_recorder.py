@@ -35,9 +35,9 @@ from edge_runtime.errors import BackendError, FlightLogError
 from edge_runtime.flight.log import FrameFailure
 from edge_runtime.flight.page.page import page_from_flight
 from edge_runtime.flight.recording import load_recording
-from edge_runtime.health_values import counters_from_values
-from edge_runtime.messages import fill_compressed
 from edge_runtime.reports.report import InspectionReport
+from edge_runtime.ros.diagnostic_values import counters_from_values
+from edge_runtime.ros.messages import fill_compressed
 from tests.fakes import CRACK, ScriptedInspector
 from tests.ros2_ws.conftest import PACKAGE
 from tests.ros2_ws.rig import FRAME, WAIT_S

@@ -30,8 +30,8 @@ from edge_runtime.errors import EdgeRuntimeError, SourceError
 from edge_runtime.flight.log import FlightHeader, load_flight
 from edge_runtime.flight.page.defects import defects_of
 from edge_runtime.flight.page.page import write_page
-from edge_runtime.health_values import counters_from_values, ledger_from_values
 from edge_runtime.reports.report import InspectionReport, text_from_report
+from edge_runtime.ros.diagnostic_values import counters_from_values, ledger_from_values
 from inspection_ros.ground_station import GroundStation
 from inspection_ros.local_only import keep_ros_local
 from inspection_ros.logbook import Logbook

@@ -16,8 +16,8 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
 from edge_runtime.errors import BackendError
-from edge_runtime.health_values import counters_from_values
-from edge_runtime.messages import Frame, frame_from_image, nanoseconds, report_from_message
+from edge_runtime.ros.diagnostic_values import counters_from_values
+from edge_runtime.ros.messages import Frame, frame_from_image, nanoseconds, report_from_message
 
 _SPIN_S = 0.1
 _AUDIENCE_QOS = QoSProfile(depth=50)  # reliable: the audience is slow now and then, and wants every message

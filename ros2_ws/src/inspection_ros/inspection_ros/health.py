@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from edge_runtime.health_values import values_from_counters, values_from_ledger, values_from_steps
 from edge_runtime.memory.monitor import NOTHING_GIVEN_UP, Step
 from edge_runtime.memory.plan import Ledger
 from edge_runtime.memory.power import Power
 from edge_runtime.memory.telemetry import LatencyStatistics
+from edge_runtime.ros.diagnostic_values import values_from_counters, values_from_ledger, values_from_steps
 from inspection_ros.traffic import Status
 
 OK, WARN, ERROR, STALE = range(4)  # the levels of diagnostic_msgs/DiagnosticStatus

@@ -12,7 +12,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, NavSatFix
 
-from edge_runtime.messages import Frame, frame_from_compressed, frame_from_image, nanoseconds
+from edge_runtime.ros.messages import Frame, frame_from_compressed, frame_from_image, nanoseconds
 from inspection_ros.whereabouts import Whereabouts
 
 # By the parameter `image_transport`: message type, and what a camera's topic ends with.

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from edge_runtime.flight.log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
 from edge_runtime.memory.plan import Ledger
-from edge_runtime.messages import Frame
 from edge_runtime.reports.annotate import thumbnail_jpeg
 from edge_runtime.reports.report import InspectionReport
+from edge_runtime.ros.messages import Frame
 from edge_runtime.stream.loop import Counters
 
 _PENDING = 64  # thumbnails kept for a report that may still come: 13 s of a camera at 5 frames/s, 3 MB

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
-from edge_runtime.messages import Frame
 from edge_runtime.reports.report import InspectionReport
+from edge_runtime.ros.messages import Frame
 from edge_runtime.stream.camera_state import Continuity
 from edge_runtime.stream.latest_frame_queue import Intake
 from edge_runtime.stream.loop import Counters, within

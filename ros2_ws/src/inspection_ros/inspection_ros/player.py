@@ -18,7 +18,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
 
 from edge_runtime.errors import EdgeRuntimeError
-from edge_runtime.messages import Frame, fill_compressed, fill_image
+from edge_runtime.ros.messages import Frame, fill_compressed, fill_image
 from inspection_ros.playlist import open_playlist
 from inspection_ros.running import run_node
 from inspection_ros.settings import check_transport

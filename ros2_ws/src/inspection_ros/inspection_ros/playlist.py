@@ -7,7 +7,7 @@ from contextlib import closing
 from itertools import islice
 
 from edge_runtime.errors import MissingDependencyError, SourceError
-from edge_runtime.messages import Frame
+from edge_runtime.ros.messages import Frame
 from edge_runtime.stream.sources import open_source
 
 RENDERED = "rendered:"

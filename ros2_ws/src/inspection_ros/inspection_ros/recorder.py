@@ -20,7 +20,7 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
 from edge_runtime.errors import FlightLogError
-from edge_runtime.messages import fill_compressed, frame_from_image
+from edge_runtime.ros.messages import fill_compressed, frame_from_image
 from inspection_ros.definitions import definition_of
 from inspection_ros.hearing import camera_qos
 from inspection_ros.mcap_file import McapFile

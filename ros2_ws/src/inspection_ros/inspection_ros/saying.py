@@ -15,9 +15,9 @@ from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import Image
 
-from edge_runtime.messages import fill_image, message_from_report, nanoseconds
 from edge_runtime.reports.annotate import draw_report
 from edge_runtime.reports.report import InspectionReport
+from edge_runtime.ros.messages import fill_image, message_from_report, nanoseconds
 from inspection_ros.health import Health
 from inspection_ros.hearing import camera_qos
 from inspection_ros.traffic import Failed, Inspected

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from edge_runtime.memory.telemetry import LatencyStatistics
-from edge_runtime.messages import Frame
 from edge_runtime.reports.report import InspectionReport
+from edge_runtime.ros.messages import Frame
 from edge_runtime.stream.change_gate import GateRule
 from edge_runtime.stream.loop import Counters
 from edge_runtime.stream.tiling import Tiling

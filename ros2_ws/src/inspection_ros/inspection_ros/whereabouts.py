@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from typing import Generic, TypeVar
 
-from edge_runtime.messages import nanoseconds
+from edge_runtime.ros.messages import nanoseconds
 
 Message = TypeVar("Message")  # anything with a header
 

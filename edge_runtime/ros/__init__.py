@@ -1,0 +1,1 @@
+"""What ROS 2 messages hold, read and written without rclpy."""
