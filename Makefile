@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A virtual environment is made anew when the Python, the sourced ROS or what is to be installed changes.
 KEY := $(shell { cat setup.py ros2_ws/build-requirements.txt; $(PYTHON) -VV; echo "$(ROS_DISTRO)"; } | sha256sum | cut -c1-16)
 # The first also when operators in C++ change: they are compiled beside their sources, for all environments.
-VENV := .venv/.made-$(KEY)-$(shell cat edge_runtime/backends/amx/*pp | sha256sum | cut -c1-16)
+VENV := .venv/.made-$(KEY)-$(shell cat edge_runtime/backends/native/*pp | sha256sum | cut -c1-16)
 PEERS_VENV := .venv-peers/.made-$(KEY)
 PARITY_VENV := .venv-parity/.made-$(KEY)
 RTX_VENV := .venv-rtx/.made-$(KEY)

@@ -10,12 +10,12 @@ from setuptools.command.build_ext import build_ext
 
 TORCH = ["torch==2.13.0", "transformers>=5,<6", "safetensors>=0.5,<1"]  # the pair that the golden arrays come from
 
-AMX = Path("edge_runtime/backends/amx")
+AMX = Path("edge_runtime/backends/native")
 AMX_SOURCES = sorted([*AMX.glob("*.cpp"), *AMX.glob("*.hpp")])
 AVX512 = ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16", "fma", "f16c"]
 FEATURES = [*AVX512, "amx-tile", "amx-int8", "amx-bf16"]
 AMX_OPERATORS = Extension(
-    "edge_runtime.backends.amx.operators",
+    "edge_runtime.backends.native.operators",
     [str(path) for path in AMX_SOURCES if path.suffix == ".cpp"],
     depends=[str(path) for path in AMX_SOURCES],
     language="c++",

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edge_runtime.backends.amx import find_operators
+from edge_runtime.backends.native import find_operators
 from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import EdgeRuntimeError, MissingDependencyError
 from edge_runtime.inspector import Inspector
@@ -75,12 +75,12 @@ def _tensorrt_checks() -> list[Check]:
     """What engines for TensorRT would run on; only a bundle that needs it makes its absence a problem."""
 
     def library(target: str) -> str:
-        from edge_runtime.backends.tensorrt_module import load_library
+        from edge_runtime.backends.tensorrt.module import load_library
 
         return str(load_library(target).__version__)
 
     def device() -> str:
-        from edge_runtime.backends.cuda import Device
+        from edge_runtime.backends.tensorrt.cuda import Device
 
         with closing(Device()) as found:
             return f"{found.name}, compute capability {found.compute_capability}, {format_bytes(found.total_bytes)}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 
-from edge_runtime.backends.amx import find_operators
 from edge_runtime.backends.base import Backend
+from edge_runtime.backends.native import find_operators
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.errors import BundleTargetError
 from edge_runtime.interrupts import holding_interrupts
@@ -27,7 +27,7 @@ def _open_onnxruntime_amx(manifest: Manifest, threads: int | None, limit_bytes: 
 
 def _open_tensorrt(manifest: Manifest, threads: int | None, limit_bytes: int | None) -> Backend:
     with holding_interrupts():
-        from edge_runtime.backends.tensorrt import open_tensorrt
+        from edge_runtime.backends.tensorrt.backend import open_tensorrt
 
     return open_tensorrt(manifest, limit_bytes)
 
@@ -64,7 +64,7 @@ def device_memory_bytes(manifest: Manifest) -> int | None:
     if manifest.target.startswith("onnxruntime"):
         return None
     with holding_interrupts():
-        from edge_runtime.backends.cuda import Device
+        from edge_runtime.backends.tensorrt.cuda import Device
 
     with closing(Device()) as device:
         return device.total_bytes

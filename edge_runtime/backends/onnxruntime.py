@@ -21,8 +21,8 @@ try:
 except ImportError as error:
     raise MissingDependencyError("onnxruntime is not installed; pip install edge-runtime") from error
 
-from edge_runtime.backends.amx import DOMAIN, find_operators
 from edge_runtime.backends.base import Array, Memory, Run
+from edge_runtime.backends.native import DOMAIN, find_operators
 from edge_runtime.memory.telemetry import resident_bytes
 
 _MADV_PAGEOUT = 21  # Linux 5.4; what was written to stays, as MADV_DONTNEED would not have it

@@ -1,8 +1,8 @@
 """Which findings of one frame are those of the frames before: one crack in ten frames is one track; draws nothing.
 
 A finding continues a track of its class whose region, carried along with the camera's motion, overlaps its own. The
-motion comes from the views of the two frames (:mod:`edge_runtime.vision.frame_signature`), so a drone may drift a quarter of a frame
-between two reports. Where the picture cut to something else, every finding is new.
+motion comes from the views of the two frames (:mod:`edge_runtime.vision.frame_signature`), so a drone may drift a
+quarter of a frame between two reports. Where the picture cut to something else, every finding is new.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ class EntropyCalibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]  # T
 
     def _opened_device(self) -> Any:
         if self._device is None:
-            from edge_runtime.backends.cuda import Device
+            from edge_runtime.backends.tensorrt.cuda import Device
 
             self._device = Device()
             self._open.callback(self._device.close)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
-from edge_runtime.backends.amx import DOMAIN
+from edge_runtime.backends.native import DOMAIN
 from edge_runtime.errors import CalibrationError
 from engines.calibration.tensors import element_types
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends.amx import DOMAIN
+from edge_runtime.backends.native import DOMAIN
 from engines.families.base import Part
 from engines.graphs.builder import Graph
 from engines.graphs.dialect import CausalAttention

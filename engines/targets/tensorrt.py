@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.backends.tensorrt_module import load_library
+from edge_runtime.backends.tensorrt.module import load_library
 from edge_runtime.bundle.manifest import Component
 from edge_runtime.errors import BackendError, MissingDependencyError
 from engines.calibration.float32 import keep_float32
@@ -200,7 +200,7 @@ def check_version(trt: Any) -> None:
 
 
 def _compute_capability_here() -> str:
-    from edge_runtime.backends.cuda import Device  # pycuda, which nothing else here needs
+    from edge_runtime.backends.tensorrt.cuda import Device  # pycuda, which nothing else here needs
 
     device = Device()
     try:

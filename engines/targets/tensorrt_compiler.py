@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from edge_runtime.backends.tensorrt_callbacks import open_logger
+from edge_runtime.backends.tensorrt.callbacks import open_logger
 from edge_runtime.bundle.manifest import FileEntry
 from edge_runtime.errors import BackendError
 from engines.graphs.builder import HashedFile

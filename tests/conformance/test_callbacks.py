@@ -12,7 +12,7 @@ from tests.conformance.bindings import RTX, VERSIONS, UnavailableError, run_pyth
 
 CODE = """
     import json
-    from edge_runtime.backends.tensorrt_callbacks import open_allocator, open_logger
+    from edge_runtime.backends.tensorrt.callbacks import open_allocator, open_logger
 
     class Source:
         freed = []

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from threading import Event, Thread
 
-from edge_runtime.backends.cuda import Device
+from edge_runtime.backends.tensorrt.cuda import Device
 from edge_runtime.memory.telemetry import read_memory
 from engines.cli import main as build_command
 

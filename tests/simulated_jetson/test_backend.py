@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import tensorrt as trt
 
-from edge_runtime.backends.cuda import Device
-from edge_runtime.backends.tensorrt import TensorRTBackend
-from edge_runtime.backends.tensorrt_library import Library
+from edge_runtime.backends.tensorrt.backend import TensorRTBackend
+from edge_runtime.backends.tensorrt.cuda import Device
+from edge_runtime.backends.tensorrt.library import Library
 from edge_runtime.errors import BackendError, BudgetExceededError
 from tests.simulated_jetson import driver
 from tests.simulated_jetson.graphs import WIDTH, doubling_engine

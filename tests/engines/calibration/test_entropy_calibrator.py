@@ -116,7 +116,7 @@ def test_the_walk_is_behind_the_component_afterwards(parts, tmp_path, method):
 def test_batches_are_in_the_order_in_which_tensorrt_names_inputs(parts, tmp_path):
     import pycuda.driver as cuda
 
-    from edge_runtime.backends.cuda import Device
+    from edge_runtime.backends.tensorrt.cuda import Device
     from engines.calibration.entropy_calibrator import EntropyCalibrator
 
     graph, device = parts["decoder.00"], Device()
@@ -140,7 +140,7 @@ def test_batches_are_in_the_order_in_which_tensorrt_names_inputs(parts, tmp_path
 def test_no_device_memory_is_left_taken(parts, tmp_path):
     import pycuda.driver as cuda
 
-    from edge_runtime.backends.cuda import Device
+    from edge_runtime.backends.tensorrt.cuda import Device
 
     device = Device()
 

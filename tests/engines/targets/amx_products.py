@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_runtime.backends.amx import has_operators
+from edge_runtime.backends.native import has_operators
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from engines.graphs.builder import Graph
 from engines.graphs.weights import Linear

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from edge_runtime.backends.amx import DOMAIN, find_operators, has_amx
+from edge_runtime.backends.native import DOMAIN, find_operators, has_amx
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.errors import BackendError
 from engines.graphs.builder import Graph

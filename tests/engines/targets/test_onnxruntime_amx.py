@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.backends.amx import find_operators
+from edge_runtime.backends.native import find_operators
 from edge_runtime.errors import BundleTargetError
 from edge_runtime.memory.plan import plan_ledger
 from engines.build import build

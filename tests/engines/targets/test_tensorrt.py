@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edge_runtime.backends.tensorrt_module import load_library
+from edge_runtime.backends.tensorrt.module import load_library
 from edge_runtime.bundle.manifest import TensorSpec
 from edge_runtime.errors import MissingDependencyError, RecipeError
 from engines.advice import changes_towards

@@ -11,10 +11,10 @@ from weakref import WeakSet
 from numpy.typing import DTypeLike
 
 from edge_runtime.backends.base import Array, Memory, Run
-from edge_runtime.backends.cuda import Device
-from edge_runtime.backends.tensorrt_engine import Binding, Recording, TensorRTEngine
-from edge_runtime.backends.tensorrt_library import Library
-from edge_runtime.backends.tensorrt_module import load_library
+from edge_runtime.backends.tensorrt.cuda import Device
+from edge_runtime.backends.tensorrt.engine import Binding, Recording, TensorRTEngine
+from edge_runtime.backends.tensorrt.library import Library
+from edge_runtime.backends.tensorrt.module import load_library
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.errors import BackendError, BundleTargetError
 

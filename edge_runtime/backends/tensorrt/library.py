@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_runtime.backends.cuda import Device, PrivateMemory
-from edge_runtime.backends.tensorrt_callbacks import open_allocator, open_logger
+from edge_runtime.backends.tensorrt.callbacks import open_allocator, open_logger
+from edge_runtime.backends.tensorrt.cuda import Device, PrivateMemory
 from edge_runtime.errors import BackendError, BudgetExceededError
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from weakref import ref
 import numpy as np
 
 from edge_runtime.backends.base import Memory, Run
-from edge_runtime.backends.cuda import Device, PrivateMemory
-from edge_runtime.backends.cuda_graph import CudaGraph
-from edge_runtime.backends.tensorrt_library import Library
+from edge_runtime.backends.tensorrt.cuda import Device, PrivateMemory
+from edge_runtime.backends.tensorrt.cuda_graph import CudaGraph
+from edge_runtime.backends.tensorrt.library import Library
 from edge_runtime.errors import BackendError, BudgetExceededError
 
 if TYPE_CHECKING:
