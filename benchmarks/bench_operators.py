@@ -17,9 +17,9 @@ from statistics import median
 
 import numpy as np
 
-from edge_runtime.arguments import positive
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
-from edge_runtime.ending import exit_code
+from edge_runtime.cli.arguments import positive
+from edge_runtime.cli.exit_codes import exit_code
 from engines.graphs.builder import Graph
 from engines.graphs.dialect import CausalAttention
 from engines.graphs.weights import Linear, Matrix

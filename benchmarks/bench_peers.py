@@ -30,8 +30,8 @@ from benchmarks.peers.bandwidth import read_bytes_per_s
 from benchmarks.peers.measure import PEERS, PROMPTS, Figures
 from benchmarks.peers.shapes import checkpoint_of, llama_of
 from benchmarks.target import FASTEST
-from edge_runtime.arguments import positive
-from edge_runtime.ending import exit_code
+from edge_runtime.cli.arguments import positive
+from edge_runtime.cli.exit_codes import exit_code
 from edge_runtime.memory.telemetry import kilobyte_fields
 from engines.build import build
 from engines.graphs.llama import LlamaConfig

@@ -24,8 +24,8 @@ from benchmarks.growth_plot import Panel, panels_svg
 from benchmarks.target import FASTEST
 from edge_runtime import Inspector
 from edge_runtime.bundle.opening import load_bundle
-from edge_runtime.ending import exit_code
-from edge_runtime.loading import LoadedBundle
+from edge_runtime.cli.exit_codes import exit_code
+from edge_runtime.loaded_bundle import LoadedBundle
 from edge_runtime.memory.monitor import Watch, limits_of
 from edge_runtime.memory.plan import plan_ledger
 from edge_runtime.memory.telemetry import resident_bytes, total_bytes

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.confined import Ended, run_confined
 from benchmarks.target import FASTEST
-from edge_runtime.ending import exit_code
+from edge_runtime.cli.exit_codes import exit_code
 from edge_runtime.memory.monitor import limits_of
 from edge_runtime.memory.plan import format_bytes, parse_bytes
 from edge_runtime.memory.telemetry import total_bytes
@@ -34,7 +34,7 @@ SAMPLES = Path("calib_data/samples")
 REPORT = """
 import itertools, json, sys
 from edge_runtime import Inspector, json_from_report, load_bundle, load_image
-from edge_runtime.ending import exit_code
+from edge_runtime.cli.exit_codes import exit_code
 from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
 
 def report():

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import cv2
 
-from edge_runtime.ending import exit_code
+from edge_runtime.cli.exit_codes import exit_code
 from edge_runtime.errors import SourceError
 from edge_runtime.flight.log import load_flight
 

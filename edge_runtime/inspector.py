@@ -21,7 +21,7 @@ from edge_runtime.errors import BackendError, BundleCorruptError
 from edge_runtime.language.generate import write_answer
 from edge_runtime.language.grammar import Grammar
 from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
-from edge_runtime.loading import LoadedBundle
+from edge_runtime.loaded_bundle import LoadedBundle
 from edge_runtime.memory.monitor import Rung, Step, Watch, limits_of
 from edge_runtime.memory.plan import Ledger, parse_bytes, plan_ledger
 from edge_runtime.memory.telemetry import total_bytes

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from edge_runtime.bundle.manifest import MANIFEST_NAME, Component, manifest_to_json
 from edge_runtime.bundle.opening import Bundle, load_bundle, sha256_of_file
-from edge_runtime.ending import NO_ROOM
+from edge_runtime.cli.exit_codes import NO_ROOM
 from edge_runtime.errors import BuildError, CheckpointError, EdgeRuntimeError
 from edge_runtime.memory.plan import check_fits, format_bytes
 from edge_runtime.typed_json import MismatchError, dataclass_from_json

@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.arguments import byte_budget, positive
-from edge_runtime.ending import exit_code
+from edge_runtime.cli.arguments import byte_budget, positive
+from edge_runtime.cli.exit_codes import exit_code
 from edge_runtime.errors import MissingDependencyError
-from edge_runtime.interrupts import holding_interrupts
+from edge_runtime.signals import holding_interrupts
 
 _PROGRAM = "edge-engines"
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.peers.measure import CONTEXT, Peer, WholePeer
 from edge_runtime.bundle.opening import load_bundle
-from edge_runtime.loading import LoadedBundle
+from edge_runtime.loaded_bundle import LoadedBundle
 from edge_runtime.memory.monitor import Watch, limits_of
 from edge_runtime.memory.plan import plan_ledger
 from edge_runtime.memory.telemetry import total_bytes

@@ -9,8 +9,8 @@ from edge_runtime.backends.base import Backend
 from edge_runtime.backends.native import find_operators
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.errors import BundleTargetError
-from edge_runtime.interrupts import holding_interrupts
 from edge_runtime.memory.footprint import FOOTPRINTS
+from edge_runtime.signals import holding_interrupts
 
 
 def _open_onnxruntime(manifest: Manifest, threads: int | None, limit_bytes: int | None) -> Backend:

@@ -1,7 +1,8 @@
 """Which frames are worth an inspection: those that show something new, and one now and then; inspects nothing.
 
 A frame is skipped where it shows what the last inspected one showed. That is so where the picture moved by at most
-``MAX_SHIFT`` and changed by less than the threshold (``View.difference``). Measured over 40 rendered scenes of 640x480, what a change amounts to, as 5th, 50th and 95th percentile:
+``MAX_SHIFT`` and changed by less than the threshold (``View.difference``). Measured over 40
+rendered scenes of 640x480, what a change amounts to, as 5th, 50th and 95th percentile:
 
     noise of 6 grey levels       0.05  0.11  0.31      2 pixels of motion      0.09  0.18  0.42
     a tenth brighter             0.02  0.04  0.09      a new crack, 1 pixel    0.11  0.23  0.58

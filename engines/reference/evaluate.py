@@ -13,8 +13,8 @@ from dataclasses import asdict
 
 from tqdm import tqdm
 
-from edge_runtime.ending import exit_code
-from edge_runtime.interrupts import holding_interrupts
+from edge_runtime.cli.exit_codes import exit_code
+from edge_runtime.signals import holding_interrupts
 
 
 def main() -> int:

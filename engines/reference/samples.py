@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edge_runtime.interrupts import deaf_children
 from edge_runtime.reports.report import DEFECT_CLASSES, SEVERITIES, Finding, Region
+from edge_runtime.signals import deaf_children
 from engines.reference.scenes import FIRST_HELD_OUT_SEED, patch_coverage, render_scene
 from engines.reference.surfaces import SURFACES
 

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import CLIPVisionModel, LlavaForConditionalGeneration
 
-from edge_runtime.ending import exit_code
+from edge_runtime.cli.exit_codes import exit_code
 from edge_runtime.errors import CheckpointError
 from engines.reference.eyes import DenseHeads, patch_features, pixels, vision_config
 from engines.reference.language import AnswerLoss, model_config, save_checkpoint, train_tokenizer

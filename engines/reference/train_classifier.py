@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edge_runtime.bundle.manifest import PreprocessingSpec
-from edge_runtime.ending import exit_code
+from edge_runtime.cli.exit_codes import exit_code
 from edge_runtime.vision.resampling import pixels_from_frame
 from engines.calibration.classifier import IMAGENET_MEAN, IMAGENET_STD
 from engines.reference.classification import CLASSES, labelled_scenes

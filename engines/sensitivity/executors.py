@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from edge_runtime.errors import BuildError
-from edge_runtime.interrupts import deaf_children
+from edge_runtime.signals import deaf_children
 
 Task = TypeVar("Task")
 Done = TypeVar("Done")

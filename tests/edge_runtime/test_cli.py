@@ -15,7 +15,7 @@ import pytest
 
 from edge_runtime.cli import main
 from edge_runtime.flight.log import FlightLog, load_flight
-from edge_runtime.loading import LoadedBundle
+from edge_runtime.loaded_bundle import LoadedBundle
 from edge_runtime.reports.report import report_from_json
 from edge_runtime.vision.resampling import Float32
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from edge_runtime.interrupts import deaf_children, holding_interrupts, interrupted_by_sigterm
+from edge_runtime.signals import deaf_children, holding_interrupts, interrupted_by_sigterm
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -18,7 +18,7 @@ import tensorrt as trt
 
 from edge_runtime import Inspector
 from edge_runtime.bundle.opening import load_bundle
-from edge_runtime.doctor import examine
+from edge_runtime.cli.doctor import examine
 from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
 from edge_runtime.memory.telemetry import read_memory
 from edge_runtime.reports.report import InspectionReport

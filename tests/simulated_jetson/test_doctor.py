@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_runtime.doctor import examine
+from edge_runtime.cli.doctor import examine
 from tests.simulated_jetson import driver
 
 pytestmark = pytest.mark.simulated_jetson

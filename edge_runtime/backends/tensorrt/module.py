@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from edge_runtime.errors import MissingDependencyError
-from edge_runtime.interrupts import holding_interrupts
+from edge_runtime.signals import holding_interrupts
 
 _MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}  # by target
 

@@ -24,8 +24,8 @@ from inspection_msgs.msg import InspectionReport as InspectionReportMessage
 from lifecycle_msgs.msg import Transition
 from rclpy.signals import SignalHandlerOptions
 
-from edge_runtime.arguments import positive
 from edge_runtime.bundle.opening import load_bundle
+from edge_runtime.cli.arguments import positive
 from edge_runtime.errors import EdgeRuntimeError, SourceError
 from edge_runtime.flight.log import FlightHeader, load_flight
 from edge_runtime.flight.page.defects import defects_of

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 
 from edge_runtime.errors import EdgeRuntimeError
-from edge_runtime.interrupts import interrupted_by_sigterm
+from edge_runtime.signals import interrupted_by_sigterm
 
 INTERRUPTED = 130  # as a shell reports SIGINT
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: a disk, a quota or a largest file is full

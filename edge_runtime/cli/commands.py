@@ -14,8 +14,8 @@ from itertools import cycle, islice
 
 import numpy as np
 
-from edge_runtime import doctor
 from edge_runtime.bundle.manifest import Manifest
+from edge_runtime.cli import doctor
 from edge_runtime.errors import FrameError, SourceError
 from edge_runtime.flight.log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
 from edge_runtime.flight.page.page import check_page, write_page

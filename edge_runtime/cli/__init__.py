@@ -10,14 +10,13 @@ import argparse
 import logging
 import math
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
-from edge_runtime.arguments import byte_budget, file, positive
-from edge_runtime.ending import exit_code
-from edge_runtime.interrupts import holding_interrupts
+from edge_runtime.cli.arguments import byte_budget, file, positive
+from edge_runtime.cli.exit_codes import exit_code
+from edge_runtime.signals import holding_interrupts
 
 _PROGRAM = "edge-runtime"
 
@@ -35,7 +34,7 @@ def _run(argv: Sequence[str] | None, arguments: argparse.Namespace) -> int:
     if not arguments.verbose:
         os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what matters of it comes back, and is said once
     with holding_interrupts():
-        from edge_runtime.commands import COMMANDS
+        from edge_runtime.cli.commands import COMMANDS
 
     return COMMANDS[arguments.command](arguments)
 
@@ -122,7 +121,3 @@ examples:
 
 exit codes: 0 done, 1 an error, 2 usage, 4 does not fit the budget, 130 interrupted
 """
-
-
-if __name__ == "__main__":
-    sys.exit(main())
