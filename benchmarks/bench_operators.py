@@ -20,9 +20,9 @@ import numpy as np
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.cli.arguments import positive
 from edge_runtime.cli.exit_codes import exit_code
-from engines.graphs.builder import Graph
 from engines.graphs.dialect import CausalAttention
 from engines.graphs.weights import Linear, Matrix
+from engines.onnx.builder import Graph
 from engines.quantize.rtn import quantize_rtn
 from engines.targets.onnxruntime import OnnxRuntimeDialect
 from engines.targets.onnxruntime_amx import AmxDialect

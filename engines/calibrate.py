@@ -21,8 +21,8 @@ from engines.calibration.rounding import open_calibrated
 from engines.calibration.scales import calibrate_on_cpu
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS
-from engines.graphs.builder import Graph
 from engines.graphs.weights import TensorSource
+from engines.onnx.builder import Graph
 from engines.plan import plan_bundle
 from engines.precision import PrecisionPlan
 from engines.targets.tensorrt import precision_to_emit

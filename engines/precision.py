@@ -14,6 +14,7 @@ import yaml
 from edge_runtime.bundle.manifest import COMPONENT_KINDS
 from edge_runtime.errors import RecipeError
 from engines.calibration.ranges import RANGE_METHODS
+from engines.onnx.tensors import PRODUCTS
 from engines.quantize import CALIBRATED, QUANTIZERS
 from engines.quantize.int8 import int8_bytes
 from engines.quantize.nf4 import nf4_bytes
@@ -37,11 +38,6 @@ _SMOOTH, _TWIN = "smooth", "twin"
 _INT8_METHODS = tuple(
     "-".join([*before, ranges]) for before in ((), (_SMOOTH,), (_TWIN,), (_SMOOTH, _TWIN)) for ranges in RANGE_METHODS
 )
-
-# What attention multiplies between its matrices, queries with keys and a softmax with values, is called as a matrix is:
-# vision_tower.vision_model.encoder.layers.0.self_attn.products. No wildcard alone reaches it, as recipes that round all
-# matrices keep it.
-PRODUCTS = "products"
 
 COMPUTED = "computed"  # keys and values are kept as they are computed: float32 on a CPU, float16 by TensorRT
 KV_CACHES = (COMPUTED, "int8")

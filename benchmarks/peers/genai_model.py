@@ -15,9 +15,9 @@ from onnx import TensorProto
 
 from benchmarks.peers.shapes import random_bytes, scales
 from engines.families.llava import Layout
-from engines.graphs.builder import Graph
 from engines.graphs.llama import LlamaConfig, emit_llama_group
 from engines.graphs.weights import Linear, Weights
+from engines.onnx.builder import Graph
 from engines.precision import FLOAT16
 from engines.quantize.int4 import Int4Matrix
 from engines.synthetic import SyntheticCheckpoint

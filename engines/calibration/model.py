@@ -19,7 +19,7 @@ from engines.calibration.overflow import Overflow, find_overflow
 from engines.calibration.walk import Walk, open_walk
 from engines.checkpoint import Checkpoint
 from engines.families.base import Model
-from engines.graphs.builder import Graph
+from engines.onnx.builder import Graph
 from engines.precision import Precision
 from engines.targets.tensorrt_dialect import TensorRTDialect
 

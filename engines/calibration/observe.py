@@ -21,9 +21,9 @@ from onnx import helper, numpy_helper
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeEngine
 from edge_runtime.errors import CalibrationError
-from engines.calibration.float32 import float32_twin
 from engines.calibration.histogram import Histogram
-from engines.calibration.tensors import load_graph
+from engines.onnx.float32 import float32_twin
+from engines.onnx.tensors import load_graph
 from engines.quantize.activations import ActivationMeter
 
 Array = NDArray[Any]

@@ -13,8 +13,8 @@ from onnx import TensorProto
 
 from edge_runtime.errors import CalibrationError
 from engines.calibration.cache import CacheBinding, load_text, save_cache
-from engines.calibration.tensors import activation_names, element_types, load_graph, sha256_of_graph
 from engines.calibration.walk import Walk
+from engines.onnx.tensors import activation_names, element_types, load_graph, sha256_of_graph
 
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)  # 65504
 

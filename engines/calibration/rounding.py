@@ -25,13 +25,13 @@ from engines.calibration.histogram import Histogram
 from engines.calibration.images import CalibrationImages
 from engines.calibration.model import open_model_walk
 from engines.calibration.ranges import RANGE_METHODS
-from engines.calibration.tensors import linear_inputs, load_graph
 from engines.calibration.walk import Walk
 from engines.checkpoint import Checkpoint
 from engines.families import read_model
 from engines.families.base import Part
 from engines.families.folds import Fold
-from engines.graphs.builder import Graph
+from engines.onnx.builder import Graph
+from engines.onnx.tensors import linear_inputs, load_graph
 from engines.precision import FLOAT16, Precision, PrecisionPlan, stack_of
 from engines.quantize import CALIBRATED
 from engines.quantize.activations import Activations

@@ -17,9 +17,9 @@ from engines.calibration.cache import (
 )
 from engines.calibration.histogram import Histogram
 from engines.calibration.ranges import RANGE_METHODS, RangeMethod, scale_of_range, twin_ranges
-from engines.calibration.tensors import load_graph, sha256_of_graph, tensors_in_products
 from engines.calibration.walk import Walk
 from engines.graphs.sides import ABOVE, BELOW
+from engines.onnx.tensors import load_graph, sha256_of_graph, tensors_in_products
 
 _log = logging.getLogger(__name__)
 

@@ -28,11 +28,11 @@ from edge_runtime.errors import CalibrationError
 from edge_runtime.language.embedding import Embedding
 from edge_runtime.language.tokenizer import PromptTokens
 from edge_runtime.vision.resampling import pixels_from_frame
-from engines.calibration.float32 import float32_twin
 from engines.calibration.images import CalibrationImages
 from engines.calibration.observe import Observation, open_observed
 from engines.calibration.samples import Rows, Samples, shape_at
-from engines.calibration.tensors import load_graph, sha256_of_graph
+from engines.onnx.float32 import float32_twin
+from engines.onnx.tensors import load_graph, sha256_of_graph
 
 # What a component writes, and what the next one calls it. Heads of the model write neither.
 _NEXT: Mapping[str, str] = {

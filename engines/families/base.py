@@ -10,9 +10,9 @@ from edge_runtime.bundle.manifest import ModelSpec, PreprocessingSpec, PromptSpe
 from edge_runtime.errors import CheckpointError
 from engines.checkpoint import Checkpoint
 from engines.families.folds import Fold
-from engines.graphs.builder import Graph
 from engines.graphs.dialect import Dialect
 from engines.graphs.weights import TensorSource
+from engines.onnx.builder import Graph
 from engines.precision import Precision
 
 _LARGEST_SIZE = 1 << 24  # no width, depth or vocabulary of a model is larger

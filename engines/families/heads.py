@@ -9,9 +9,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from engines.families.base import Part
-from engines.graphs.builder import Graph
 from engines.graphs.dialect import Dialect
 from engines.graphs.weights import CalibratedSource, TensorSource
+from engines.onnx.builder import Graph
 from engines.precision import Precision
 from engines.quantize.int4 import Int4Matrix
 

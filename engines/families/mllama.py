@@ -13,10 +13,10 @@ from engines.checkpoint import Checkpoint
 from engines.families.base import Model, Parameter, Part, Settings, VisionWork
 from engines.families.llava import DEFAULT_PROMPT, token_ids
 from engines.families.parameters import decoder_parameters, head_parameters, linear_parameters
-from engines.graphs.builder import Graph
 from engines.graphs.dialect import Dialect
 from engines.graphs.llama import LlamaConfig
 from engines.graphs.weights import TensorSource
+from engines.onnx.builder import Graph
 from engines.precision import Precision
 
 _WHY_NOT = "there are no graphs of its cross-attention yet"

@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from engines.graphs.builder import Graph
 from engines.graphs.dialect import Dialect
 from engines.graphs.sides import product_behind_softmax
 from engines.graphs.weights import Weights
+from engines.onnx.builder import Graph
 from engines.precision import FLOAT16
 
 Product = Callable[[Graph, str, str], str]  # of two values

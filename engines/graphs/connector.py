@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from engines.graphs.builder import Graph
 from engines.graphs.dialect import Dialect
 from engines.graphs.sides import linear_behind_gelu
 from engines.graphs.weights import Weights
+from engines.onnx.builder import Graph
 
 
 def emit_connector(

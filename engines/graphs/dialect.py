@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.graphs.builder import Graph
 from engines.graphs.weights import Linear
+from engines.onnx.builder import Graph
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from engines.graphs.builder import Graph
 from engines.graphs.dialect import Dialect
 from engines.graphs.weights import Weights
+from engines.onnx.builder import Graph
 
 BELOW, ABOVE = ".below", ".above"  # endings of the sides' names
 

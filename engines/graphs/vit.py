@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engines.graphs.attention import emit_attention
-from engines.graphs.builder import Graph
 from engines.graphs.dialect import Dialect
 from engines.graphs.sides import linear_behind_gelu
 from engines.graphs.weights import Weights
-from engines.precision import PRODUCTS
+from engines.onnx.builder import Graph
+from engines.onnx.tensors import PRODUCTS
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from edge_runtime.bundle.manifest import Component, FileEntry, TensorSpec
 from engines.calibration.walk import Walk
 from engines.families.base import Part
 from engines.fidelity import FLOAT32_ARITHMETIC, Fidelity
-from engines.graphs.builder import HashedFile
 from engines.graphs.weights import TensorSource, Weights
-from engines.precision import COMPUTED, PRODUCTS, Precision, PrecisionPlan
+from engines.onnx.builder import HashedFile
+from engines.onnx.tensors import PRODUCTS
+from engines.precision import COMPUTED, Precision, PrecisionPlan
 from engines.quantize.int4 import Int4Matrix
 
 

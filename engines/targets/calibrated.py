@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 
 from edge_runtime.bundle.manifest import FileEntry
-from engines.graphs.builder import HashedFile
+from engines.onnx.builder import HashedFile
 
 
 def as_emitted(path: Path) -> Path:

@@ -17,8 +17,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edge_runtime.bundle.manifest import TensorSpec
 from edge_runtime.errors import CalibrationError
-from engines.calibration.tensors import load_graph
 from engines.calibration.walk import Walk
+from engines.onnx.tensors import load_graph
 
 Float32 = NDArray[np.float32]
 

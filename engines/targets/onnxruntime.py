@@ -13,11 +13,11 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edge_runtime.bundle.manifest import Component
 from engines.calibration.scales import calibrate_on_cpu
-from engines.calibration.tensors import is_inner_product, load_graph
 from engines.families.base import Part
-from engines.graphs.builder import Graph
 from engines.graphs.dialect import CausalAttention
 from engines.graphs.weights import Linear, TensorSource
+from engines.onnx.builder import Graph
+from engines.onnx.tensors import is_inner_product, load_graph
 from engines.precision import Precision
 from engines.quantize.int4 import Int4Matrix, block_size_for
 from engines.quantize.int8 import Int8Matrix

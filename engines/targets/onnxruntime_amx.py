@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from edge_runtime.backends.native import DOMAIN
 from engines.families.base import Part
-from engines.graphs.builder import Graph
 from engines.graphs.dialect import CausalAttention
 from engines.graphs.weights import Linear
+from engines.onnx.builder import Graph
 from engines.precision import COMPUTED, Precision
 from engines.quantize.int4 import Int4Matrix, block_size_for
 from engines.targets import onnxruntime

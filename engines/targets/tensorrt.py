@@ -15,14 +15,14 @@ from typing import Any
 from edge_runtime.backends.tensorrt.module import load_library
 from edge_runtime.bundle.manifest import Component
 from edge_runtime.errors import BackendError, MissingDependencyError
-from engines.calibration.float32 import keep_float32
 from engines.calibration.overflow import find_overflow
-from engines.calibration.qdq import insert_qdq
 from engines.calibration.scales import calibrate_on_cpu
-from engines.calibration.tensors import load_graph, products_of_others
 from engines.families.base import Part
-from engines.graphs.builder import Graph
 from engines.graphs.weights import TensorSource
+from engines.onnx.builder import Graph
+from engines.onnx.float32 import keep_float32
+from engines.onnx.qdq import insert_qdq
+from engines.onnx.tensors import load_graph, products_of_others
 from engines.precision import Precision
 from engines.targets.base import Calibration, TargetOptions, component_of, write_rows
 from engines.targets.calibrated import as_emitted, keep_emitted, save_graph

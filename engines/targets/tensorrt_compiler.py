@@ -14,7 +14,7 @@ from tqdm import tqdm
 from edge_runtime.backends.tensorrt.callbacks import open_logger
 from edge_runtime.bundle.manifest import FileEntry
 from edge_runtime.errors import BackendError
-from engines.graphs.builder import HashedFile
+from engines.onnx.builder import HashedFile
 
 Shape = tuple[int, ...]
 Profile = Mapping[str, tuple[Shape, Shape, Shape]]  # the smallest, likeliest and largest shape of every free input

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from engines.graphs.attention import attention_in_products, heads_first, keys_as_columns
-from engines.graphs.builder import Graph
 from engines.graphs.dialect import CausalAttention
 from engines.graphs.weights import Linear
+from engines.onnx.builder import Graph
 from engines.quantize.int4 import Int4Matrix, dequantize
 from engines.quantize.int8 import Int8Matrix
 from engines.quantize.nf4 import Nf4Matrix

@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from engines.calibration.tensors import constants, is_inner_product
+from engines.onnx.tensors import constants, is_inner_product
 from engines.targets.tensorrt_compiler import Configure, Shape, make_profile
 
 

@@ -14,7 +14,7 @@ from edge_runtime.vision.resampling import pixels_from_frame
 from engines.calibration.classifier import IMAGENET_MEAN, IMAGENET_STD, quantize_classifier
 from engines.calibration.images import open_images
 from engines.cli import main
-from engines.graphs.batch_norm import fold_batch_norms
+from engines.onnx.batch_norm import fold_batch_norms
 from engines.reference.classification import CLASSIFIER, labelled_scenes
 from engines.reference.scenes import FIRST_HELD_OUT_SEED
 

@@ -5,12 +5,12 @@ import pytest
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.errors import CalibrationError
-from engines.calibration.float32 import float32_twin, keep_float32
 from engines.calibration.images import open_images
 from engines.calibration.observe import open_observed
 from engines.calibration.overflow import find_overflow, float32_nodes, overflowing_tensors
-from engines.calibration.tensors import activation_names, linear_inputs, load_graph
 from engines.calibration.walk import open_walk
+from engines.onnx.float32 import float32_twin, keep_float32
+from engines.onnx.tensors import activation_names, linear_inputs, load_graph
 from engines.targets.onnxruntime import OnnxRuntimeDialect
 from engines.targets.tensorrt_dialect import TensorRTDialect
 from tests.engines.calibration.graphs import (

@@ -9,9 +9,9 @@ from onnx import checker, helper, numpy_helper
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.errors import CalibrationError
 from engines.calibration.cache import scales_from_text, text_from_scales
-from engines.calibration.float32 import keep_float32
 from engines.calibration.overflow import float32_nodes
-from engines.calibration.qdq import insert_qdq, scales_from_qdq
+from engines.onnx.float32 import keep_float32
+from engines.onnx.qdq import insert_qdq, scales_from_qdq
 from tests.engines.calibration.graphs import save, two_layers
 
 X = np.random.default_rng(0).normal(size=(1, 5, 8)).astype(np.float32)

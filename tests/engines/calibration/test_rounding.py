@@ -12,11 +12,11 @@ from engines.build import build
 from engines.calibration.images import open_images
 from engines.calibration.observe import Observation
 from engines.calibration.rounding import open_calibrated, warn_where_worse
-from engines.calibration.tensors import load_graph
 from engines.execution import open_bundle_tracer
 from engines.families import read_model
 from engines.families.heads import split_head
-from engines.graphs.builder import Graph
+from engines.onnx.builder import Graph
+from engines.onnx.tensors import load_graph
 from engines.precision import FLOAT16, Precision, PrecisionPlan, load_recipe
 from engines.quantize.activations import ActivationMeter, measure_activations
 from engines.quantize.gptq import quantize_gptq

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from edge_runtime.backends.native import has_operators
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
-from engines.graphs.builder import Graph
 from engines.graphs.weights import Linear
+from engines.onnx.builder import Graph
 from engines.targets.onnxruntime_amx import AmxDialect
 
 needs_amx = pytest.mark.skipif(

@@ -15,8 +15,8 @@ from engines.families import read_model
 from engines.families.base import Part
 from engines.families.heads import split_head
 from engines.fidelity import Trace
-from engines.graphs.builder import Graph
 from engines.graphs.weights import Weights
+from engines.onnx.builder import Graph
 from engines.precision import PrecisionPlan
 from engines.quantize.rtn import Int4Matrix, dequantize
 from engines.targets.tensorrt_dialect import TensorRTDialect

@@ -13,7 +13,7 @@ import pytest
 from edge_runtime.backends.native import DOMAIN, find_operators, has_amx
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.errors import BackendError
-from engines.graphs.builder import Graph
+from engines.onnx.builder import Graph
 from engines.quantize.int4 import Int4Matrix, dequantize
 from engines.quantize.rtn import quantize_rtn
 from engines.targets.onnxruntime_amx import AmxDialect

@@ -8,8 +8,8 @@ import psutil
 import pytest
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
-from engines.graphs.builder import Graph
 from engines.graphs.weights import Linear
+from engines.onnx.builder import Graph
 from engines.quantize.rtn import quantize_rtn
 from engines.targets.onnxruntime import OnnxRuntimeDialect
 

@@ -13,12 +13,12 @@ from onnx import numpy_helper
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from engines.calibration.histogram import Histogram
 from engines.calibration.images import open_images
-from engines.calibration.qdq import insert_qdq
 from engines.calibration.ranges import RANGE_METHODS, scale_of_range, twin_ranges
-from engines.calibration.tensors import load_graph, tensors_in_products
 from engines.graphs.attention import emit_attention
-from engines.graphs.builder import Graph
 from engines.graphs.weights import Weights
+from engines.onnx.builder import Graph
+from engines.onnx.qdq import insert_qdq
+from engines.onnx.tensors import load_graph, tensors_in_products
 from engines.plan import plan_bundle
 from engines.precision import FLOAT16, Precision, load_recipe
 from engines.synthetic import open_checkpoint

@@ -12,7 +12,7 @@ from engines.build import build
 from engines.calibration.images import open_images
 from engines.calibration.model import open_model_walk
 from engines.cli import main
-from engines.graphs.builder import Graph
+from engines.onnx.builder import Graph
 from engines.plan import plan_bundle
 from engines.precision import FLOAT16, known_recipes, load_recipe
 from engines.synthetic import open_checkpoint

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edge_runtime.errors import CalibrationError
-from engines.calibration.tensors import constants, element_types, rounded_inputs
+from engines.onnx.tensors import constants, element_types, rounded_inputs
 
 _ZERO_POINT = "int8.zero_point"
 

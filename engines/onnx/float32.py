@@ -9,7 +9,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from edge_runtime.backends.native import DOMAIN
 from edge_runtime.errors import CalibrationError
-from engines.calibration.tensors import element_types
+from engines.onnx.tensors import element_types
 
 _WIDE = ".float32"
 _TWIN = ".as_float32"  # another ending, as a graph with nodes kept in float32 can have a twin too

@@ -11,7 +11,11 @@ from onnx import NodeProto, TensorProto
 
 from edge_runtime.bundle.opening import sha256_of_file
 from edge_runtime.errors import CalibrationError
-from engines.precision import PRODUCTS
+
+# What attention multiplies between its matrices, queries with keys and a softmax with values, is called as a matrix is:
+# vision_tower.vision_model.encoder.layers.0.self_attn.products. No wildcard alone reaches it, as recipes that round all
+# matrices keep it.
+PRODUCTS = "products"
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 # Operators whose first input meets a weight in the second.

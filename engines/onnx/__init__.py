@@ -1,0 +1,1 @@
+"""ONNX graphs as data: building, naming, widening and rounding them; knows no model."""
