@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.families import read_model
-from engines.precision import stack_of
 from engines.quantize.activations import ActivationMeter
-from engines.quantize.gptq import quantize_gptq
+from engines.quantize.methods.gptq import quantize_gptq
+from engines.quantize.recipe import stack_of
 from engines.synthetic import open_checkpoint
 
 BLOCK_SIZE = 128

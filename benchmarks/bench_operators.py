@@ -23,7 +23,7 @@ from edge_runtime.cli.exit_codes import exit_code
 from engines.graphs.dialect import CausalAttention
 from engines.graphs.weights import Linear, Matrix
 from engines.onnx.builder import Graph
-from engines.quantize.rtn import quantize_rtn
+from engines.quantize.methods.rtn import quantize_rtn
 from engines.targets.onnxruntime import OnnxRuntimeDialect
 from engines.targets.onnxruntime_amx import AmxDialect
 

@@ -30,7 +30,7 @@ from edge_runtime.memory.monitor import Watch, limits_of
 from edge_runtime.memory.plan import plan_ledger
 from edge_runtime.memory.telemetry import resident_bytes, total_bytes
 from engines.build import build
-from engines.precision import load_recipe
+from engines.quantize.recipe import load_recipe
 from engines.synthetic import SYNTHETIC_CONFIGS, synthetic_checkpoint
 
 PLOT = Path("docs/growth.svg")

@@ -18,14 +18,21 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from engines.calibration.histogram import Histogram
-from engines.calibration.ranges import LEVELS, entropy_range, max_range, mse_range, percentile_range, scale_of_range
+from engines.quantize.activation_ranges import (
+    LEVELS,
+    entropy_range,
+    max_range,
+    mse_range,
+    percentile_range,
+    scale_of_range,
+)
 from engines.quantize.activations import measure_activations
-from engines.quantize.awq import quantize_awq
-from engines.quantize.gptq import quantize_gptq
-from engines.quantize.int4 import dequantize
-from engines.quantize.int8 import dequantize_int8, quantize_int8
-from engines.quantize.rtn import quantize_rtn
+from engines.quantize.formats.int4 import dequantize
+from engines.quantize.formats.int8 import dequantize_int8, quantize_int8
+from engines.quantize.histogram import Histogram
+from engines.quantize.methods.awq import quantize_awq
+from engines.quantize.methods.gptq import quantize_gptq
+from engines.quantize.methods.rtn import quantize_rtn
 
 BLOCK = 128
 _BATCH = 512  # rows that a calibrator sees at a time, as if they were an image's

@@ -9,7 +9,7 @@ from edge_runtime.memory.plan import format_bytes
 from engines.checkpoint import Checkpoint
 from engines.device import known_devices, load_device
 from engines.plan import BundlePlan, plan_bundle, shortest_context
-from engines.precision import PrecisionPlan, known_recipes, load_recipe
+from engines.quantize.recipe import PrecisionPlan, known_recipes, load_recipe
 from engines.targets import target_kind
 
 _CONTEXT_STEP = 64  # tokens

@@ -32,7 +32,7 @@ from engines.families.base import Part
 from engines.graphs.weights import TensorSource
 from engines.onnx.builder import HashedFile
 from engines.plan import BundlePlan, plan_bundle, prompt_of
-from engines.precision import PrecisionPlan
+from engines.quantize.recipe import PrecisionPlan
 from engines.targets import TARGETS
 from engines.targets.base import Calibration, TargetOptions
 

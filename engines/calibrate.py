@@ -24,7 +24,7 @@ from engines.families import DEFAULT_GROUP_PARAMETERS
 from engines.graphs.weights import TensorSource
 from engines.onnx.builder import Graph
 from engines.plan import plan_bundle
-from engines.precision import PrecisionPlan
+from engines.quantize.recipe import PrecisionPlan
 from engines.targets.tensorrt import precision_to_emit
 from engines.targets.tensorrt_dialect import TensorRTDialect
 

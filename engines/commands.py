@@ -38,8 +38,8 @@ from engines.options import (
 )
 from engines.outlook import outlook
 from engines.plan import plan_bundle
-from engines.precision import PrecisionPlan, load_recipe
 from engines.quality import check_quality
+from engines.quantize.recipe import PrecisionPlan, load_recipe
 from engines.sensitivity.executors import in_processes, on_ray
 from engines.sensitivity.grid import combinations, one_at_a_time, whole_components
 from engines.sensitivity.run import Study, run_experiments

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from edge_runtime.errors import UsageError
-from engines.precision import PrecisionPlan
+from engines.quantize.recipe import PrecisionPlan
 from engines.targets import TARGETS, target_kind
 
 _OF_TARGETS = {

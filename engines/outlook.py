@@ -9,8 +9,8 @@ from engines.advice import Change, changes_towards
 from engines.checkpoint import Checkpoint
 from engines.device import Device
 from engines.plan import BundlePlan
-from engines.precision import PrecisionPlan
 from engines.prediction import Prediction, predict
+from engines.quantize.recipe import PrecisionPlan
 
 
 @dataclass(frozen=True)

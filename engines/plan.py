@@ -17,7 +17,7 @@ from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS, read_model
 from engines.families.base import Model, Part
 from engines.families.heads import split_head
-from engines.precision import COMPUTED, PrecisionPlan, stack_of
+from engines.quantize.recipe import COMPUTED, PrecisionPlan, stack_of
 from engines.targets import target_kind
 from engines.targets.base import TargetKind, component_of, names_of_products
 

@@ -20,7 +20,7 @@ from edge_runtime.bundle.opening import Bundle
 from edge_runtime.errors import VerificationError
 from engines.build import build
 from engines.checkpoint import Checkpoint
-from engines.precision import load_recipe
+from engines.quantize.recipe import load_recipe
 from engines.reference.scores import evaluate
 from engines.sensitivity.outcomes import divergence
 from engines.sensitivity.scoring import hard_scenes, traces

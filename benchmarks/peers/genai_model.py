@@ -18,8 +18,8 @@ from engines.families.llava import Layout
 from engines.graphs.llama import LlamaConfig, emit_llama_group
 from engines.graphs.weights import Linear, Weights
 from engines.onnx.builder import Graph
-from engines.precision import FLOAT16
-from engines.quantize.int4 import Int4Matrix
+from engines.quantize.formats.int4 import Int4Matrix
+from engines.quantize.recipe import FLOAT16
 from engines.synthetic import SyntheticCheckpoint
 from engines.targets.onnxruntime import OnnxRuntimeDialect
 

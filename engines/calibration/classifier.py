@@ -16,10 +16,10 @@ from edge_runtime.bundle.manifest import PreprocessingSpec
 from edge_runtime.errors import BuildError, CalibrationError, CheckpointError
 from edge_runtime.vision.resampling import pixels_from_frame
 from engines.calibration.observe import open_observed
-from engines.calibration.ranges import LEVELS, RANGE_METHODS, scale_of_range
 from engines.onnx.batch_norm import fold_batch_norms
 from engines.onnx.qdq import insert_qdq
 from engines.onnx.tensors import LINEAR_OPERATORS, linear_inputs
+from engines.quantize.activation_ranges import LEVELS, RANGE_METHODS, scale_of_range
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BILINEAR = 2  # Pillow's number

@@ -20,7 +20,7 @@ from engines.calibration.walk import Walk, open_walk
 from engines.checkpoint import Checkpoint
 from engines.families.base import Model
 from engines.onnx.builder import Graph
-from engines.precision import Precision
+from engines.quantize.recipe import Precision
 from engines.targets.tensorrt_dialect import TensorRTDialect
 
 

@@ -21,10 +21,10 @@ from onnx import helper, numpy_helper
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeEngine
 from edge_runtime.errors import CalibrationError
-from engines.calibration.histogram import Histogram
 from engines.onnx.float32 import float32_twin
 from engines.onnx.tensors import load_graph
 from engines.quantize.activations import ActivationMeter
+from engines.quantize.histogram import Histogram
 
 Array = NDArray[Any]
 

@@ -21,10 +21,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from engines.calibration.histogram import Histogram
 from engines.calibration.images import CalibrationImages
 from engines.calibration.model import open_model_walk
-from engines.calibration.ranges import RANGE_METHODS
 from engines.calibration.walk import Walk
 from engines.checkpoint import Checkpoint
 from engines.families import read_model
@@ -32,14 +30,16 @@ from engines.families.base import Part
 from engines.families.folds import Fold
 from engines.onnx.builder import Graph
 from engines.onnx.tensors import linear_inputs, load_graph
-from engines.precision import FLOAT16, Precision, PrecisionPlan, stack_of
 from engines.quantize import CALIBRATED
+from engines.quantize.activation_ranges import RANGE_METHODS
 from engines.quantize.activations import Activations
-from engines.quantize.awq import quantize_awq
-from engines.quantize.fold import divided, fold_into_rows, scale_columns
-from engines.quantize.int4 import Int4Matrix, block_size_for, dequantize
-from engines.quantize.rtn import quantize_rtn
-from engines.quantize.smooth import choose_smoothing
+from engines.quantize.formats.int4 import Int4Matrix, block_size_for, dequantize
+from engines.quantize.histogram import Histogram
+from engines.quantize.methods.awq import quantize_awq
+from engines.quantize.methods.fold import divided, fold_into_rows, scale_columns
+from engines.quantize.methods.rtn import quantize_rtn
+from engines.quantize.methods.smooth import choose_smoothing
+from engines.quantize.recipe import FLOAT16, Precision, PrecisionPlan, stack_of
 from engines.targets.onnxruntime import OnnxRuntimeDialect
 
 _HELD_OUT_ROWS = 256  # of the last image, spread over it

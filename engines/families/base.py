@@ -13,7 +13,7 @@ from engines.families.folds import Fold
 from engines.graphs.dialect import Dialect
 from engines.graphs.weights import TensorSource
 from engines.onnx.builder import Graph
-from engines.precision import Precision
+from engines.quantize.recipe import Precision
 
 _LARGEST_SIZE = 1 << 24  # no width, depth or vocabulary of a model is larger
 

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 
 from engines.graphs.llama import LlamaConfig
-from engines.quantize.fold import Producers, head_producers
+from engines.quantize.methods.fold import Producers, head_producers
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from engines.families.base import Part
 from engines.graphs.dialect import Dialect
 from engines.graphs.weights import CalibratedSource, TensorSource
 from engines.onnx.builder import Graph
-from engines.precision import Precision
-from engines.quantize.int4 import Int4Matrix
+from engines.quantize.formats.int4 import Int4Matrix
+from engines.quantize.recipe import Precision
 
 
 def split_head(part: Part, largest: int | None) -> tuple[Part, ...]:

@@ -17,7 +17,7 @@ from engines.graphs.dialect import Dialect
 from engines.graphs.llama import LlamaConfig
 from engines.graphs.weights import TensorSource
 from engines.onnx.builder import Graph
-from engines.precision import Precision
+from engines.quantize.recipe import Precision
 
 _WHY_NOT = "there are no graphs of its cross-attention yet"
 _SPECIAL_ROWS = 8  # the embedding's beyond the vocabulary: the image's and reserved ones

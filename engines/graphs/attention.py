@@ -13,7 +13,7 @@ from engines.graphs.dialect import Dialect
 from engines.graphs.sides import product_behind_softmax
 from engines.graphs.weights import Weights
 from engines.onnx.builder import Graph
-from engines.precision import FLOAT16
+from engines.quantize.recipe import FLOAT16
 
 Product = Callable[[Graph, str, str], str]  # of two values
 

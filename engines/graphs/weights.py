@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import CheckpointError
-from engines.precision import Precision
 from engines.quantize import CALIBRATED, QUANTIZERS
-from engines.quantize.int4 import Int4Matrix, block_size_for
-from engines.quantize.int8 import Int8Matrix, quantize_int8
-from engines.quantize.nf4 import Nf4Matrix, quantize_nf4
+from engines.quantize.formats.int4 import Int4Matrix, block_size_for
+from engines.quantize.formats.int8 import Int8Matrix, quantize_int8
+from engines.quantize.formats.nf4 import Nf4Matrix, quantize_nf4
+from engines.quantize.recipe import Precision
 
 Matrix = NDArray[np.float16] | Int4Matrix | Int8Matrix | Nf4Matrix
 

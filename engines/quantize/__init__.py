@@ -9,12 +9,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from engines.quantize.activations import Activations
-from engines.quantize.awq import quantize_clipped, quantize_clipped_or_gptq
-from engines.quantize.choose import Calibrated
-from engines.quantize.fit import quantize_fitted
-from engines.quantize.gptq import quantize_gptq
-from engines.quantize.int4 import Int4Matrix
-from engines.quantize.rtn import quantize_rtn
+from engines.quantize.formats.int4 import Int4Matrix
+from engines.quantize.methods.awq import quantize_clipped, quantize_clipped_or_gptq
+from engines.quantize.methods.gptq import quantize_gptq
+from engines.quantize.methods.range_search import quantize_fitted
+from engines.quantize.methods.row_selection import Calibrated
+from engines.quantize.methods.rtn import quantize_rtn
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from engines.build import build
 from engines.calibration.images import CalibrationImages
 from engines.checkpoint import Checkpoint
 from engines.families import read_model
-from engines.precision import load_recipe
+from engines.quantize.recipe import load_recipe
 from engines.sensitivity.executors import OpenWorker
 from engines.sensitivity.grid import Experiment
 from engines.sensitivity.groups import WeightGroup, weight_groups

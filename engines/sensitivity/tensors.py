@@ -18,8 +18,8 @@ from engines.calibration.rounding import activations_by_part
 from engines.checkpoint import Checkpoint
 from engines.families import read_model
 from engines.families.base import Part
-from engines.precision import stack_of
 from engines.quantize.activations import Activations
+from engines.quantize.recipe import stack_of
 from engines.sensitivity.treatments import Problem, Treatment, treated
 
 

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import RecipeError
 from engines.quantize.activations import Activations
-from engines.quantize.awq import quantize_awq, quantize_clipped
-from engines.quantize.fit import quantize_fitted
-from engines.quantize.fold import Producers, divided
-from engines.quantize.gptq import quantize_gptq
-from engines.quantize.int4 import block_size_for, dequantize
-from engines.quantize.int8 import dequantize_int8, quantize_int8
-from engines.quantize.nf4 import dequantize_nf4, quantize_nf4
-from engines.quantize.rtn import quantize_rtn
+from engines.quantize.formats.int4 import block_size_for, dequantize
+from engines.quantize.formats.int8 import dequantize_int8, quantize_int8
+from engines.quantize.formats.nf4 import dequantize_nf4, quantize_nf4
+from engines.quantize.methods.awq import quantize_awq, quantize_clipped
+from engines.quantize.methods.fold import Producers, divided
+from engines.quantize.methods.gptq import quantize_gptq
+from engines.quantize.methods.range_search import quantize_fitted
+from engines.quantize.methods.rtn import quantize_rtn
 
 Float32 = NDArray[np.float32]
 Weight = NDArray[np.floating]

@@ -13,7 +13,7 @@ from edge_runtime.memory.plan import format_bytes
 from engines.checkpoint import Checkpoint
 from engines.families import read_model
 from engines.plan import plan_bundle
-from engines.precision import load_recipe
+from engines.quantize.recipe import load_recipe
 from engines.sensitivity.grid import Experiment
 from engines.sensitivity.groups import weight_groups
 from engines.sensitivity.journal import Journal, load_journal

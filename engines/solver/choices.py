@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from edge_runtime.errors import RecipeError
 from edge_runtime.memory.footprint import FOOTPRINTS
 from edge_runtime.memory.plan import mapped_bytes
-from engines.precision import FLOAT16, NF4, Precision, stack_of
 from engines.quantize import CALIBRATED, QUANTIZERS
+from engines.quantize.recipe import FLOAT16, NF4, Precision, stack_of
 from engines.sensitivity.grid import Experiment
 from engines.sensitivity.groups import WeightGroup
 from engines.sensitivity.journal import Journal

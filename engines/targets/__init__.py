@@ -6,7 +6,7 @@ from functools import partial
 
 from edge_runtime.errors import RecipeError
 from engines.fidelity import FLOAT16_ARITHMETIC
-from engines.precision import KV_CACHES
+from engines.quantize.recipe import KV_CACHES
 from engines.targets import onnxruntime, onnxruntime_amx
 from engines.targets.base import TargetKind
 from engines.targets.onnxruntime import OnnxRuntimeTarget

@@ -17,8 +17,8 @@ from engines.fidelity import FLOAT32_ARITHMETIC, Fidelity
 from engines.graphs.weights import TensorSource, Weights
 from engines.onnx.builder import HashedFile
 from engines.onnx.tensors import PRODUCTS
-from engines.precision import COMPUTED, Precision, PrecisionPlan
-from engines.quantize.int4 import Int4Matrix
+from engines.quantize.formats.int4 import Int4Matrix
+from engines.quantize.recipe import COMPUTED, Precision, PrecisionPlan
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from engines.graphs.dialect import CausalAttention
 from engines.graphs.weights import Linear, TensorSource
 from engines.onnx.builder import Graph
 from engines.onnx.tensors import is_inner_product, load_graph
-from engines.precision import Precision
-from engines.quantize.int4 import Int4Matrix, block_size_for
-from engines.quantize.int8 import Int8Matrix
-from engines.quantize.nf4 import NF4_BLOCK, SCALES_A_RANGE, Nf4Matrix, dynamic_8bit
+from engines.quantize.formats.int4 import Int4Matrix, block_size_for
+from engines.quantize.formats.int8 import Int8Matrix
+from engines.quantize.formats.nf4 import NF4_BLOCK, SCALES_A_RANGE, Nf4Matrix, dynamic_8bit
+from engines.quantize.recipe import Precision
 from engines.targets.base import Calibration, TargetOptions, component_of, stored_bytes, write_rows
 from engines.targets.calibrated import as_emitted, keep_emitted, save_graph
 from engines.targets.int8_cache import INT8_CACHE_SINCE, int8_specs, with_int8_cache

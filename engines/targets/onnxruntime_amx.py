@@ -16,8 +16,8 @@ from engines.families.base import Part
 from engines.graphs.dialect import CausalAttention
 from engines.graphs.weights import Linear
 from engines.onnx.builder import Graph
-from engines.precision import COMPUTED, Precision
-from engines.quantize.int4 import Int4Matrix, block_size_for
+from engines.quantize.formats.int4 import Int4Matrix, block_size_for
+from engines.quantize.recipe import COMPUTED, Precision
 from engines.targets import onnxruntime
 from engines.targets.base import TargetOptions, stored_bytes
 from engines.targets.onnxruntime import OnnxRuntimeDialect, OnnxRuntimeTarget

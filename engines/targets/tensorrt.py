@@ -23,7 +23,7 @@ from engines.onnx.builder import Graph
 from engines.onnx.float32 import keep_float32
 from engines.onnx.qdq import insert_qdq
 from engines.onnx.tensors import load_graph, products_of_others
-from engines.precision import Precision
+from engines.quantize.recipe import Precision
 from engines.targets.base import Calibration, TargetOptions, component_of, write_rows
 from engines.targets.calibrated import as_emitted, keep_emitted, save_graph
 from engines.targets.tensorrt_compiler import Compiler, Configure

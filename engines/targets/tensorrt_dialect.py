@@ -17,9 +17,9 @@ from engines.graphs.attention import attention_in_products, heads_first, keys_as
 from engines.graphs.dialect import CausalAttention
 from engines.graphs.weights import Linear
 from engines.onnx.builder import Graph
-from engines.quantize.int4 import Int4Matrix, dequantize
-from engines.quantize.int8 import Int8Matrix
-from engines.quantize.nf4 import Nf4Matrix
+from engines.quantize.formats.int4 import Int4Matrix, dequantize
+from engines.quantize.formats.int8 import Int8Matrix
+from engines.quantize.formats.nf4 import Nf4Matrix
 
 _MASKED = -1e9  # beyond any float16 score; finite, as infinities make NaN of a row that sees nothing
 

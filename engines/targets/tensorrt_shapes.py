@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from edge_runtime.bundle.manifest import TensorSpec
 from engines.families.base import Part
-from engines.precision import FLOAT16, Precision
-from engines.quantize.int4 import block_size_for
+from engines.quantize.formats.int4 import block_size_for
+from engines.quantize.recipe import FLOAT16, Precision
 from engines.targets.base import TargetOptions, stored_bytes
 from engines.targets.tensorrt_compiler import Profile, Shape
 from engines.targets.tensorrt_dialect import keeps_int4

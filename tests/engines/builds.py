@@ -3,7 +3,7 @@
 import numpy as np
 
 from engines.build import build
-from engines.precision import load_recipe
+from engines.quantize.recipe import load_recipe
 from engines.synthetic import open_checkpoint
 
 

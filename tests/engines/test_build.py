@@ -17,7 +17,7 @@ from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import BudgetExceededError, CheckpointError, RecipeError
 from engines.build import build
 from engines.plan import plan_bundle
-from engines.precision import load_recipe
+from engines.quantize.recipe import load_recipe
 from engines.synthetic import open_checkpoint
 from tests.engines.builds import LATE, WatchedCheckpoint, build_tiny, contents
 from tests.engines.checkpoints import write_checkpoint

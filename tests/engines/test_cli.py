@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from engines.cli import main
-from engines.precision import known_recipes
+from engines.quantize.recipe import known_recipes
 
 TINY = "synthetic:tiny-llava"
 

@@ -6,7 +6,7 @@ import pytest
 from edge_runtime.language.tokenizer import PromptTokens
 from engines.build import build
 from engines.execution import open_bundle_tracer
-from engines.precision import load_recipe
+from engines.quantize.recipe import load_recipe
 from engines.synthetic import open_checkpoint
 
 TOKENS = tuple(range(40, 70))

@@ -10,8 +10,8 @@ from engines.build import build
 from engines.checkpoint import load_checkpoint
 from engines.execution import open_bundle_tracer
 from engines.fidelity import Trace, compare_traces
-from engines.precision import load_recipe
-from engines.quantize.rtn import block_size_for, dequantize, quantize_rtn
+from engines.quantize.methods.rtn import block_size_for, dequantize, quantize_rtn
+from engines.quantize.recipe import load_recipe
 from tests.engines.checkpoints import write_checkpoint
 from tests.parity.golden import CHECKPOINTS, PROMPT, golden_pixels, load_golden, write_golden_checkpoint
 

@@ -13,8 +13,8 @@ from engines.device import known_devices, load_device
 from engines.families import read_model
 from engines.outlook import outlook
 from engines.plan import plan_bundle
-from engines.precision import load_recipe
 from engines.prediction import predict
+from engines.quantize.recipe import load_recipe
 from engines.synthetic import open_checkpoint
 
 PROFILE = """\

@@ -4,7 +4,7 @@ import pytest
 
 from edge_runtime.bundle.manifest import COMPONENT_KINDS
 from edge_runtime.errors import RecipeError
-from engines.precision import NF4, Precision, known_recipes, load_recipe
+from engines.quantize.recipe import NF4, Precision, known_recipes, load_recipe
 
 INT4 = Precision("int4", "rtn", 128)
 FLOAT16 = Precision("float16", "cast", None)

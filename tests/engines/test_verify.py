@@ -28,7 +28,7 @@ from engines.fidelity import (
     compare_traces,
     outside_tolerance,
 )
-from engines.precision import load_recipe
+from engines.quantize.recipe import load_recipe
 from engines.synthetic import open_checkpoint
 from engines.targets import TARGETS
 from engines.verify import record_fidelity, verify

@@ -14,7 +14,7 @@ from engines.checkpoint import load_checkpoint
 from engines.execution import open_bundle_tracer
 from engines.fidelity import compare_traces
 from engines.parity import open_transformers
-from engines.precision import load_recipe
+from engines.quantize.recipe import load_recipe
 from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
 from tests.parity.golden import CHECKPOINTS, load_golden
 from tests.parity.make_golden import make_golden

@@ -6,8 +6,8 @@ import yaml
 from edge_runtime.memory.plan import parse_bytes
 from engines.device import known_devices, load_device
 from engines.plan import plan_bundle
-from engines.precision import load_recipe
 from engines.prediction import predict
+from engines.quantize.recipe import load_recipe
 from engines.synthetic import open_checkpoint
 from tests.ros2_ws.conftest import PACKAGE
 

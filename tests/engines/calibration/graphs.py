@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper, save_model
 from edge_runtime.language.tokenizer import PromptTokens
 from engines.families import read_model
 from engines.onnx.builder import Graph
-from engines.precision import Precision
+from engines.quantize.recipe import Precision
 from engines.synthetic import open_checkpoint
 from engines.targets.onnxruntime import OnnxRuntimeDialect
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edge_runtime.errors import CalibrationError
-from engines.calibration.histogram import BINS, Histogram
+from engines.quantize.histogram import BINS, Histogram
 
 values = hnp.arrays(np.float32, st.integers(0, 60), elements=st.floats(-(2.0**100), 2.0**100, width=32))
 

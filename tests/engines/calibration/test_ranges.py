@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnxruntime.quantization.calibrate import HistogramCollector
 
-from engines.calibration.histogram import Histogram
-from engines.calibration.ranges import RANGE_METHODS, entropy_range, scale_of_range, squared_error, twin_ranges
+from engines.quantize.activation_ranges import RANGE_METHODS, entropy_range, scale_of_range, squared_error, twin_ranges
+from engines.quantize.histogram import Histogram
 
 METHODS = sorted(RANGE_METHODS)
 

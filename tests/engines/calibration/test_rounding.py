@@ -17,9 +17,9 @@ from engines.families import read_model
 from engines.families.heads import split_head
 from engines.onnx.builder import Graph
 from engines.onnx.tensors import load_graph
-from engines.precision import FLOAT16, Precision, PrecisionPlan, load_recipe
 from engines.quantize.activations import ActivationMeter, measure_activations
-from engines.quantize.gptq import quantize_gptq
+from engines.quantize.methods.gptq import quantize_gptq
+from engines.quantize.recipe import FLOAT16, Precision, PrecisionPlan, load_recipe
 from engines.synthetic import open_checkpoint
 from engines.targets.onnxruntime import OnnxRuntimeDialect
 from tests.engines.builds import WatchedCheckpoint

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from edge_runtime.errors import CalibrationError
 from engines.quantize import CALIBRATED
 from engines.quantize.activations import measure_activations
-from engines.quantize.awq import awq_scales, quantize_awq
-from engines.quantize.fold import divided
-from engines.quantize.int4 import dequantize
-from engines.quantize.rtn import quantize_rtn
+from engines.quantize.formats.int4 import dequantize
+from engines.quantize.methods.awq import awq_scales, quantize_awq
+from engines.quantize.methods.fold import divided
+from engines.quantize.methods.rtn import quantize_rtn
 from tests.engines.quantize.data import matrix_and_inputs, problems, relative_error
 
 

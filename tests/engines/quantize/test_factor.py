@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engines.quantize.factor import inverse_cholesky
+from engines.quantize.methods.inverse_cholesky import inverse_cholesky
 
 
 @pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 600])

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edge_runtime.errors import CheckpointError
-from engines.quantize.fit import quantize_fitted
-from engines.quantize.int4 import dequantize, in_blocks, quantized_bytes
-from engines.quantize.rtn import quantize_rtn
+from engines.quantize.formats.int4 import dequantize, in_blocks, quantized_bytes
+from engines.quantize.methods.range_search import quantize_fitted
+from engines.quantize.methods.rtn import quantize_rtn
 from tests.engines.quantize.data import problems
 
 finite = st.floats(-60000, 60000, width=32)

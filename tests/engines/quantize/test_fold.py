@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.errors import CheckpointError
 from engines.quantize.activations import measure_activations
-from engines.quantize.fold import divided, fold_into_rows, head_producers, share_by_producer
+from engines.quantize.methods.fold import divided, fold_into_rows, head_producers, share_by_producer
 
 seeds = st.integers(0, 10_000)
 

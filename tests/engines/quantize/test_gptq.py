@@ -6,9 +6,9 @@ from hypothesis import given
 
 from edge_runtime.errors import CalibrationError, CheckpointError
 from engines.quantize.activations import Activations, measure_activations
-from engines.quantize.gptq import quantize_gptq
-from engines.quantize.int4 import dequantize, quantized_bytes
-from engines.quantize.rtn import quantize_rtn
+from engines.quantize.formats.int4 import dequantize, quantized_bytes
+from engines.quantize.methods.gptq import quantize_gptq
+from engines.quantize.methods.rtn import quantize_rtn
 from tests.engines.quantize.data import matrix_and_inputs, problems, relative_error
 
 

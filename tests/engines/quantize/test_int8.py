@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edge_runtime.errors import CheckpointError
-from engines.quantize.int8 import dequantize_int8, int8_bytes, quantize_int8
+from engines.quantize.formats.int8 import dequantize_int8, int8_bytes, quantize_int8
 
 finite = st.floats(-60000, 60000, width=32)
 matrices = hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 40)), elements=finite)

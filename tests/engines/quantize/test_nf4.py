@@ -10,7 +10,7 @@ from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.errors import CheckpointError
 from engines.graphs.weights import Linear
 from engines.onnx.builder import Graph
-from engines.quantize.nf4 import NF4_VALUES, dequantize_nf4, dynamic_8bit, quantize_nf4
+from engines.quantize.formats.nf4 import NF4_VALUES, dequantize_nf4, dynamic_8bit, quantize_nf4
 from engines.targets.onnxruntime import OnnxRuntimeDialect
 
 finite = st.floats(-60000, 60000, width=32)

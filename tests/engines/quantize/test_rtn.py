@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edge_runtime.errors import CheckpointError
-from engines.quantize.int4 import in_blocks
-from engines.quantize.rtn import block_size_for, dequantize, quantize_rtn, quantized_bytes
+from engines.quantize.formats.int4 import in_blocks
+from engines.quantize.methods.rtn import block_size_for, dequantize, quantize_rtn, quantized_bytes
 
 finite = st.floats(-60000, 60000, width=32)
 matrices = hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 70)), elements=finite)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.errors import CalibrationError
 from engines.quantize.activations import measure_activations
-from engines.quantize.smooth import choose_smoothing, smoothing_scales
+from engines.quantize.methods.smooth import choose_smoothing, smoothing_scales
 from tests.engines.quantize.data import matrix_and_inputs, problems
 
 

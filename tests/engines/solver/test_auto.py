@@ -10,7 +10,7 @@ from engines.build import build
 from engines.calibration.images import open_images
 from engines.cli import main
 from engines.plan import plan_bundle
-from engines.precision import load_recipe
+from engines.quantize.recipe import load_recipe
 from engines.sensitivity.grid import Experiment, one_at_a_time
 from engines.sensitivity.outcomes import Result
 from engines.sensitivity.run import Study

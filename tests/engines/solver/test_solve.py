@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.errors import BudgetExceededError
 from edge_runtime.memory.plan import Ledger, LedgerItem
-from engines.precision import FLOAT16, Precision, load_recipe
+from engines.quantize.recipe import FLOAT16, Precision, load_recipe
 from engines.sensitivity.treatments import Treatment
 from engines.solver.choices import Choice, Option
 from engines.solver.solve import recipe_text, solve

@@ -17,8 +17,8 @@ from engines.families.heads import split_head
 from engines.fidelity import Trace
 from engines.graphs.weights import Weights
 from engines.onnx.builder import Graph
-from engines.precision import PrecisionPlan
-from engines.quantize.rtn import Int4Matrix, dequantize
+from engines.quantize.methods.rtn import Int4Matrix, dequantize
+from engines.quantize.recipe import PrecisionPlan
 from engines.targets.tensorrt_dialect import TensorRTDialect
 
 Float32 = NDArray[np.float32]

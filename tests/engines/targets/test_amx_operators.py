@@ -14,8 +14,8 @@ from edge_runtime.backends.native import DOMAIN, find_operators, has_amx
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.errors import BackendError
 from engines.onnx.builder import Graph
-from engines.quantize.int4 import Int4Matrix, dequantize
-from engines.quantize.rtn import quantize_rtn
+from engines.quantize.formats.int4 import Int4Matrix, dequantize
+from engines.quantize.methods.rtn import quantize_rtn
 from engines.targets.onnxruntime_amx import AmxDialect
 from tests.engines.targets.amx_products import needs_amx, product, weights_of, write_product
 

@@ -14,7 +14,7 @@ from engines.build import build
 from engines.calibration.images import open_images
 from engines.execution import open_bundle_tracer
 from engines.plan import plan_bundle
-from engines.precision import load_recipe
+from engines.quantize.recipe import load_recipe
 from engines.synthetic import open_checkpoint
 from tests.engines.builds import WatchedCheckpoint, contents
 

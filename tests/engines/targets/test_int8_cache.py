@@ -15,7 +15,7 @@ from engines.calibration.images import open_images
 from engines.calibration.observe import Observation
 from engines.execution import open_bundle_tracer
 from engines.plan import plan_bundle
-from engines.precision import load_recipe
+from engines.quantize.recipe import load_recipe
 from engines.synthetic import open_checkpoint
 from engines.targets.int8_cache import with_int8_cache
 from tests.engines.builds import WatchedCheckpoint, contents

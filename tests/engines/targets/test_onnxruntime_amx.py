@@ -17,8 +17,8 @@ from engines.cli import main
 from engines.execution import open_bundle_tracer
 from engines.fidelity import compare_traces
 from engines.plan import plan_bundle
-from engines.precision import load_recipe
-from engines.quantize.rtn import quantize_rtn
+from engines.quantize.methods.rtn import quantize_rtn
+from engines.quantize.recipe import load_recipe
 from engines.synthetic import open_checkpoint
 from engines.targets.onnxruntime_amx import cache_dtype, float16_tiles, int4_scales, int4_tiles
 from tests.engines.targets.amx_products import needs_amx, weights_of

@@ -10,7 +10,7 @@ import pytest
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from engines.graphs.weights import Linear
 from engines.onnx.builder import Graph
-from engines.quantize.rtn import quantize_rtn
+from engines.quantize.methods.rtn import quantize_rtn
 from engines.targets.onnxruntime import OnnxRuntimeDialect
 
 ROWS = COLUMNS = 2048

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
-from engines.calibration.histogram import Histogram
 from engines.calibration.images import open_images
-from engines.calibration.ranges import RANGE_METHODS, scale_of_range, twin_ranges
 from engines.graphs.attention import emit_attention
 from engines.graphs.weights import Weights
 from engines.onnx.builder import Graph
 from engines.onnx.qdq import insert_qdq
 from engines.onnx.tensors import load_graph, tensors_in_products
 from engines.plan import plan_bundle
-from engines.precision import FLOAT16, Precision, load_recipe
+from engines.quantize.activation_ranges import RANGE_METHODS, scale_of_range, twin_ranges
+from engines.quantize.histogram import Histogram
+from engines.quantize.recipe import FLOAT16, Precision, load_recipe
 from engines.synthetic import open_checkpoint
 from engines.targets.onnxruntime import OnnxRuntimeDialect
 from engines.targets.tensorrt_dialect import TensorRTDialect

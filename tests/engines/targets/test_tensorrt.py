@@ -13,7 +13,7 @@ from engines.build import build
 from engines.families import read_model
 from engines.families.heads import split_head
 from engines.plan import plan_bundle
-from engines.precision import load_recipe
+from engines.quantize.recipe import load_recipe
 from engines.synthetic import SYNTHETIC_CONFIGS, open_checkpoint, synthetic_checkpoint
 from engines.targets.base import TargetOptions
 from engines.targets.tensorrt import check_version

@@ -7,8 +7,8 @@ import pytest
 from engines.checkpoint import load_checkpoint
 from engines.families import read_model
 from engines.fidelity import compare_traces
-from engines.precision import load_recipe
-from engines.quantize.rtn import block_size_for, dequantize, quantize_rtn
+from engines.quantize.methods.rtn import block_size_for, dequantize, quantize_rtn
+from engines.quantize.recipe import load_recipe
 from engines.synthetic import open_checkpoint
 from tests.engines.checkpoints import write_checkpoint
 from tests.engines.targets.graph_execution import GraphDecoder, emit

@@ -16,7 +16,7 @@ import pytest
 from edge_runtime.errors import BackendError, CalibrationError
 from engines.build import build
 from engines.calibration.images import open_images
-from engines.precision import load_recipe
+from engines.quantize.recipe import load_recipe
 from engines.synthetic import open_checkpoint
 from engines.verify import verify
 from tests.engines.builds import contents

@@ -14,7 +14,7 @@ from engines.calibration.model import open_model_walk
 from engines.cli import main
 from engines.onnx.builder import Graph
 from engines.plan import plan_bundle
-from engines.precision import FLOAT16, known_recipes, load_recipe
+from engines.quantize.recipe import FLOAT16, known_recipes, load_recipe
 from engines.synthetic import open_checkpoint
 from engines.targets import TARGETS
 from engines.targets.base import Calibration, TargetOptions

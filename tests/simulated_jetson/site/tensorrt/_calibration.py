@@ -16,11 +16,11 @@ import onnxruntime as ort
 from onnx import helper, numpy_helper
 
 from engines.calibration.cache import scales_from_text, text_from_scales
-from engines.calibration.histogram import Histogram
-from engines.calibration.ranges import entropy_range, scale_of_range
 from engines.onnx.float32 import float32_twin
 from engines.onnx.qdq import insert_qdq
 from engines.onnx.tensors import tensors_in_products
+from engines.quantize.activation_ranges import entropy_range, scale_of_range
+from engines.quantize.histogram import Histogram
 
 from ._cuda import array_at
 from ._real import ENUMS, VERSION, real

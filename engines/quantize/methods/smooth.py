@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import CalibrationError
 from engines.quantize.activations import Activations
-from engines.quantize.choose import check_widths
-from engines.quantize.fold import Producers, share_by_producer
+from engines.quantize.methods.fold import Producers, share_by_producer
+from engines.quantize.methods.row_selection import check_widths
 
 Float32 = NDArray[np.float32]
 

@@ -13,14 +13,14 @@ import yaml
 
 from edge_runtime.bundle.manifest import COMPONENT_KINDS
 from edge_runtime.errors import RecipeError
-from engines.calibration.ranges import RANGE_METHODS
 from engines.onnx.tensors import PRODUCTS
 from engines.quantize import CALIBRATED, QUANTIZERS
-from engines.quantize.int8 import int8_bytes
-from engines.quantize.nf4 import nf4_bytes
-from engines.quantize.rtn import SMALLEST_BLOCK, block_size_for, quantized_bytes
+from engines.quantize.activation_ranges import RANGE_METHODS
+from engines.quantize.formats.int8 import int8_bytes
+from engines.quantize.formats.nf4 import nf4_bytes
+from engines.quantize.methods.rtn import SMALLEST_BLOCK, block_size_for, quantized_bytes
 
-_RECIPES = Path(__file__).with_name("recipes")
+_RECIPES = Path(__file__).parents[1] / "recipes"
 _LARGEST_BLOCK = 1024
 _LARGEST_RECIPE_BYTES = 1 << 16
 

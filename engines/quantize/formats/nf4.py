@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import CheckpointError
-from engines.quantize.int4 import row_slabs
+from engines.quantize.formats.int4 import row_slabs
 
 Float32 = NDArray[np.float32]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import CalibrationError
 from engines.quantize.activations import Activations
-from engines.quantize.int4 import Int4Matrix, dequantize
+from engines.quantize.formats.int4 import Int4Matrix, dequantize
 
 Float32 = NDArray[np.float32]
 

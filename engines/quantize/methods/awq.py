@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.quantize.activations import Activations
-from engines.quantize.choose import Calibrated, check_widths, choose_rows
-from engines.quantize.fit import quantize_fitted
-from engines.quantize.fold import Producers, divided, share_by_producer
-from engines.quantize.gptq import quantize_gptq
-from engines.quantize.int4 import dequantize
-from engines.quantize.rtn import quantize_rtn
+from engines.quantize.formats.int4 import dequantize
+from engines.quantize.methods.fold import Producers, divided, share_by_producer
+from engines.quantize.methods.gptq import quantize_gptq
+from engines.quantize.methods.range_search import quantize_fitted
+from engines.quantize.methods.row_selection import Calibrated, check_widths, choose_rows
+from engines.quantize.methods.rtn import quantize_rtn
 
 Float32 = NDArray[np.float32]
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import CalibrationError
 from engines.quantize.activations import Activations
-from engines.quantize.choose import Calibrated, check_widths, choose_rows
-from engines.quantize.factor import inverse_cholesky
-from engines.quantize.fit import quantize_fitted
-from engines.quantize.int4 import dequantize, int4_from_steps, step_range
-from engines.quantize.rtn import quantize_rtn
+from engines.quantize.formats.int4 import dequantize, int4_from_steps, step_range
+from engines.quantize.methods.inverse_cholesky import inverse_cholesky
+from engines.quantize.methods.range_search import quantize_fitted
+from engines.quantize.methods.row_selection import Calibrated, check_widths, choose_rows
+from engines.quantize.methods.rtn import quantize_rtn
 
 Float32 = NDArray[np.float32]
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import CheckpointError
-from engines.quantize.int4 import (
+from engines.quantize.formats.int4 import (
     SMALLEST_BLOCK,
     Int4Matrix,
     block_size_for,

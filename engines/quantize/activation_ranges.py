@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.calibration.histogram import BINS, Histogram
+from engines.quantize.histogram import BINS, Histogram
 
 LEVELS = 127  # INT8 is used symmetrically: -127 to 127 times the scale
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.quantize.int4 import Int4Matrix, int4_by_slabs
-from engines.quantize.rtn import rtn_scales, steps_at
+from engines.quantize.formats.int4 import Int4Matrix, int4_by_slabs
+from engines.quantize.methods.rtn import rtn_scales, steps_at
 
 Float32 = NDArray[np.float32]
 

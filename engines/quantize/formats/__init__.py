@@ -1,0 +1,1 @@
+"""How rounded weights are stored: INT4, INT8 and NF4 matrices."""

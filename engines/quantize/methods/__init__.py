@@ -1,0 +1,1 @@
+"""How weights are rounded: to nearest, by range search, GPTQ, AWQ and SmoothQuant."""
