@@ -20,8 +20,8 @@ import numpy as np
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.cli.arguments import positive
 from edge_runtime.cli.exit_codes import exit_code
-from engines.graphs.dialect import CausalAttention
-from engines.graphs.weights import Linear, Matrix
+from engines.layers.op_lowering import CausalAttention
+from engines.layers.weights import Linear, Matrix
 from engines.onnx.builder import Graph
 from engines.quantize.methods.rtn import quantize_rtn
 from engines.targets.onnxruntime import OnnxRuntimeDialect

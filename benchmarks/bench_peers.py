@@ -34,7 +34,7 @@ from edge_runtime.cli.arguments import positive
 from edge_runtime.cli.exit_codes import exit_code
 from edge_runtime.memory.telemetry import kilobyte_fields
 from engines.build import build
-from engines.graphs.llama import LlamaConfig
+from engines.layers.decoder import LlamaConfig
 from engines.quantize.recipe import load_recipe
 
 _SAMPLE_S = 0.05

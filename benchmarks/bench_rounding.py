@@ -60,8 +60,8 @@ them apart. So ours is the 99.99th.
 Entropy is the wrong method for a decoder, whoever computes it. `down_proj` has {share:.0%} of its error (of ours): a
 few of its inputs are a thousand times the median, and entropy keeps the shape of the many and cuts off the few, on
 which whole rows depend. ModelOpt's is NVIDIA's own account of TensorRT's method, which itself needs a GPU; ours is as
-published (`engines/quantize/activation_ranges.py`). ONNX Runtime's tries one range, the largest magnitude, as it has no more
-bins than levels (its issue 9597). For language NVIDIA recommends the largest magnitude too (Torch-TensorRT's
+published (`engines/quantize/activation_ranges.py`). ONNX Runtime's tries one range, the largest magnitude, as it has no
+more bins than levels (its issue 9597). For language NVIDIA recommends the largest magnitude too (Torch-TensorRT's
 documentation). `asymmetric-int8` is by entropy, as that is what TensorRT does by itself; who is free to choose takes
 `asymmetric-int8-percentile`."""
 Float32 = NDArray[np.float32]

@@ -29,7 +29,7 @@ from engines.calibration.rounding import open_calibrated
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS
 from engines.families.base import Part
-from engines.graphs.weights import TensorSource
+from engines.layers.weights import TensorSource
 from engines.onnx.builder import HashedFile
 from engines.plan import BundlePlan, plan_bundle, prompt_of
 from engines.quantize.recipe import PrecisionPlan

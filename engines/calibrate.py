@@ -21,12 +21,12 @@ from engines.calibration.rounding import open_calibrated
 from engines.calibration.scales import calibrate_on_cpu
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS
-from engines.graphs.weights import TensorSource
+from engines.layers.lowering.tensorrt import TensorRTDialect
+from engines.layers.weights import TensorSource
 from engines.onnx.builder import Graph
 from engines.plan import plan_bundle
 from engines.quantize.recipe import PrecisionPlan
 from engines.targets.tensorrt import precision_to_emit
-from engines.targets.tensorrt_dialect import TensorRTDialect
 
 _LAST_WITH_CALIBRATORS = version_number("10.99.99")
 

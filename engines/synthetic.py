@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import CheckpointError
 from engines.checkpoint import Checkpoint, load_checkpoint
-from engines.families.base import Parameter
 from engines.families.llava import Layout, LlavaConfig, checkpoint_parameters, read_config
 from engines.families.llava_next import read_next_config
 from engines.families.mllama import mllama_parameters, read_mllama_config
+from engines.layers.parameters import Parameter
 
 _PREFIX = "synthetic:"
 _VERSION = 1  # to be raised when the same name begins to give other numbers

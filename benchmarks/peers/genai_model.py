@@ -15,8 +15,8 @@ from onnx import TensorProto
 
 from benchmarks.peers.shapes import random_bytes, scales
 from engines.families.llava import Layout
-from engines.graphs.llama import LlamaConfig, emit_llama_group
-from engines.graphs.weights import Linear, Weights
+from engines.layers.decoder import LlamaConfig, emit_llama_group
+from engines.layers.weights import Linear, Weights
 from engines.onnx.builder import Graph
 from engines.quantize.formats.int4 import Int4Matrix
 from engines.quantize.recipe import FLOAT16

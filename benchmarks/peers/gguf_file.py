@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
 from numpy.typing import NDArray
 
 from benchmarks.peers.shapes import layer_matrices, random_bytes, scales
-from engines.graphs.llama import LlamaConfig
+from engines.layers.decoder import LlamaConfig
 
 _NAMES = {
     "self_attn.q_proj": "attn_q",

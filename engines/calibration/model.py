@@ -19,9 +19,9 @@ from engines.calibration.overflow import Overflow, find_overflow
 from engines.calibration.walk import Walk, open_walk
 from engines.checkpoint import Checkpoint
 from engines.families.base import Model
+from engines.layers.lowering.tensorrt import TensorRTDialect
 from engines.onnx.builder import Graph
 from engines.quantize.recipe import Precision
-from engines.targets.tensorrt_dialect import TensorRTDialect
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from engines.calibration.walk import Walk
 from engines.checkpoint import Checkpoint
 from engines.families import read_model
 from engines.families.base import Part
-from engines.families.folds import Fold
+from engines.layers.folds import Fold
 from engines.onnx.builder import Graph
 from engines.onnx.tensors import linear_inputs, load_graph
 from engines.quantize import CALIBRATED

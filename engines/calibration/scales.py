@@ -16,7 +16,7 @@ from engines.calibration.cache import (
     version_number,
 )
 from engines.calibration.walk import Walk
-from engines.graphs.sides import ABOVE, BELOW
+from engines.layers.ptq4vit import ABOVE, BELOW
 from engines.onnx.tensors import load_graph, sha256_of_graph, tensors_in_products
 from engines.quantize.activation_ranges import RANGE_METHODS, RangeMethod, scale_of_range, twin_ranges
 from engines.quantize.histogram import Histogram

@@ -9,21 +9,14 @@ from typing import Any
 from edge_runtime.bundle.manifest import ModelSpec, PreprocessingSpec, PromptSpec
 from edge_runtime.errors import CheckpointError
 from engines.checkpoint import Checkpoint
-from engines.families.folds import Fold
-from engines.graphs.dialect import Dialect
-from engines.graphs.weights import TensorSource
+from engines.layers.folds import Fold
+from engines.layers.op_lowering import Dialect
+from engines.layers.parameters import Parameter
+from engines.layers.weights import TensorSource
 from engines.onnx.builder import Graph
 from engines.quantize.recipe import Precision
 
 _LARGEST_SIZE = 1 << 24  # no width, depth or vocabulary of a model is larger
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One tensor's shape; matrices are stored at the planned precision, everything else in float16."""
-
-    shape: tuple[int, ...]
-    is_matrix: bool = False
 
 
 @dataclass(frozen=True)

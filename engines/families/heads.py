@@ -9,8 +9,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from engines.families.base import Part
-from engines.graphs.dialect import Dialect
-from engines.graphs.weights import CalibratedSource, TensorSource
+from engines.layers.op_lowering import Dialect
+from engines.layers.weights import CalibratedSource, TensorSource
 from engines.onnx.builder import Graph
 from engines.quantize.formats.int4 import Int4Matrix
 from engines.quantize.recipe import Precision

@@ -10,20 +10,21 @@ from edge_runtime.bundle.manifest import ModelSpec, PromptSpec
 from edge_runtime.errors import CheckpointError
 from edge_runtime.reports.report import ACTIONS, DEFECT_CLASSES, SEVERITIES
 from engines.checkpoint import Checkpoint
-from engines.families.base import Model, Parameter, Part, Settings, VisionWork
-from engines.families.folds import Fold, decoder_folds, vit_folds, with_known_vectors
+from engines.families.base import Model, Part, Settings, VisionWork
 from engines.families.image_processor import read_preprocessing
-from engines.families.parameters import (
+from engines.layers.connector import emit_connector
+from engines.layers.decoder import LlamaConfig, emit_llama_group, emit_llama_head
+from engines.layers.folds import Fold, decoder_folds, vit_folds, with_known_vectors
+from engines.layers.parameters import (
+    Parameter,
     decoder_parameters,
     embedding_parameters,
     head_parameters,
     linear_parameters,
     vit_parameters,
 )
-from engines.graphs.connector import emit_connector
-from engines.graphs.llama import LlamaConfig, emit_llama_group, emit_llama_head
-from engines.graphs.vit import VitConfig, emit_vit
-from engines.graphs.weights import Weights
+from engines.layers.vision_tower import VitConfig, emit_vit
+from engines.layers.weights import Weights
 
 _INSTRUCTION = (
     "Inspect the structure in this photograph. Answer with JSON: a list of findings, each with its "

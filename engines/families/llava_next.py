@@ -8,8 +8,9 @@ from typing import Any
 
 from edge_runtime.errors import CheckpointError
 from engines.checkpoint import Checkpoint
-from engines.families.base import Model, Parameter, Part, Settings
+from engines.families.base import Model, Part, Settings
 from engines.families.llava import LlavaConfig, llava_model, read_config, vision_work
+from engines.layers.parameters import Parameter
 
 _WHY_NOT = "images in tiles are not preprocessed onboard yet"
 

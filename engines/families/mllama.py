@@ -10,12 +10,12 @@ from typing import Any
 from edge_runtime.bundle.manifest import ModelSpec, PreprocessingSpec
 from edge_runtime.errors import CheckpointError
 from engines.checkpoint import Checkpoint
-from engines.families.base import Model, Parameter, Part, Settings, VisionWork
+from engines.families.base import Model, Part, Settings, VisionWork
 from engines.families.llava import DEFAULT_PROMPT, token_ids
-from engines.families.parameters import decoder_parameters, head_parameters, linear_parameters
-from engines.graphs.dialect import Dialect
-from engines.graphs.llama import LlamaConfig
-from engines.graphs.weights import TensorSource
+from engines.layers.decoder import LlamaConfig
+from engines.layers.op_lowering import Dialect
+from engines.layers.parameters import Parameter, decoder_parameters, head_parameters, linear_parameters
+from engines.layers.weights import TensorSource
 from engines.onnx.builder import Graph
 from engines.quantize.recipe import Precision
 

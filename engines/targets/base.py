@@ -14,7 +14,7 @@ from edge_runtime.bundle.manifest import Component, FileEntry, TensorSpec
 from engines.calibration.walk import Walk
 from engines.families.base import Part
 from engines.fidelity import FLOAT32_ARITHMETIC, Fidelity
-from engines.graphs.weights import TensorSource, Weights
+from engines.layers.weights import TensorSource, Weights
 from engines.onnx.builder import HashedFile
 from engines.onnx.tensors import PRODUCTS
 from engines.quantize.formats.int4 import Int4Matrix

@@ -14,8 +14,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from edge_runtime.bundle.manifest import Component
 from engines.calibration.scales import calibrate_on_cpu
 from engines.families.base import Part
-from engines.graphs.dialect import CausalAttention
-from engines.graphs.weights import Linear, TensorSource
+from engines.layers.op_lowering import CausalAttention
+from engines.layers.weights import Linear, TensorSource
 from engines.onnx.builder import Graph
 from engines.onnx.tensors import is_inner_product, load_graph
 from engines.quantize.formats.int4 import Int4Matrix, block_size_for

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from edge_runtime.backends.native import DOMAIN
 from engines.families.base import Part
-from engines.graphs.dialect import CausalAttention
-from engines.graphs.weights import Linear
+from engines.layers.op_lowering import CausalAttention
+from engines.layers.weights import Linear
 from engines.onnx.builder import Graph
 from engines.quantize.formats.int4 import Int4Matrix, block_size_for
 from engines.quantize.recipe import COMPUTED, Precision

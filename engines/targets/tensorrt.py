@@ -18,7 +18,8 @@ from edge_runtime.errors import BackendError, MissingDependencyError
 from engines.calibration.overflow import find_overflow
 from engines.calibration.scales import calibrate_on_cpu
 from engines.families.base import Part
-from engines.graphs.weights import TensorSource
+from engines.layers.lowering.tensorrt import TensorRTDialect
+from engines.layers.weights import TensorSource
 from engines.onnx.builder import Graph
 from engines.onnx.float32 import keep_float32
 from engines.onnx.qdq import insert_qdq
@@ -27,7 +28,6 @@ from engines.quantize.recipe import Precision
 from engines.targets.base import Calibration, TargetOptions, component_of, write_rows
 from engines.targets.calibrated import as_emitted, keep_emitted, save_graph
 from engines.targets.tensorrt_compiler import Compiler, Configure
-from engines.targets.tensorrt_dialect import TensorRTDialect
 from engines.targets.tensorrt_implicit import allow_int8
 from engines.targets.tensorrt_shapes import in_buckets, profiles_of
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from edge_runtime.bundle.manifest import TensorSpec
 from engines.families.base import Part
+from engines.layers.lowering.tensorrt import keeps_int4
 from engines.quantize.formats.int4 import block_size_for
 from engines.quantize.recipe import FLOAT16, Precision
 from engines.targets.base import TargetOptions, stored_bytes
 from engines.targets.tensorrt_compiler import Profile, Shape
-from engines.targets.tensorrt_dialect import keeps_int4
 
 # Tegra may refuse one large contiguous request: an LM head of 128,000 words would ask for 1 GB.
 LARGEST_HEAD_PARAMETERS = 1 << 28

@@ -28,12 +28,12 @@ from engines.calibration.cache import scales_from_text
 from engines.calibration.scales import calibrate_on_cpu
 from engines.execution import open_bundle_tracer
 from engines.fidelity import Trace, compare_traces, outside_tolerance
+from engines.layers.lowering.tensorrt import TensorRTDialect
 from engines.plan import plan_bundle
 from engines.quantize.recipe import load_recipe
 from engines.reference.scenes import render_scene
 from engines.synthetic import open_checkpoint
 from engines.targets import TARGETS
-from engines.targets.tensorrt_dialect import TensorRTDialect
 from tests.engines.calibration.graphs import emit_parts
 from tests.engines.calibration.test_entropy_calibrator import calibrated_build, walk_before
 from tests.jetson.machine import CHECKPOINT, MemoryWatch, build, is_simulated

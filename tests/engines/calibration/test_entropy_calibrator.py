@@ -12,8 +12,8 @@ from engines.calibration.cache import scales_from_text
 from engines.calibration.images import open_images
 from engines.calibration.scales import binding_of, calibrate_on_cpu
 from engines.calibration.walk import open_walk
+from engines.layers.lowering.tensorrt import TensorRTDialect
 from engines.onnx.tensors import load_graph, tensors_in_products
-from engines.targets.tensorrt_dialect import TensorRTDialect
 from tests.engines.calibration.graphs import MODEL, PROMPT, TinyEmbedding, emit_parts
 
 pytestmark = pytest.mark.simulated_jetson

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.errors import CheckpointError
-from engines.graphs.weights import Linear
+from engines.layers.weights import Linear
 from engines.onnx.builder import Graph
 from engines.quantize.formats.nf4 import NF4_VALUES, dequantize_nf4, dynamic_8bit, quantize_nf4
 from engines.targets.onnxruntime import OnnxRuntimeDialect

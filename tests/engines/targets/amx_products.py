@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.backends.native import has_operators
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
-from engines.graphs.weights import Linear
+from engines.layers.weights import Linear
 from engines.onnx.builder import Graph
 from engines.targets.onnxruntime_amx import AmxDialect
 

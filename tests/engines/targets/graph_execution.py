@@ -15,11 +15,11 @@ from engines.families import read_model
 from engines.families.base import Part
 from engines.families.heads import split_head
 from engines.fidelity import Trace
-from engines.graphs.weights import Weights
+from engines.layers.lowering.tensorrt import TensorRTDialect
+from engines.layers.weights import Weights
 from engines.onnx.builder import Graph
 from engines.quantize.methods.rtn import Int4Matrix, dequantize
 from engines.quantize.recipe import PrecisionPlan
-from engines.targets.tensorrt_dialect import TensorRTDialect
 
 Float32 = NDArray[np.float32]
 

@@ -5,7 +5,7 @@ import pytest
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.errors import BackendError
-from engines.graphs.dialect import CausalAttention
+from engines.layers.op_lowering import CausalAttention
 from engines.onnx.builder import Graph
 from engines.targets.onnxruntime_amx import AmxDialect
 from tests.engines.targets.amx_products import needs_amx

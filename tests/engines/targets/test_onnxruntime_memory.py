@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
-from engines.graphs.weights import Linear
+from engines.layers.weights import Linear
 from engines.onnx.builder import Graph
 from engines.quantize.methods.rtn import quantize_rtn
 from engines.targets.onnxruntime import OnnxRuntimeDialect

@@ -12,8 +12,9 @@ from onnx import numpy_helper
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from engines.calibration.images import open_images
-from engines.graphs.attention import emit_attention
-from engines.graphs.weights import Weights
+from engines.layers.attention import emit_attention
+from engines.layers.lowering.tensorrt import TensorRTDialect
+from engines.layers.weights import Weights
 from engines.onnx.builder import Graph
 from engines.onnx.qdq import insert_qdq
 from engines.onnx.tensors import load_graph, tensors_in_products
@@ -23,7 +24,6 @@ from engines.quantize.histogram import Histogram
 from engines.quantize.recipe import FLOAT16, Precision, load_recipe
 from engines.synthetic import open_checkpoint
 from engines.targets.onnxruntime import OnnxRuntimeDialect
-from engines.targets.tensorrt_dialect import TensorRTDialect
 from tests.engines.builds import WatchedCheckpoint
 from tests.engines.targets.test_int8 import build_int8, check_still_the_same, everything_int8, nodes_of, recipe_of
 

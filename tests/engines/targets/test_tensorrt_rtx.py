@@ -12,6 +12,7 @@ from engines.build import build
 from engines.calibration.images import open_images
 from engines.calibration.model import open_model_walk
 from engines.cli import main
+from engines.layers.lowering.tensorrt import TensorRTDialect
 from engines.onnx.builder import Graph
 from engines.plan import plan_bundle
 from engines.quantize.recipe import FLOAT16, known_recipes, load_recipe
@@ -19,7 +20,6 @@ from engines.synthetic import open_checkpoint
 from engines.targets import TARGETS
 from engines.targets.base import Calibration, TargetOptions
 from engines.targets.tensorrt_compiler import Compiler
-from engines.targets.tensorrt_dialect import TensorRTDialect
 from tests.engines.builds import WatchedCheckpoint
 from tests.engines.checkpoints import LoudCheckpoint, tiny_variant
 from tests.engines.targets.test_int8 import everything_int8, feed_forward_int8

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 
-from engines.graphs.llama import LlamaConfig
+from engines.layers.decoder import LlamaConfig
 from engines.quantize.methods.fold import Producers, head_producers
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.graphs.weights import Linear
+from engines.layers.weights import Linear
 from engines.onnx.builder import Graph
 
 

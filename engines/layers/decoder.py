@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engines.graphs.dialect import CausalAttention, Dialect
-from engines.graphs.weights import Weights
+from engines.layers.op_lowering import CausalAttention, Dialect
+from engines.layers.weights import Weights
 from engines.onnx.builder import Graph
 
 _END = np.iinfo(np.int64).max  # of any axis, in ONNX's Slice

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from engines.graphs.dialect import Dialect
-from engines.graphs.sides import linear_behind_gelu
-from engines.graphs.weights import Weights
+from engines.layers.op_lowering import Dialect
+from engines.layers.ptq4vit import linear_behind_gelu
+from engines.layers.weights import Weights
 from engines.onnx.builder import Graph
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from engines.graphs.attention import attention_in_products, heads_first, keys_as_columns
-from engines.graphs.dialect import CausalAttention
-from engines.graphs.weights import Linear
+from engines.layers.attention import attention_in_products, heads_first, keys_as_columns
+from engines.layers.op_lowering import CausalAttention
+from engines.layers.weights import Linear
 from engines.onnx.builder import Graph
 from engines.quantize.formats.int4 import Int4Matrix, dequantize
 from engines.quantize.formats.int8 import Int8Matrix

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from engines.graphs.dialect import Dialect
-from engines.graphs.weights import Weights
+from engines.layers.op_lowering import Dialect
+from engines.layers.weights import Weights
 from engines.onnx.builder import Graph
 
 BELOW, ABOVE = ".below", ".above"  # endings of the sides' names

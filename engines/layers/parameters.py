@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from engines.families.base import Parameter
-from engines.graphs.llama import LlamaConfig
-from engines.graphs.vit import VitConfig
+from dataclasses import dataclass
+
+from engines.layers.decoder import LlamaConfig
+from engines.layers.vision_tower import VitConfig
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One tensor's shape; matrices are stored at the planned precision, everything else in float16."""
+
+    shape: tuple[int, ...]
+    is_matrix: bool = False
 
 
 def vit_parameters(vit: VitConfig, inner: int, prefix: str, num_layers: int) -> dict[str, Parameter]:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from engines.graphs.dialect import Dialect
-from engines.graphs.sides import product_behind_softmax
-from engines.graphs.weights import Weights
+from engines.layers.op_lowering import Dialect
+from engines.layers.ptq4vit import product_behind_softmax
+from engines.layers.weights import Weights
 from engines.onnx.builder import Graph
 from engines.quantize.recipe import FLOAT16
 

@@ -1,1 +1,0 @@
-"""ONNX graph emitters, one per component."""
