@@ -20,12 +20,12 @@ import numpy as np
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.cli.arguments import positive
 from edge_runtime.cli.exit_codes import exit_code
+from engines.layers.lowering.onnxruntime import OnnxRuntimeDialect
+from engines.layers.lowering.onnxruntime_amx import AmxDialect
 from engines.layers.op_lowering import CausalAttention
 from engines.layers.weights import Linear, Matrix
 from engines.onnx.builder import Graph
 from engines.quantize.methods.rtn import quantize_rtn
-from engines.targets.onnxruntime import OnnxRuntimeDialect
-from engines.targets.onnxruntime_amx import AmxDialect
 
 DIALECTS = (OnnxRuntimeDialect(), AmxDialect())
 HEADS, HEAD_DIM, CAPACITY = 32, 128, 2048

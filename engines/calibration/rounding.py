@@ -28,6 +28,7 @@ from engines.checkpoint import Checkpoint
 from engines.families import read_model
 from engines.families.base import Part
 from engines.layers.folds import Fold
+from engines.layers.lowering.onnxruntime import OnnxRuntimeDialect
 from engines.onnx.builder import Graph
 from engines.onnx.tensors import linear_inputs, load_graph
 from engines.quantize import CALIBRATED
@@ -40,7 +41,6 @@ from engines.quantize.methods.fold import divided, fold_into_rows, scale_columns
 from engines.quantize.methods.rtn import quantize_rtn
 from engines.quantize.methods.smooth import choose_smoothing
 from engines.quantize.recipe import FLOAT16, Precision, PrecisionPlan, stack_of
-from engines.targets.onnxruntime import OnnxRuntimeDialect
 
 _HELD_OUT_ROWS = 256  # of the last image, spread over it
 _ONE_LAYER = 1  # parameters of a group: no layer is smaller, so that each is a part of its own

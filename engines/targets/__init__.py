@@ -6,6 +6,7 @@ from functools import partial
 
 from edge_runtime.errors import RecipeError
 from engines.fidelity import FLOAT16_ARITHMETIC
+from engines.layers.lowering.onnxruntime_amx import BLOCKS, cache_dtype
 from engines.quantize.recipe import KV_CACHES
 from engines.targets import onnxruntime, onnxruntime_amx
 from engines.targets.base import TargetKind
@@ -35,8 +36,8 @@ TARGETS: Mapping[str, TargetKind] = {
         OnnxRuntimeAmxTarget,
         weights=("float16", "int4"),
         kv_caches=KV_CACHES,
-        blocks=onnxruntime_amx.BLOCKS,
-        cache_dtype=onnxruntime_amx.cache_dtype,
+        blocks=BLOCKS,
+        cache_dtype=cache_dtype,
         planned_bytes=onnxruntime_amx.planned_bytes,
         arithmetic=FLOAT16_ARITHMETIC,  # of keys and values
     ),

@@ -9,10 +9,10 @@ from engines.calibration.images import open_images
 from engines.calibration.observe import open_observed
 from engines.calibration.overflow import find_overflow, float32_nodes, overflowing_tensors
 from engines.calibration.walk import open_walk
+from engines.layers.lowering.onnxruntime import OnnxRuntimeDialect
 from engines.layers.lowering.tensorrt import TensorRTDialect
 from engines.onnx.float32 import float32_twin, keep_float32
 from engines.onnx.tensors import activation_names, linear_inputs, load_graph
-from engines.targets.onnxruntime import OnnxRuntimeDialect
 from tests.engines.calibration.graphs import (
     MODEL,
     PROMPT,

@@ -8,10 +8,10 @@ from hypothesis.extra import numpy as hnp
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.errors import CheckpointError
+from engines.layers.lowering.onnxruntime import OnnxRuntimeDialect
 from engines.layers.weights import Linear
 from engines.onnx.builder import Graph
 from engines.quantize.formats.nf4 import NF4_VALUES, dequantize_nf4, dynamic_8bit, quantize_nf4
-from engines.targets.onnxruntime import OnnxRuntimeDialect
 
 finite = st.floats(-60000, 60000, width=32)
 matrices = hnp.arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 200)), elements=finite)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from edge_runtime.backends.native import has_operators
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from engines.layers.lowering.onnxruntime_amx import AmxDialect
 from engines.layers.weights import Linear
 from engines.onnx.builder import Graph
-from engines.targets.onnxruntime_amx import AmxDialect
 
 needs_amx = pytest.mark.skipif(
     not has_operators(), reason="no processor with AMX here, or no operators compiled for it"

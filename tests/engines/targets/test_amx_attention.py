@@ -5,9 +5,9 @@ import pytest
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.errors import BackendError
+from engines.layers.lowering.onnxruntime_amx import AmxDialect
 from engines.layers.op_lowering import CausalAttention
 from engines.onnx.builder import Graph
-from engines.targets.onnxruntime_amx import AmxDialect
 from tests.engines.targets.amx_products import needs_amx
 
 

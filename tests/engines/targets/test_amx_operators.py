@@ -13,10 +13,10 @@ import pytest
 from edge_runtime.backends.native import DOMAIN, find_operators, has_amx
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.errors import BackendError
+from engines.layers.lowering.onnxruntime_amx import AmxDialect
 from engines.onnx.builder import Graph
 from engines.quantize.formats.int4 import Int4Matrix, dequantize
 from engines.quantize.methods.rtn import quantize_rtn
-from engines.targets.onnxruntime_amx import AmxDialect
 from tests.engines.targets.amx_products import needs_amx, product, weights_of, write_product
 
 # Rows of one, of less than a tile, of whole tiles, and of one more than one and two of them.

@@ -8,10 +8,10 @@ import psutil
 import pytest
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from engines.layers.lowering.onnxruntime import OnnxRuntimeDialect
 from engines.layers.weights import Linear
 from engines.onnx.builder import Graph
 from engines.quantize.methods.rtn import quantize_rtn
-from engines.targets.onnxruntime import OnnxRuntimeDialect
 
 ROWS = COLUMNS = 2048
 

@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from engines.calibration.images import open_images
 from engines.layers.attention import emit_attention
+from engines.layers.lowering.onnxruntime import OnnxRuntimeDialect
 from engines.layers.lowering.tensorrt import TensorRTDialect
 from engines.layers.weights import Weights
 from engines.onnx.builder import Graph
@@ -23,7 +24,6 @@ from engines.quantize.activation_ranges import RANGE_METHODS, scale_of_range, tw
 from engines.quantize.histogram import Histogram
 from engines.quantize.recipe import FLOAT16, Precision, load_recipe
 from engines.synthetic import open_checkpoint
-from engines.targets.onnxruntime import OnnxRuntimeDialect
 from tests.engines.builds import WatchedCheckpoint
 from tests.engines.targets.test_int8 import build_int8, check_still_the_same, everything_int8, nodes_of, recipe_of
 
