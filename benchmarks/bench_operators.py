@@ -20,40 +20,40 @@ import numpy as np
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.cli.arguments import positive
 from edge_runtime.cli.exit_codes import exit_code
-from engines.layers.lowering.onnxruntime import OnnxRuntimeDialect
-from engines.layers.lowering.onnxruntime_amx import AmxDialect
+from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering
+from engines.layers.lowering.onnxruntime_amx import AmxLowering
 from engines.layers.op_lowering import CausalAttention
 from engines.layers.weights import Linear, Matrix
 from engines.onnx.builder import Graph
 from engines.quantize.methods.rtn import quantize_rtn
 
-DIALECTS = (OnnxRuntimeDialect(), AmxDialect())
+DIALECTS = (OnnxRuntimeLowering(), AmxLowering())
 HEADS, HEAD_DIM, CAPACITY = 32, 128, 2048
 _RANDOM = np.random.default_rng(0)
 
 
 def product(
-    directory: Path, dialect: OnnxRuntimeDialect, weight: Matrix, columns: int, rows: int
+    directory: Path, lowering: OnnxRuntimeLowering, weight: Matrix, columns: int, rows: int
 ) -> Callable[[], None]:
     """The call that multiplies ``rows`` random rows by a matrix."""
-    path = directory / f"{type(dialect).__name__}.onnx"
+    path = directory / f"{type(lowering).__name__}.onnx"
     linear = Linear("product", weight, None)
     with Graph(path) as graph:
         x = graph.input("x", "float32", (1, "T", columns))
-        graph.output("y", "float32", (1, "T", linear.width), dialect.linear(graph, x, linear))
+        graph.output("y", "float32", (1, "T", linear.width), lowering.linear(graph, x, linear))
         graph.save()
     x_rows = _RANDOM.normal(size=(1, rows, columns)).astype(np.float32)
     return OnnxRuntimeBackend().load(path).bind({"x": x_rows}, {"y": np.zeros((1, rows, linear.width), np.float32)})
 
 
-def attention(directory: Path, dialect: OnnxRuntimeDialect, rows: int, past: int) -> Callable[[], None]:
+def attention(directory: Path, lowering: OnnxRuntimeLowering, rows: int, past: int) -> Callable[[], None]:
     """The call that attends with ``rows`` rows behind ``past`` tokens, in place."""
-    path = directory / f"{type(dialect).__name__}.onnx"
+    path = directory / f"{type(lowering).__name__}.onnx"
     angles = np.zeros((CAPACITY, HEAD_DIM // 2), np.float32)
     with Graph(path) as graph:
         qkv = graph.input("qkv", "float32", (1, "T", 3 * HEADS * HEAD_DIM))
         sizes = CausalAttention(HEADS, HEADS, HEAD_DIM, np.cos(angles), np.sin(angles))
-        context = dialect.causal_attention(graph, qkv, 0, sizes)
+        context = lowering.causal_attention(graph, qkv, 0, sizes)
         graph.output("context", "float32", (1, "T", HEADS * HEAD_DIM), context)
         graph.save()
     dtype = next(spec.dtype for spec in graph.inputs if spec.name.startswith("past_key"))
@@ -66,10 +66,10 @@ def attention(directory: Path, dialect: OnnxRuntimeDialect, rows: int, past: int
     return OnnxRuntimeBackend().load(path).bind(inputs, outputs | {f"present_{p}.0": a for p, a in cache.items()})
 
 
-def compare(name: str, turns: int, make: Callable[[Path, OnnxRuntimeDialect], Callable[[], None]]) -> None:
+def compare(name: str, turns: int, make: Callable[[Path, OnnxRuntimeLowering], Callable[[], None]]) -> None:
     """Print how long it takes by either's operators."""
     with tempfile.TemporaryDirectory() as directory:
-        calls = [make(Path(directory), dialect) for dialect in DIALECTS]
+        calls = [make(Path(directory), lowering) for lowering in DIALECTS]
         taken_ms: list[list[float]] = [[], []]
         for turn in range(turns + 1):
             for call, times in zip(calls, taken_ms, strict=True):

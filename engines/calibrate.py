@@ -21,7 +21,7 @@ from engines.calibration.rounding import open_calibrated
 from engines.calibration.scales import calibrate_on_cpu
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS
-from engines.layers.lowering.tensorrt import TensorRTDialect
+from engines.layers.lowering.tensorrt import TensorRTLowering
 from engines.layers.weights import TensorSource
 from engines.onnx.builder import Graph
 from engines.plan import plan_bundle
@@ -71,7 +71,7 @@ def calibrate(
                 precision = precisions.components[part.kind]
                 path = folder / f"{part.name}.onnx"
                 with Graph(path) as graph:
-                    part.emit(graph, TensorRTDialect(), source, precision_to_emit(precision, route))
+                    part.emit(graph, TensorRTLowering(), source, precision_to_emit(precision, route))
                     graph.save()
                 int8 = precision.int8
                 written.append(caches / f"{part.name}.overflow")

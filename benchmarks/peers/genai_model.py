@@ -16,7 +16,7 @@ from onnx import TensorProto
 from benchmarks.peers.shapes import random_bytes, scales
 from engines.families.llava import Layout
 from engines.layers.decoder import LlamaConfig, emit_llama_group
-from engines.layers.lowering.onnxruntime import OnnxRuntimeDialect
+from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering
 from engines.layers.weights import Linear, Weights
 from engines.onnx.builder import Graph
 from engines.quantize.formats.int4 import Int4Matrix
@@ -31,7 +31,7 @@ _WIRES = ("hidden_states", "seqlens_k", "total_sequence_length", "hidden_states_
 def write_genai(directory: Path, checkpoint: SyntheticCheckpoint, llama: LlamaConfig) -> None:
     """Write graph, weights and settings to ``directory``."""
     directory.mkdir()
-    dialect = OnnxRuntimeDialect()
+    lowering = OnnxRuntimeLowering()
     weights = _RandomWeights(checkpoint, FLOAT16)
     decoder = weights.under(Layout.decoder)
     with Graph(directory / GRAPH) as graph:
@@ -43,10 +43,10 @@ def write_genai(directory: Path, checkpoint: SyntheticCheckpoint, llama: LlamaCo
         last = graph.node("Sub", [total, graph.ints(1)])
         for name, tokens in (("seqlens_k", last), ("total_sequence_length", total)):
             graph.nodes("Cast", [tokens], [name], to=TensorProto.INT32)
-        emit_llama_group(graph, dialect, decoder, llama, (0, llama.num_layers))
-        norm = dialect.constant(graph, "norm", decoder.vector("norm.weight"))
-        normed = dialect.rms_norm(graph, "hidden_states_out", norm, llama.rms_norm_eps)
-        logits = dialect.linear(graph, normed, weights.under(Layout.head).linear("lm_head"))
+        emit_llama_group(graph, lowering, decoder, llama, (0, llama.num_layers))
+        norm = lowering.constant(graph, "norm", decoder.vector("norm.weight"))
+        normed = lowering.rms_norm(graph, "hidden_states_out", norm, llama.rms_norm_eps)
+        logits = lowering.linear(graph, normed, weights.under(Layout.head).linear("lm_head"))
         graph.output("logits", "float32", (1, 1, llama.vocab_size), logits)
         graph.inputs = [spec for spec in graph.inputs if spec.name not in _WIRES]
         graph.outputs = [spec for spec in graph.outputs if spec.name not in _WIRES]

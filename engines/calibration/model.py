@@ -19,7 +19,7 @@ from engines.calibration.overflow import Overflow, find_overflow
 from engines.calibration.walk import Walk, open_walk
 from engines.checkpoint import Checkpoint
 from engines.families.base import Model
-from engines.layers.lowering.tensorrt import TensorRTDialect
+from engines.layers.lowering.tensorrt import TensorRTLowering
 from engines.onnx.builder import Graph
 from engines.quantize.recipe import Precision
 
@@ -59,7 +59,7 @@ def find_model_overflow(checkpoint: Checkpoint, model: Model, images: Calibratio
                 with tempfile.TemporaryDirectory(prefix="float16-") as folder:
                     path = Path(folder) / f"{part.name}.onnx"
                     with Graph(path) as graph:
-                        part.emit(graph, TensorRTDialect(), checkpoint, Precision("float16", "cast", None))
+                        part.emit(graph, TensorRTLowering(), checkpoint, Precision("float16", "cast", None))
                         graph.save()
                     found[part.name] = find_overflow(walk, path)
     return found

@@ -28,7 +28,7 @@ from engines.checkpoint import Checkpoint
 from engines.families import read_model
 from engines.families.base import Part
 from engines.layers.folds import Fold
-from engines.layers.lowering.onnxruntime import OnnxRuntimeDialect
+from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering
 from engines.onnx.builder import Graph
 from engines.onnx.tensors import linear_inputs, load_graph
 from engines.quantize import CALIBRATED
@@ -221,7 +221,7 @@ def _emitted(part: Part, checkpoint: Checkpoint, folder: Path) -> Iterator[Path]
     assert part.emit is not None
     try:
         with Graph(path) as graph:
-            part.emit(graph, OnnxRuntimeDialect(), checkpoint, FLOAT16)
+            part.emit(graph, OnnxRuntimeLowering(), checkpoint, FLOAT16)
             graph.save()
         path.write_bytes(_all_rows(load_graph(path)).SerializeToString())
         yield path

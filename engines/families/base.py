@@ -10,7 +10,7 @@ from edge_runtime.bundle.manifest import ModelSpec, PreprocessingSpec, PromptSpe
 from edge_runtime.errors import CheckpointError
 from engines.checkpoint import Checkpoint
 from engines.layers.folds import Fold
-from engines.layers.op_lowering import Dialect
+from engines.layers.op_lowering import OpLowering
 from engines.layers.parameters import Parameter
 from engines.layers.weights import TensorSource
 from engines.onnx.builder import Graph
@@ -27,7 +27,7 @@ class Part:
     kind: str  # one of edge_runtime.bundle.manifest.COMPONENT_KINDS
     layers: tuple[int, int] | None  # [first, end) of a decoder group
     parameters: Mapping[str, Parameter]  # by the tensor's name in the checkpoint
-    emit: Callable[[Graph, Dialect, TensorSource, Precision], None] | None  # None: an embedding has no graph
+    emit: Callable[[Graph, OpLowering, TensorSource, Precision], None] | None  # None: an embedding has no graph
     table_numbers: int = 0  # constants that the graph brings along, at the compute type: rotary tables
     folds: tuple[Fold, ...] = ()  # in an order in which scales can be chosen: what is divided is rounded later
 

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from engines.families.base import Part
-from engines.layers.op_lowering import Dialect
+from engines.layers.op_lowering import OpLowering
 from engines.layers.weights import CalibratedSource, TensorSource
 from engines.onnx.builder import Graph
 from engines.quantize.formats.int4 import Int4Matrix
@@ -33,9 +33,9 @@ def _rows_of(part: Part, name: str, matrix: str, rows: range) -> Part:
     whole = part.parameters[matrix]
     parameters = {**part.parameters, matrix: replace(whole, shape=(len(rows), *whole.shape[1:]))}
 
-    def emit(graph: Graph, dialect: Dialect, source: TensorSource, precision: Precision) -> None:
+    def emit(graph: Graph, lowering: OpLowering, source: TensorSource, precision: Precision) -> None:
         assert part.emit is not None
-        part.emit(graph, dialect, _RowsOfOne(source, matrix, rows), precision)
+        part.emit(graph, lowering, _RowsOfOne(source, matrix, rows), precision)
 
     return replace(part, name=name, parameters=parameters, emit=emit)
 

@@ -212,8 +212,8 @@ def _parts(
             "decoder",
             layers,
             {**parameters, **biases},
-            lambda graph, dialect, source, precision: emit_llama_group(
-                graph, dialect, Weights(source, precision, layout.decoder), llama, layers
+            lambda graph, lowering, source, precision: emit_llama_group(
+                graph, lowering, Weights(source, precision, layout.decoder), llama, layers
             ),
             table_numbers=llama.max_positions * llama.head_dim,  # cosines and sines
             folds=with_known_vectors(decoder_folds(llama, layout.decoder, layers), checkpoint),
@@ -225,8 +225,8 @@ def _parts(
             "vision_encoder",
             None,
             vit_parameters(vit, config.vit_intermediate_size, layout.vision, vit.num_layers),
-            lambda graph, dialect, source, precision: emit_vit(
-                graph, dialect, Weights(source, precision, layout.vision), vit
+            lambda graph, lowering, source, precision: emit_vit(
+                graph, lowering, Weights(source, precision, layout.vision), vit
             ),
             folds=with_known_vectors(vit_folds(layout.vision, vit.num_layers), checkpoint),
         ),
@@ -235,9 +235,9 @@ def _parts(
             "connector",
             None,
             _connector_parameters(config, layout.connector),
-            lambda graph, dialect, source, precision: emit_connector(
+            lambda graph, lowering, source, precision: emit_connector(
                 graph,
-                dialect,
+                lowering,
                 Weights(source, precision, layout.connector),
                 rows=vit.num_features,
                 width_in=vit.hidden_size,
@@ -252,8 +252,8 @@ def _parts(
             "lm_head",
             None,
             head_parameters(config.llama, layout.decoder, head),
-            lambda graph, dialect, source, precision: emit_llama_head(
-                graph, dialect, Weights(source, precision), llama, norm=f"{layout.decoder}norm", head=head
+            lambda graph, lowering, source, precision: emit_llama_head(
+                graph, lowering, Weights(source, precision), llama, norm=f"{layout.decoder}norm", head=head
             ),
             folds=(Fold(head, (f"{layout.decoder}norm.weight",)),),
         ),

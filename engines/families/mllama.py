@@ -13,7 +13,7 @@ from engines.checkpoint import Checkpoint
 from engines.families.base import Model, Part, Settings, VisionWork
 from engines.families.llava import DEFAULT_PROMPT, token_ids
 from engines.layers.decoder import LlamaConfig
-from engines.layers.op_lowering import Dialect
+from engines.layers.op_lowering import OpLowering
 from engines.layers.parameters import Parameter, decoder_parameters, head_parameters, linear_parameters
 from engines.layers.weights import TensorSource
 from engines.onnx.builder import Graph
@@ -238,5 +238,5 @@ def _prefix(checkpoint: Checkpoint, ending: str) -> str:
     return found[0].removesuffix(ending)
 
 
-def _emit_nothing(graph: Graph, dialect: Dialect, source: TensorSource, precision: Precision) -> None:
+def _emit_nothing(graph: Graph, lowering: OpLowering, source: TensorSource, precision: Precision) -> None:
     raise CheckpointError(f"this model can be planned, and not built: {_WHY_NOT}")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from engines.layers.op_lowering import Dialect
+from engines.layers.op_lowering import OpLowering
 from engines.layers.ptq4vit import product_behind_softmax
 from engines.layers.weights import Weights
 from engines.onnx.builder import Graph
@@ -19,7 +19,7 @@ Product = Callable[[Graph, str, str], str]  # of two values
 
 
 def emit_attention(
-    graph: Graph, dialect: Dialect, qkv: str, weights: Weights, name: str, num_heads: int, width: int
+    graph: Graph, lowering: OpLowering, qkv: str, weights: Weights, name: str, num_heads: int, width: int
 ) -> str:
     """Every row attends to every row: (1, T, 3 * width) to (1, T, width).
 
@@ -27,7 +27,7 @@ def emit_attention(
     """
     precision = weights.of_products(name)
     if precision == FLOAT16:
-        return dialect.attention(graph, qkv, num_heads, width)
+        return lowering.attention(graph, qkv, num_heads, width)
     name = weights.prefix + name
 
     def scores_of(graph: Graph, query: str, keys: str) -> str:
@@ -35,10 +35,10 @@ def emit_attention(
 
     def context_of(graph: Graph, shares: str, value: str) -> str:
         if precision.has_twin_ranges:
-            return product_behind_softmax(graph, dialect, shares, value, name)
+            return product_behind_softmax(graph, lowering, shares, value, name)
         return graph.nodes("MatMul", [shares, value], [f"{name}.context"])[0]
 
-    return attention_in_products(graph, dialect, qkv, num_heads, width, scores_of, context_of)
+    return attention_in_products(graph, lowering, qkv, num_heads, width, scores_of, context_of)
 
 
 def _plain(graph: Graph, left: str, right: str) -> str:
@@ -48,7 +48,7 @@ def _plain(graph: Graph, left: str, right: str) -> str:
 
 def attention_in_products(
     graph: Graph,
-    dialect: Dialect,
+    lowering: OpLowering,
     qkv: str,
     num_heads: int,
     width: int,
@@ -61,9 +61,9 @@ def attention_in_products(
         for part in graph.nodes("Split", [qkv, graph.ints(width, width, width)], 3, axis=-1)
     )
     scale = (width // num_heads) ** -0.5
-    query = graph.node("Mul", [query, dialect.constant(graph, f"number.{scale}", np.array([scale], np.float32))])
+    query = graph.node("Mul", [query, lowering.constant(graph, f"number.{scale}", np.array([scale], np.float32))])
     scores = scores_of(graph, heads_first(graph, query), keys_as_columns(graph, key))  # (1, H, T, T)
-    shares = dialect.from_float32(graph, graph.node("Softmax", [dialect.to_float32(graph, scores)], axis=-1))
+    shares = lowering.from_float32(graph, graph.node("Softmax", [lowering.to_float32(graph, scores)], axis=-1))
     context = context_of(graph, shares, heads_first(graph, value))
     return graph.node("Reshape", [heads_first(graph, context), graph.ints(1, -1, width)])
 

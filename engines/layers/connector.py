@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from engines.layers.op_lowering import Dialect
+from engines.layers.op_lowering import OpLowering
 from engines.layers.ptq4vit import linear_behind_gelu
 from engines.layers.weights import Weights
 from engines.onnx.builder import Graph
 
 
 def emit_connector(
-    graph: Graph, dialect: Dialect, weights: Weights, *, rows: int, width_in: int, width_out: int, activation: str
+    graph: Graph, lowering: OpLowering, weights: Weights, *, rows: int, width_in: int, width_out: int, activation: str
 ) -> None:
     """Emit ``features`` (1, P, Dv) to ``image_embeddings`` (1, P, D)."""
-    features = graph.input("features", dialect.dtype, (1, rows, width_in))
-    inner = dialect.linear(graph, features, weights.linear("linear_1"))
-    inner = dialect.activation(graph, inner, activation)
-    outer = linear_behind_gelu(graph, dialect, inner, weights, "linear_2")
-    graph.output("image_embeddings", dialect.dtype, (1, rows, width_out), outer)
+    features = graph.input("features", lowering.dtype, (1, rows, width_in))
+    inner = lowering.linear(graph, features, weights.linear("linear_1"))
+    inner = lowering.activation(graph, inner, activation)
+    outer = linear_behind_gelu(graph, lowering, inner, weights, "linear_2")
+    graph.output("image_embeddings", lowering.dtype, (1, rows, width_out), outer)

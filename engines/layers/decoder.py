@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engines.layers.op_lowering import CausalAttention, Dialect
+from engines.layers.op_lowering import CausalAttention, OpLowering
 from engines.layers.weights import Weights
 from engines.onnx.builder import Graph
 
@@ -31,7 +31,7 @@ class LlamaConfig:
 
 
 def emit_llama_group(
-    graph: Graph, dialect: Dialect, weights: Weights, config: LlamaConfig, layers: tuple[int, int]
+    graph: Graph, lowering: OpLowering, weights: Weights, config: LlamaConfig, layers: tuple[int, int]
 ) -> None:
     """Emit layers ``[first, end)``: ``hidden_states`` (1, T, D) to ``hidden_states_out``, with the caches between.
 
@@ -44,47 +44,47 @@ def emit_llama_group(
 
     def norm(layer: int, name: str) -> str:
         name = f"layers.{layer}.{name}.weight"
-        return dialect.constant(graph, name, weights.vector(name))
+        return lowering.constant(graph, name, weights.vector(name))
 
     eps = config.rms_norm_eps
-    hidden = graph.input("hidden_states", dialect.dtype, (1, "T", config.hidden_size))
-    normed = dialect.rms_norm(graph, hidden, norm(first, "input_layernorm"), eps)
+    hidden = graph.input("hidden_states", lowering.dtype, (1, "T", config.hidden_size))
+    normed = lowering.rms_norm(graph, hidden, norm(first, "input_layernorm"), eps)
     for i in range(first, end):
         attention, mlp = f"layers.{i}.self_attn.", f"layers.{i}.mlp."
         graph.scope = f"layers.{i}/"
         parts = (f"{attention}{part}_proj" for part in "qkv")
-        qkv = dialect.linear(graph, normed, weights.linear(f"{attention}qkv_proj", *parts))
-        context = dialect.causal_attention(graph, qkv, i, sizes)
+        qkv = lowering.linear(graph, normed, weights.linear(f"{attention}qkv_proj", *parts))
+        context = lowering.causal_attention(graph, qkv, i, sizes)
         if i + 1 == config.num_layers:
             context, hidden = _last_row(graph, context), _last_row(graph, hidden)
-        attended = dialect.linear(graph, context, weights.linear(f"{attention}o_proj"))
-        normed, hidden = dialect.add_rms_norm(graph, attended, hidden, norm(i, "post_attention_layernorm"), eps)
+        attended = lowering.linear(graph, context, weights.linear(f"{attention}o_proj"))
+        normed, hidden = lowering.add_rms_norm(graph, attended, hidden, norm(i, "post_attention_layernorm"), eps)
         parts = (f"{mlp}{part}_proj" for part in ("gate", "up"))
-        gate_up = dialect.linear(graph, normed, weights.linear(f"{mlp}gate_up_proj", *parts))
-        inner = dialect.gated(graph, gate_up, config.activation)
-        outer = dialect.linear(graph, inner, weights.linear(f"{mlp}down_proj"))
+        gate_up = lowering.linear(graph, normed, weights.linear(f"{mlp}gate_up_proj", *parts))
+        inner = lowering.gated(graph, gate_up, config.activation)
+        outer = lowering.linear(graph, inner, weights.linear(f"{mlp}down_proj"))
         if i + 1 < end:
-            normed, hidden = dialect.add_rms_norm(graph, outer, hidden, norm(i + 1, "input_layernorm"), eps)
+            normed, hidden = lowering.add_rms_norm(graph, outer, hidden, norm(i + 1, "input_layernorm"), eps)
         else:
             hidden = graph.node("Add", [outer, hidden])
     graph.scope = ""
     rows = 1 if end == config.num_layers else "T"
-    graph.output("hidden_states_out", dialect.dtype, (1, rows, config.hidden_size), hidden)
+    graph.output("hidden_states_out", lowering.dtype, (1, rows, config.hidden_size), hidden)
 
 
 def emit_llama_head(
-    graph: Graph, dialect: Dialect, weights: Weights, config: LlamaConfig, *, norm: str, head: str
+    graph: Graph, lowering: OpLowering, weights: Weights, config: LlamaConfig, *, norm: str, head: str
 ) -> None:
     """Emit the final norm and the vocabulary's projection: ``hidden_states`` (1, T, D) to ``logits`` (1, T, V).
 
     ``head`` names the projection, which may be the embedding's own matrix, or a part of its rows: V is their number.
     """
-    hidden = graph.input("hidden_states", dialect.dtype, (1, "T", config.hidden_size))
-    scale = dialect.constant(graph, "norm.weight", weights.vector(f"{norm}.weight"))
-    normed = dialect.rms_norm(graph, hidden, scale, config.rms_norm_eps)
+    hidden = graph.input("hidden_states", lowering.dtype, (1, "T", config.hidden_size))
+    scale = lowering.constant(graph, "norm.weight", weights.vector(f"{norm}.weight"))
+    normed = lowering.rms_norm(graph, hidden, scale, config.rms_norm_eps)
     linear = weights.linear(head)
-    logits = dialect.linear(graph, normed, linear)
-    graph.output("logits", "float32", (1, "T", linear.width), dialect.to_float32(graph, logits))
+    logits = lowering.linear(graph, normed, linear)
+    graph.output("logits", "float32", (1, "T", linear.width), lowering.to_float32(graph, logits))
 
 
 def _last_row(graph: Graph, x: str) -> str:

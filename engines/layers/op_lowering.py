@@ -23,7 +23,7 @@ class CausalAttention:
     sin: NDArray[np.float32]
 
 
-class Dialect(Protocol):
+class OpLowering(Protocol):
     """Lowers each operation to the nodes that a target executes best; values are named as in :class:`Graph`."""
 
     dtype: str  # in which hidden states pass between components

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from engines.layers.op_lowering import Dialect
+from engines.layers.op_lowering import OpLowering
 from engines.layers.weights import Weights
 from engines.onnx.builder import Graph
 
@@ -26,23 +26,23 @@ BELOW, ABOVE = ".below", ".above"  # endings of the sides' names
 _SOFTMAX_EDGE = 1 / 16
 
 
-def linear_behind_gelu(graph: Graph, dialect: Dialect, x: str, weights: Weights, name: str) -> str:
+def linear_behind_gelu(graph: Graph, lowering: OpLowering, x: str, weights: Weights, name: str) -> str:
     """The matrix ``name`` of (1, T, K), a GELU's output, to (1, T, N): in two products where its ranges are twins."""
     linear = weights.linear(name)
     if not weights.has_twin_ranges(name):
-        return dialect.linear(graph, x, linear)
-    zero = dialect.constant(graph, "zero", np.zeros(1, np.float16))
+        return lowering.linear(graph, x, linear)
+    zero = lowering.constant(graph, "zero", np.zeros(1, np.float16))
     [below] = graph.nodes("Min", [x, zero], [linear.name + BELOW])
     [above] = graph.nodes("Max", [x, zero], [linear.name + ABOVE])
     return graph.node(
-        "Add", [dialect.linear(graph, below, replace(linear, bias=None)), dialect.linear(graph, above, linear)]
+        "Add", [lowering.linear(graph, below, replace(linear, bias=None)), lowering.linear(graph, above, linear)]
     )
 
 
-def product_behind_softmax(graph: Graph, dialect: Dialect, shares: str, value: str, name: str) -> str:
+def product_behind_softmax(graph: Graph, lowering: OpLowering, shares: str, value: str, name: str) -> str:
     """Shares (1, H, T, T), a softmax's output, times values (1, H, T, d), in two products."""
-    zero = dialect.constant(graph, "zero", np.zeros(1, np.float16))
-    edge = dialect.constant(graph, "softmax.edge", np.array([_SOFTMAX_EDGE], np.float16))
+    zero = lowering.constant(graph, "zero", np.zeros(1, np.float16))
+    edge = lowering.constant(graph, "softmax.edge", np.array([_SOFTMAX_EDGE], np.float16))
     small = graph.node("Less", [shares, edge])
     [below] = graph.nodes("Where", [small, shares, zero], [name + BELOW])
     [above] = graph.nodes("Where", [small, zero, shares], [name + ABOVE])

@@ -12,7 +12,7 @@ from onnx import NodeProto, helper, numpy_helper
 from edge_runtime.bundle.manifest import Component
 from engines.calibration.scales import calibrate_on_cpu
 from engines.families.base import Part
-from engines.layers.lowering.onnxruntime import OnnxRuntimeDialect
+from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering
 from engines.layers.weights import TensorSource
 from engines.onnx.builder import Graph
 from engines.onnx.tensors import is_inner_product, load_graph
@@ -37,7 +37,7 @@ class OnnxRuntimeTarget:
             from edge_runtime.backends.onnxruntime import check_version  # here, as planning takes no library
 
             check_version("kv_cache: int8", INT8_CACHE_SINCE)
-        self._dialect = OnnxRuntimeDialect()
+        self._lowering = OnnxRuntimeLowering()
         self._kv_cache = options.kv_cache  # sizes are free in its graphs
 
     def write_component(
@@ -53,7 +53,7 @@ class OnnxRuntimeTarget:
             return write_rows(directory, part, source, precision)
         path = directory / f"{part.name}.onnx"
         with Graph(path) as graph:
-            part.emit(graph, self._dialect, source, precision)
+            part.emit(graph, self._lowering, source, precision)
             files = graph.save()
         inputs, outputs = tuple(graph.inputs), tuple(graph.outputs)
         has_int8_cache = part.kind == "decoder" and self._kv_cache == "int8"

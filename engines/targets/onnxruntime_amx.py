@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engines.families.base import Part
-from engines.layers.lowering.onnxruntime_amx import AmxDialect, AmxInt8CacheDialect, is_whole, whole_rows
+from engines.layers.lowering.onnxruntime_amx import AmxInt8CacheLowering, AmxLowering, is_whole, whole_rows
 from engines.quantize.formats.int4 import block_size_for
 from engines.quantize.recipe import COMPUTED, Precision
 from engines.targets import onnxruntime
@@ -16,7 +16,7 @@ class OnnxRuntimeAmxTarget(OnnxRuntimeTarget):
 
     def __init__(self, options: TargetOptions) -> None:
         super().__init__(options)
-        self._dialect = AmxDialect() if options.kv_cache == COMPUTED else AmxInt8CacheDialect()
+        self._lowering = AmxLowering() if options.kv_cache == COMPUTED else AmxInt8CacheLowering()
 
 
 def planned_bytes(part: Part, precision: Precision) -> int:

@@ -18,7 +18,7 @@ from edge_runtime.errors import BackendError, MissingDependencyError
 from engines.calibration.overflow import find_overflow
 from engines.calibration.scales import calibrate_on_cpu
 from engines.families.base import Part
-from engines.layers.lowering.tensorrt import TensorRTDialect
+from engines.layers.lowering.tensorrt import TensorRTLowering
 from engines.layers.weights import TensorSource
 from engines.onnx.builder import Graph
 from engines.onnx.float32 import keep_float32
@@ -81,7 +81,7 @@ class TensorRTTarget:
             if calibration is None:  # else images may still have to pass
                 stack.callback(shutil.rmtree, path.parent, ignore_errors=True)
             with Graph(path) as graph:
-                part.emit(graph, TensorRTDialect(), source, precision_to_emit(precision, self._route))
+                part.emit(graph, TensorRTLowering(), source, precision_to_emit(precision, self._route))
                 graph.save()
             nodes, configure = self._calibrate(path, precision, calibration, stack) if calibration else ((), None)
             profiles = profiles_of(

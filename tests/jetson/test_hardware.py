@@ -28,7 +28,7 @@ from engines.calibration.cache import scales_from_text
 from engines.calibration.scales import calibrate_on_cpu
 from engines.execution import open_bundle_tracer
 from engines.fidelity import Trace, compare_traces, outside_tolerance
-from engines.layers.lowering.tensorrt import TensorRTDialect
+from engines.layers.lowering.tensorrt import TensorRTLowering
 from engines.plan import plan_bundle
 from engines.quantize.recipe import load_recipe
 from engines.reference.scenes import render_scene
@@ -112,7 +112,7 @@ def traces(path: Path) -> list[Trace]:
 @pytest.mark.skipif(not hasattr(trt, "IInt8EntropyCalibrator2"), reason="calibrators ended with TensorRT 10")
 def test_tensorrt_finds_the_ranges_that_the_cpu_finds(figures: Figures, tmp_path: Path) -> None:
     images = "rendered:3" if is_simulated() else "rendered:64"
-    parts = emit_parts(tmp_path, TensorRTDialect)
+    parts = emit_parts(tmp_path, TensorRTLowering)
     apart: list[float] = []
     for name in ("vision_encoder", "decoder.00"):
         with walk_before(name, parts, images) as walk:

@@ -19,7 +19,7 @@ _NF4 = 1  # of MatMulBnb4's types
 _INT8_ARITHMETIC = 4  # MatMulNBits' accuracy_level: activations rounded to int8 by block; 4x faster than float32
 
 
-class OnnxRuntimeDialect:
+class OnnxRuntimeLowering:
     """Lowers to ``com.microsoft`` operators; stored float16 is cast to float32, once, when the session folds it."""
 
     dtype = "float32"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends.native import DOMAIN
-from engines.layers.lowering.onnxruntime import OnnxRuntimeDialect
+from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering
 from engines.layers.op_lowering import CausalAttention
 from engines.layers.weights import Linear
 from engines.onnx.builder import Graph
@@ -26,7 +26,7 @@ BLOCKS = (64, 128)  # weights of 4 bits
 _LARGEST_HEAD = 512
 
 
-class AmxDialect(OnnxRuntimeDialect):
+class AmxLowering(OnnxRuntimeLowering):
     """As ONNX Runtime's, but for attention, and matrices of float16 and of 4 bits whose columns are whole steps."""
 
     def linear(self, graph: Graph, x: str, linear: Linear) -> str:
@@ -77,15 +77,15 @@ class AmxDialect(OnnxRuntimeDialect):
         )[0]
 
 
-class AmxInt8CacheDialect(AmxDialect):
+class AmxInt8CacheLowering(AmxLowering):
     """The same with ONNX Runtime's attention, which keeps keys and values in 8 bits."""
 
-    causal_attention = OnnxRuntimeDialect.causal_attention
+    causal_attention = OnnxRuntimeLowering.causal_attention
 
 
 def cache_dtype(head_dim: int) -> str:
     """The type of keys and values that are kept as they are computed."""
-    return "float16" if _is_whole_head(head_dim) else OnnxRuntimeDialect.dtype
+    return "float16" if _is_whole_head(head_dim) else OnnxRuntimeLowering.dtype
 
 
 def float16_tiles(weight: NDArray[np.float16]) -> NDArray[np.float16]:

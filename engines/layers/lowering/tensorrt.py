@@ -24,7 +24,7 @@ from engines.quantize.formats.nf4 import Nf4Matrix
 _MASKED = -1e9  # beyond any float16 score; finite, as infinities make NaN of a row that sees nothing
 
 
-class TensorRTDialect:
+class TensorRTLowering:
     """Lowers to ONNX's own operators; one instance a graph."""
 
     dtype = "float16"

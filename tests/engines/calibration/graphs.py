@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper, save_model
 
 from edge_runtime.language.tokenizer import PromptTokens
 from engines.families import read_model
-from engines.layers.lowering.onnxruntime import OnnxRuntimeDialect
+from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering
 from engines.onnx.builder import Graph
 from engines.quantize.recipe import Precision
 from engines.synthetic import open_checkpoint
@@ -29,14 +29,14 @@ class TinyEmbedding:
         return table[list(ids)].astype(np.float32)
 
 
-def emit_parts(directory: Path, dialect: Any = OnnxRuntimeDialect) -> dict[str, Path]:
+def emit_parts(directory: Path, lowering: Any = OnnxRuntimeLowering) -> dict[str, Path]:
     """Every component of the tiny model as a graph, by name and in order."""
     paths = {}
     for part in MODEL.parts:
         if part.emit is not None:
             paths[part.name] = directory / f"{part.name}.onnx"
             with Graph(paths[part.name]) as graph:
-                part.emit(graph, dialect(), TINY, FLOAT16)
+                part.emit(graph, lowering(), TINY, FLOAT16)
                 graph.save()
     return paths
 

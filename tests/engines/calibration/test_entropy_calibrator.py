@@ -12,7 +12,7 @@ from engines.calibration.cache import scales_from_text
 from engines.calibration.images import open_images
 from engines.calibration.scales import binding_of, calibrate_on_cpu
 from engines.calibration.walk import open_walk
-from engines.layers.lowering.tensorrt import TensorRTDialect
+from engines.layers.lowering.tensorrt import TensorRTLowering
 from engines.onnx.tensors import load_graph, tensors_in_products
 from tests.engines.calibration.graphs import MODEL, PROMPT, TinyEmbedding, emit_parts
 
@@ -24,7 +24,7 @@ ORDER = ["vision_encoder", "connector", "decoder.00", "decoder.01", "lm_head"]
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    return emit_parts(tmp_path_factory.mktemp("parts"), TensorRTDialect)
+    return emit_parts(tmp_path_factory.mktemp("parts"), TensorRTLowering)
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from engines.calibration.images import open_images
 from engines.calibration.observe import open_observed
 from engines.calibration.overflow import find_overflow, float32_nodes, overflowing_tensors
 from engines.calibration.walk import open_walk
-from engines.layers.lowering.onnxruntime import OnnxRuntimeDialect
-from engines.layers.lowering.tensorrt import TensorRTDialect
+from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering
+from engines.layers.lowering.tensorrt import TensorRTLowering
 from engines.onnx.float32 import float32_twin, keep_float32
 from engines.onnx.tensors import activation_names, linear_inputs, load_graph
 from tests.engines.calibration.graphs import (
@@ -153,16 +153,16 @@ def test_an_overflow_between_components_is_refused():
 
 def test_nothing_overflows_in_a_quiet_model(tmp_path):
     with open_walk(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
-        found = [find_overflow(walk, graph) for graph in emit_parts(tmp_path, TensorRTDialect).values()]
+        found = [find_overflow(walk, graph) for graph in emit_parts(tmp_path, TensorRTLowering).values()]
 
     assert [(overflow.tensors, overflow.nodes) for overflow in found] == [({}, ())] * 5
 
 
 def test_components_for_tensorrt_compute_on_the_way_what_those_for_onnx_runtime_do(tmp_path):
     logits = []
-    for name, dialect in (("trt", TensorRTDialect), ("ort", OnnxRuntimeDialect)):
+    for name, lowering in (("trt", TensorRTLowering), ("ort", OnnxRuntimeLowering)):
         (tmp_path / name).mkdir()
-        parts = emit_parts(tmp_path / name, dialect)
+        parts = emit_parts(tmp_path / name, lowering)
         with open_walk(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
             for graph in parts.values():
                 peaks = walk.through(graph, peaks_of=["logits"] if graph == parts["lm_head"] else []).peaks
@@ -173,7 +173,7 @@ def test_components_for_tensorrt_compute_on_the_way_what_those_for_onnx_runtime_
 
 def test_a_loud_layer_of_a_real_component_is_found(tmp_path):
     """The second layer's MLP grown until its activation exceeds float16, and the way back as much less."""
-    parts = emit_parts(tmp_path, TensorRTDialect)
+    parts = emit_parts(tmp_path, TensorRTLowering)
     with open_walk(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
         for name in ("vision_encoder", "connector"):
             walk.through(parts[name])
@@ -187,7 +187,7 @@ def test_a_loud_layer_of_a_real_component_is_found(tmp_path):
 
 
 def test_there_is_more_to_be_found_out_where_the_walk_stays(tmp_path):
-    parts = emit_parts(tmp_path, TensorRTDialect)
+    parts = emit_parts(tmp_path, TensorRTLowering)
     with open_walk(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
         before = walk.data_sha256
         found = find_overflow(walk, parts["vision_encoder"], tmp_path / "x.overflow", stay=True)
@@ -198,7 +198,7 @@ def test_there_is_more_to_be_found_out_where_the_walk_stays(tmp_path):
 
 
 def test_what_overflows_is_read_from_a_cache_that_is_fresh(tmp_path):
-    graph = emit_parts(tmp_path, TensorRTDialect)["vision_encoder"]
+    graph = emit_parts(tmp_path, TensorRTLowering)["vision_encoder"]
     grow(graph, "layers.1.mlp.fc1.weight", 60000.0)
     grow(graph, "layers.1.mlp.fc2.weight", 1 / 60000.0)
 

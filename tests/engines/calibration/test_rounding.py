@@ -15,7 +15,7 @@ from engines.calibration.rounding import open_calibrated, warn_where_worse
 from engines.execution import open_bundle_tracer
 from engines.families import read_model
 from engines.families.heads import split_head
-from engines.layers.lowering.onnxruntime import OnnxRuntimeDialect
+from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering
 from engines.onnx.builder import Graph
 from engines.onnx.tensors import load_graph
 from engines.quantize.activations import ActivationMeter, measure_activations
@@ -144,7 +144,7 @@ def test_a_head_cut_over_the_vocabulary_is_rounded_as_the_whole_one(tmp_path):
 
     def packed(part, source):
         with Graph(tmp_path / f"{part.name}.onnx") as graph:
-            part.emit(graph, OnnxRuntimeDialect(), source, precision)
+            part.emit(graph, OnnxRuntimeLowering(), source, precision)
             graph.save()
         tensors = load_graph(tmp_path / f"{part.name}.onnx").graph.initializer
         [tensor] = (tensor for tensor in tensors if tensor.name.endswith(".packed"))

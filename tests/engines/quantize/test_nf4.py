@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.errors import CheckpointError
-from engines.layers.lowering.onnxruntime import OnnxRuntimeDialect
+from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering
 from engines.layers.weights import Linear
 from engines.onnx.builder import Graph
 from engines.quantize.formats.nf4 import NF4_VALUES, dequantize_nf4, dynamic_8bit, quantize_nf4
@@ -99,7 +99,7 @@ def test_engines_compute_with_the_values_that_it_stands_for(shape, tmp_path):
     matrix, bias = quantize_nf4(rng.normal(size=shape).astype(np.float32)), rng.normal(size=shape[0]).astype(np.float16)
     with Graph(tmp_path / "linear.onnx") as graph:
         x = graph.input("x", "float32", (1, "T", shape[1]))
-        y = OnnxRuntimeDialect().linear(graph, x, Linear("linear", matrix, bias))
+        y = OnnxRuntimeLowering().linear(graph, x, Linear("linear", matrix, bias))
         graph.output("y", "float32", (1, "T", shape[0]), y)
         graph.save()
     rows = rng.normal(size=(1, 5, shape[1])).astype(np.float32)

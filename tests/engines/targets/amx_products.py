@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.backends.native import has_operators
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
-from engines.layers.lowering.onnxruntime_amx import AmxDialect
+from engines.layers.lowering.onnxruntime_amx import AmxLowering
 from engines.layers.weights import Linear
 from engines.onnx.builder import Graph
 
@@ -30,7 +30,7 @@ def write_product(path: Path, weight: Any, bias: Any = None, width: int | None =
     rows, columns = weight.shape if isinstance(weight, np.ndarray) else (weight.rows, weight.columns)
     with Graph(path) as graph:
         x = graph.input("x", "float32", (1, "T", width or columns))
-        y = AmxDialect().linear(graph, x, Linear("product", weight, bias))
+        y = AmxLowering().linear(graph, x, Linear("product", weight, bias))
         graph.output("y", "float32", (1, "T", rows), y)
         graph.save()
     return path

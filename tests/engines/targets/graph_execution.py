@@ -1,4 +1,4 @@
-"""Graphs in TensorRT's dialect executed by ONNX Runtime, as the runtime would execute the engines made from them."""
+"""Graphs in TensorRT's lowering executed by ONNX Runtime, as the runtime would execute the engines made from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engines.families import read_model
 from engines.families.base import Part
 from engines.families.heads import split_head
 from engines.fidelity import Trace
-from engines.layers.lowering.tensorrt import TensorRTDialect
+from engines.layers.lowering.tensorrt import TensorRTLowering
 from engines.layers.weights import Weights
 from engines.onnx.builder import Graph
 from engines.quantize.methods.rtn import Int4Matrix, dequantize
@@ -29,7 +29,7 @@ BUCKET = 256  # tokens by which the cache that a step reads grows
 def emit(directory: Path, part: Part, checkpoint: Checkpoint, precisions: PrecisionPlan) -> Graph:
     """Write one component's graph."""
     with Graph(directory / f"{part.name}.onnx") as graph:
-        part.emit(graph, TensorRTDialect(), checkpoint, precisions.components[part.kind])
+        part.emit(graph, TensorRTLowering(), checkpoint, precisions.components[part.kind])
         graph.save()
     return graph
 

@@ -5,7 +5,7 @@ import pytest
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.errors import BackendError
-from engines.layers.lowering.onnxruntime_amx import AmxDialect
+from engines.layers.lowering.onnxruntime_amx import AmxLowering
 from engines.layers.op_lowering import CausalAttention
 from engines.onnx.builder import Graph
 from tests.engines.targets.amx_products import needs_amx
@@ -16,7 +16,7 @@ def write_attention(path, heads, kv_heads, size, positions=200):
     sizes = CausalAttention(heads, kv_heads, size, np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
     with Graph(path) as graph:
         qkv = graph.input("qkv", "float32", (1, "T", (heads + 2 * kv_heads) * size))
-        context = AmxDialect().causal_attention(graph, qkv, 0, sizes)
+        context = AmxLowering().causal_attention(graph, qkv, 0, sizes)
         graph.output("context", "float32", (1, "T", heads * size), context)
         graph.save()
     return sizes

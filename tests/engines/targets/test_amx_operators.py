@@ -13,7 +13,7 @@ import pytest
 from edge_runtime.backends.native import DOMAIN, find_operators, has_amx
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.errors import BackendError
-from engines.layers.lowering.onnxruntime_amx import AmxDialect
+from engines.layers.lowering.onnxruntime_amx import AmxLowering
 from engines.onnx.builder import Graph
 from engines.quantize.formats.int4 import Int4Matrix, dequantize
 from engines.quantize.methods.rtn import quantize_rtn
@@ -221,14 +221,14 @@ def test_what_products_wrote_to_goes_with_the_last_engine(tmp_path):
 @pytest.mark.parametrize("rows", [0, 1, 5])
 def test_norms_and_gates_are_those_of_numpy(width, rows, tmp_path):
     scale = weights_of(1, width)[0]
-    dialect = AmxDialect()
+    lowering = AmxLowering()
     with Graph(tmp_path / "rows.onnx") as graph:
         x, other = (graph.input(name, "float32", (1, "T", width)) for name in ("x", "other"))
         gate_up = graph.input("gate_up", "float32", (1, "T", 2 * width))
-        factor = dialect.constant(graph, "scale", scale)
-        normed, total = dialect.add_rms_norm(graph, x, other, factor, 1e-5)
-        found = {"alone": dialect.rms_norm(graph, x, factor, 1e-5), "normed": normed, "sum": total}
-        found["gated"] = dialect.gated(graph, gate_up, "silu")
+        factor = lowering.constant(graph, "scale", scale)
+        normed, total = lowering.add_rms_norm(graph, x, other, factor, 1e-5)
+        found = {"alone": lowering.rms_norm(graph, x, factor, 1e-5), "normed": normed, "sum": total}
+        found["gated"] = lowering.gated(graph, gate_up, "silu")
         for name, value in found.items():
             graph.output(name, "float32", (1, "T", width), value)
         graph.save()

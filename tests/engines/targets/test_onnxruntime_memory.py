@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
-from engines.layers.lowering.onnxruntime import OnnxRuntimeDialect
+from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering
 from engines.layers.weights import Linear
 from engines.onnx.builder import Graph
 from engines.quantize.methods.rtn import quantize_rtn
@@ -36,7 +36,7 @@ def test_scales_of_4_bits_are_not_kept_beside_the_packed_ones(tmp_path):
     path = directory / "product.onnx"
     with Graph(path) as graph:
         x = graph.input("x", "float32", (1, "T", COLUMNS))
-        product = OnnxRuntimeDialect().linear(graph, x, Linear("product", quantize_rtn(weight, 32), None))
+        product = OnnxRuntimeLowering().linear(graph, x, Linear("product", quantize_rtn(weight, 32), None))
         graph.output("y", "float32", (1, "T", ROWS), product)
         graph.save()
     with Path(f"{path}.data").open("rb") as written:

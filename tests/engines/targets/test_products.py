@@ -13,8 +13,8 @@ from onnx import numpy_helper
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from engines.calibration.images import open_images
 from engines.layers.attention import emit_attention
-from engines.layers.lowering.onnxruntime import OnnxRuntimeDialect
-from engines.layers.lowering.tensorrt import TensorRTDialect
+from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering
+from engines.layers.lowering.tensorrt import TensorRTLowering
 from engines.layers.weights import Weights
 from engines.onnx.builder import Graph
 from engines.onnx.qdq import insert_qdq
@@ -30,7 +30,7 @@ from tests.engines.targets.test_int8 import build_int8, check_still_the_same, ev
 HEADS, WIDTH, ROWS = 2, 16, 40
 NAME = "layers.0.self_attn.products"
 QKV = np.random.default_rng(3).normal(size=(1, ROWS, 3 * WIDTH)).astype(np.float32) * 3
-DIALECTS = {"float32": OnnxRuntimeDialect, "float16": TensorRTDialect}
+DIALECTS = {"float32": OnnxRuntimeLowering, "float16": TensorRTLowering}
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*settle with 500.*")
 

@@ -12,7 +12,7 @@ from engines.build import build
 from engines.calibration.images import open_images
 from engines.calibration.model import open_model_walk
 from engines.cli import main
-from engines.layers.lowering.tensorrt import TensorRTDialect
+from engines.layers.lowering.tensorrt import TensorRTLowering
 from engines.onnx.builder import Graph
 from engines.plan import plan_bundle
 from engines.quantize.recipe import FLOAT16, known_recipes, load_recipe
@@ -198,7 +198,7 @@ def test_a_layer_group_of_13b_in_int8_weighs_what_was_planned(tmp_path):
     with open_model_walk(checkpoint, plan.model, open_images("rendered:1"), tmp_path) as walk:
         for part in (eyes, connector):
             with Graph(tmp_path / f"{part.name}.onnx") as graph:
-                part.emit(graph, TensorRTDialect(), checkpoint, FLOAT16)
+                part.emit(graph, TensorRTLowering(), checkpoint, FLOAT16)
                 graph.save()
             walk.skip(tmp_path / f"{part.name}.onnx")
         calibration = Calibration(walk, tmp_path / "calibration")
