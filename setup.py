@@ -57,7 +57,7 @@ setup(
         "engines": [
             "py.typed",
             "recipes/*.yaml",
-            "devices/*.yaml",
+            "planning/device_profiles/*.yaml",
             "reference/checkpoint/*",
             "reference/classifier.onnx",
         ],

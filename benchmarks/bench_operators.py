@@ -27,7 +27,7 @@ from engines.layers.weights import Linear, Matrix
 from engines.onnx.builder import Graph
 from engines.quantize.methods.rtn import quantize_rtn
 
-DIALECTS = (OnnxRuntimeLowering(), AmxLowering())
+LOWERINGS = (OnnxRuntimeLowering(), AmxLowering())
 HEADS, HEAD_DIM, CAPACITY = 32, 128, 2048
 _RANDOM = np.random.default_rng(0)
 
@@ -69,7 +69,7 @@ def attention(directory: Path, lowering: OnnxRuntimeLowering, rows: int, past: i
 def compare(name: str, turns: int, make: Callable[[Path, OnnxRuntimeLowering], Callable[[], None]]) -> None:
     """Print how long it takes by either's operators."""
     with tempfile.TemporaryDirectory() as directory:
-        calls = [make(Path(directory), lowering) for lowering in DIALECTS]
+        calls = [make(Path(directory), lowering) for lowering in LOWERINGS]
         taken_ms: list[list[float]] = [[], []]
         for turn in range(turns + 1):
             for call, times in zip(calls, taken_ms, strict=True):

@@ -21,7 +21,7 @@ from engines.build import build
 from engines.calibration.images import open_images
 from engines.checkpoint import Checkpoint
 from engines.families import read_model
-from engines.plan import plan_bundle
+from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import FLOAT16, Precision, PrecisionPlan, load_recipe
 from engines.sensitivity.grid import together
 from engines.sensitivity.groups import WeightGroup, weight_groups

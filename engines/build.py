@@ -31,7 +31,7 @@ from engines.families import DEFAULT_GROUP_PARAMETERS
 from engines.families.base import Part
 from engines.layers.weights import TensorSource
 from engines.onnx.builder import HashedFile
-from engines.plan import BundlePlan, plan_bundle, prompt_of
+from engines.planning.plan import BundlePlan, plan_bundle, prompt_of
 from engines.quantize.recipe import PrecisionPlan
 from engines.targets import TARGETS
 from engines.targets.base import Calibration, TargetOptions

@@ -24,7 +24,7 @@ from engines.families import DEFAULT_GROUP_PARAMETERS
 from engines.layers.lowering.tensorrt import TensorRTLowering
 from engines.layers.weights import TensorSource
 from engines.onnx.builder import Graph
-from engines.plan import plan_bundle
+from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import PrecisionPlan
 from engines.targets.tensorrt import precision_to_emit
 

@@ -29,15 +29,15 @@ from engines.calibrate import calibrate
 from engines.calibration.classifier import quantize_classifier
 from engines.calibration.images import DEFAULT_IMAGES, open_images, warn_where_few
 from engines.checkpoint import Checkpoint, DirectoryCheckpoint
-from engines.device import load_device
 from engines.options import (
     check_build_options,
     check_classifier_options,
     check_recipe_options,
     check_route_option,
 )
-from engines.outlook import outlook
-from engines.plan import plan_bundle
+from engines.planning.devices import load_device
+from engines.planning.plan import plan_bundle
+from engines.planning.plan_report import outlook
 from engines.quality import check_quality
 from engines.quantize.recipe import PrecisionPlan, load_recipe
 from engines.sensitivity.executors import in_processes, on_ray

@@ -12,7 +12,7 @@ from edge_runtime.errors import RecipeError
 from edge_runtime.memory.plan import format_bytes
 from engines.checkpoint import Checkpoint
 from engines.families import read_model
-from engines.plan import plan_bundle
+from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import load_recipe
 from engines.sensitivity.grid import Experiment
 from engines.sensitivity.groups import weight_groups

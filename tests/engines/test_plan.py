@@ -9,11 +9,11 @@ import pytest
 from edge_runtime.errors import CheckpointError, RecipeError
 from engines.build import build
 from engines.cli import main
-from engines.device import known_devices, load_device
 from engines.families import read_model
-from engines.outlook import outlook
-from engines.plan import plan_bundle
-from engines.prediction import predict
+from engines.planning.devices import known_devices, load_device
+from engines.planning.latency_model import predict
+from engines.planning.plan import plan_bundle
+from engines.planning.plan_report import outlook
 from engines.quantize.recipe import load_recipe
 from engines.synthetic import open_checkpoint
 

@@ -29,7 +29,7 @@ from engines.calibration.scales import calibrate_on_cpu
 from engines.execution import open_bundle_tracer
 from engines.fidelity import Trace, compare_traces, outside_tolerance
 from engines.layers.lowering.tensorrt import TensorRTLowering
-from engines.plan import plan_bundle
+from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import load_recipe
 from engines.reference.scenes import render_scene
 from engines.synthetic import open_checkpoint

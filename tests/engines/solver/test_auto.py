@@ -9,7 +9,7 @@ from edge_runtime.errors import BudgetExceededError, CalibrationError, RecipeErr
 from engines.build import build
 from engines.calibration.images import open_images
 from engines.cli import main
-from engines.plan import plan_bundle
+from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import load_recipe
 from engines.sensitivity.grid import Experiment, one_at_a_time
 from engines.sensitivity.outcomes import Result

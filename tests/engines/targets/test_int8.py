@@ -13,7 +13,7 @@ from edge_runtime.language.tokenizer import PromptTokens
 from engines.build import build
 from engines.calibration.images import open_images
 from engines.execution import open_bundle_tracer
-from engines.plan import plan_bundle
+from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import load_recipe
 from engines.synthetic import open_checkpoint
 from tests.engines.builds import WatchedCheckpoint, contents

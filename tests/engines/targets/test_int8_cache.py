@@ -14,7 +14,7 @@ from engines.build import build
 from engines.calibration.images import open_images
 from engines.calibration.observe import Observation
 from engines.execution import open_bundle_tracer
-from engines.plan import plan_bundle
+from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import load_recipe
 from engines.synthetic import open_checkpoint
 from engines.targets.int8_cache import with_int8_cache

@@ -17,7 +17,7 @@ from engines.cli import main
 from engines.execution import open_bundle_tracer
 from engines.fidelity import compare_traces
 from engines.layers.lowering.onnxruntime_amx import cache_dtype, float16_tiles, int4_scales, int4_tiles
-from engines.plan import plan_bundle
+from engines.planning.plan import plan_bundle
 from engines.quantize.methods.rtn import quantize_rtn
 from engines.quantize.recipe import load_recipe
 from engines.synthetic import open_checkpoint

@@ -19,7 +19,7 @@ from engines.layers.weights import Weights
 from engines.onnx.builder import Graph
 from engines.onnx.qdq import insert_qdq
 from engines.onnx.tensors import load_graph, tensors_in_products
-from engines.plan import plan_bundle
+from engines.planning.plan import plan_bundle
 from engines.quantize.activation_ranges import RANGE_METHODS, scale_of_range, twin_ranges
 from engines.quantize.histogram import Histogram
 from engines.quantize.recipe import FLOAT16, Precision, load_recipe
@@ -30,7 +30,7 @@ from tests.engines.targets.test_int8 import build_int8, check_still_the_same, ev
 HEADS, WIDTH, ROWS = 2, 16, 40
 NAME = "layers.0.self_attn.products"
 QKV = np.random.default_rng(3).normal(size=(1, ROWS, 3 * WIDTH)).astype(np.float32) * 3
-DIALECTS = {"float32": OnnxRuntimeLowering, "float16": TensorRTLowering}
+LOWERINGS = {"float32": OnnxRuntimeLowering, "float16": TensorRTLowering}
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*settle with 500.*")
 
@@ -53,7 +53,7 @@ def emit(path, dtype, method):
     with Graph(path) as graph:
         weights = Weights({}, replace(FLOAT16, exceptions=tuple(asked.items())))
         qkv = graph.input("qkv", dtype, (1, ROWS, 3 * WIDTH))
-        context = emit_attention(graph, DIALECTS[dtype](), qkv, weights, NAME, HEADS, WIDTH)
+        context = emit_attention(graph, LOWERINGS[dtype](), qkv, weights, NAME, HEADS, WIDTH)
         graph.output("context", dtype, (1, ROWS, WIDTH), context)
         graph.save()
     return path
@@ -81,7 +81,7 @@ def attention(qkv, rounded=lambda values, _: values):
     return context.transpose(1, 0, 2).reshape(1, ROWS, WIDTH)
 
 
-@pytest.mark.parametrize("dtype", sorted(DIALECTS))
+@pytest.mark.parametrize("dtype", sorted(LOWERINGS))
 @pytest.mark.parametrize("method", [None, "max", "twin-max"])
 def test_attention_is_the_same_whole_in_products_and_with_its_softmax_taken_apart(tmp_path, dtype, method):
     found = evaluate(emit(tmp_path / "a.onnx", dtype, method), qkv=QKV.astype(dtype))["context"]

@@ -8,11 +8,11 @@ import pytest
 from edge_runtime.backends.tensorrt.module import load_library
 from edge_runtime.bundle.manifest import TensorSpec
 from edge_runtime.errors import MissingDependencyError, RecipeError
-from engines.advice import changes_towards
 from engines.build import build
 from engines.families import read_model
 from engines.families.heads import split_head
-from engines.plan import plan_bundle
+from engines.planning.plan import plan_bundle
+from engines.planning.suggestions import changes_towards
 from engines.quantize.recipe import load_recipe
 from engines.synthetic import SYNTHETIC_CONFIGS, open_checkpoint, synthetic_checkpoint
 from engines.targets.base import TargetOptions

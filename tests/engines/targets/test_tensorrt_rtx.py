@@ -14,7 +14,7 @@ from engines.calibration.model import open_model_walk
 from engines.cli import main
 from engines.layers.lowering.tensorrt import TensorRTLowering
 from engines.onnx.builder import Graph
-from engines.plan import plan_bundle
+from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import FLOAT16, known_recipes, load_recipe
 from engines.synthetic import open_checkpoint
 from engines.targets import TARGETS

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 
 from edge_runtime.memory.plan import Ledger, format_bytes
-from engines.advice import Change, changes_towards
 from engines.checkpoint import Checkpoint
-from engines.device import Device
-from engines.plan import BundlePlan
-from engines.prediction import Prediction, predict
+from engines.planning.devices import Device
+from engines.planning.latency_model import Prediction, predict
+from engines.planning.plan import BundlePlan
+from engines.planning.suggestions import Change, changes_towards
 from engines.quantize.recipe import PrecisionPlan
 
 

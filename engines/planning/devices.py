@@ -12,7 +12,7 @@ import yaml
 
 from edge_runtime.errors import RecipeError
 
-_DEVICES = Path(__file__).with_name("devices")
+_DEVICES = Path(__file__).with_name("device_profiles")
 _LARGEST_PROFILE_BYTES = 1 << 16
 _PRECISIONS = {"float16", "int8", "int4", "nf4"}
 _ABOVE_ALL = math.nextafter(1.0, 2.0)  # for shares, of which 1 is the largest

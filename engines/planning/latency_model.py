@@ -10,8 +10,8 @@ import math
 from collections.abc import Set
 from dataclasses import asdict, dataclass
 
-from engines.device import Device
-from engines.plan import BundlePlan
+from engines.planning.devices import Device
+from engines.planning.plan import BundlePlan
 
 REPORT_TOKENS = 100  # of an answer with two findings, that the model has to choose
 _TEXT_TOKENS = 32  # behind the image: the end of the prompt, and what opens every answer

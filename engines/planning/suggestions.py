@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from edge_runtime.memory.plan import format_bytes
 from engines.checkpoint import Checkpoint
-from engines.device import known_devices, load_device
-from engines.plan import BundlePlan, plan_bundle, shortest_context
+from engines.planning.devices import known_devices, load_device
+from engines.planning.plan import BundlePlan, plan_bundle, shortest_context
 from engines.quantize.recipe import PrecisionPlan, known_recipes, load_recipe
 from engines.targets import target_kind
 
