@@ -26,13 +26,13 @@ from edge_runtime.vision.resampling import pixels_from_frame
 from engines.build import build
 from engines.calibration.classifier import IMAGENET_MEAN, IMAGENET_STD, quantize_classifier
 from engines.calibration.images import open_images
-from engines.fidelity import Trace
+from engines.evaluation.fidelity import Trace
+from engines.evaluation.sensitivity.outcomes import divergence
+from engines.evaluation.sensitivity.scoring import traces
 from engines.quantize.activation_ranges import RANGE_METHODS
 from engines.quantize.recipe import load_recipe
 from engines.reference.classification import CLASSIFIER, labelled_scenes
 from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
-from engines.sensitivity.outcomes import divergence
-from engines.sensitivity.scoring import traces
 from engines.synthetic import open_checkpoint
 
 Float32 = NDArray[np.float32]

@@ -20,16 +20,16 @@ from benchmarks.quantization_scenes import chunks_of, load_seen, measure
 from engines.build import build
 from engines.calibration.images import open_images
 from engines.checkpoint import Checkpoint
+from engines.evaluation.sensitivity.grid import together
+from engines.evaluation.sensitivity.groups import WeightGroup, weight_groups
+from engines.evaluation.sensitivity.journal import load_journal
+from engines.evaluation.sensitivity.run import tensors_of, treated_checkpoint
+from engines.evaluation.sensitivity.tensors import write_treated
+from engines.evaluation.sensitivity.treatments import treatment_from_text
+from engines.evaluation.solver.auto import AutoPlan, plan_automatically
 from engines.families import read_model
 from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import FLOAT16, Precision, PrecisionPlan, load_recipe
-from engines.sensitivity.grid import together
-from engines.sensitivity.groups import WeightGroup, weight_groups
-from engines.sensitivity.journal import load_journal
-from engines.sensitivity.run import tensors_of, treated_checkpoint
-from engines.sensitivity.tensors import write_treated
-from engines.sensitivity.treatments import treatment_from_text
-from engines.solver.auto import AutoPlan, plan_automatically
 from engines.synthetic import open_checkpoint
 
 CHECKPOINT = "engines/reference/checkpoint"

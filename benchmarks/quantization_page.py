@@ -10,11 +10,11 @@ import numpy as np
 
 from benchmarks.quantization_scenes import Seen, beside
 from edge_runtime.memory.plan import format_bytes
-from engines.sensitivity.groups import WeightGroup
-from engines.sensitivity.journal import Journal
-from engines.sensitivity.table import component_table, sensitivity_table
-from engines.sensitivity.treatments import DEFAULT_TREATMENTS
-from engines.solver.auto import AutoPlan
+from engines.evaluation.sensitivity.groups import WeightGroup
+from engines.evaluation.sensitivity.journal import Journal
+from engines.evaluation.sensitivity.table import component_table, sensitivity_table
+from engines.evaluation.sensitivity.treatments import DEFAULT_TREATMENTS
+from engines.evaluation.solver.auto import AutoPlan
 
 PLOT_NAME = "quantization-pareto.svg"
 
@@ -104,7 +104,7 @@ where.
 
 Question answering: nats a question that the right answers cost more. The model was taught one prompt, and answers no
 questions in words; but wherever a finding may begin, it decides whether each class that is left is in the scene, and
-that is read from its logits, led along the true answer (`engines/sensitivity/questions.py`).
+that is read from its logits, led along the true answer (`engines/evaluation/sensitivity/questions.py`).
 
 {component_table(journal, groups, DEFAULT_TREATMENTS, "question_loss")}
 

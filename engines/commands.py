@@ -29,6 +29,15 @@ from engines.calibrate import calibrate
 from engines.calibration.classifier import quantize_classifier
 from engines.calibration.images import DEFAULT_IMAGES, open_images, warn_where_few
 from engines.checkpoint import Checkpoint, DirectoryCheckpoint
+from engines.evaluation.quality import check_quality
+from engines.evaluation.sensitivity.executors import in_processes, on_ray
+from engines.evaluation.sensitivity.grid import combinations, one_at_a_time, whole_components
+from engines.evaluation.sensitivity.run import Study, run_experiments
+from engines.evaluation.sensitivity.table import as_json, sensitivity_table
+from engines.evaluation.sensitivity.treatments import DEFAULT_TREATMENTS, treatment_from_text
+from engines.evaluation.solver.auto import plan_automatically
+from engines.evaluation.solver.solve import recipe_text
+from engines.evaluation.verify import record_fidelity, verify
 from engines.options import (
     check_build_options,
     check_classifier_options,
@@ -38,17 +47,8 @@ from engines.options import (
 from engines.planning.devices import load_device
 from engines.planning.plan import plan_bundle
 from engines.planning.plan_report import outlook
-from engines.quality import check_quality
 from engines.quantize.recipe import PrecisionPlan, load_recipe
-from engines.sensitivity.executors import in_processes, on_ray
-from engines.sensitivity.grid import combinations, one_at_a_time, whole_components
-from engines.sensitivity.run import Study, run_experiments
-from engines.sensitivity.table import as_json, sensitivity_table
-from engines.sensitivity.treatments import DEFAULT_TREATMENTS, treatment_from_text
-from engines.solver.auto import plan_automatically
-from engines.solver.solve import recipe_text
 from engines.synthetic import open_checkpoint
-from engines.verify import record_fidelity, verify
 
 _DEFAULT_TARGET = "onnxruntime"
 _MOST_IMAGES = 64  # of --images: each is decoded twice, by the bundle and by transformers

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.quantization_page import Row
 from benchmarks.quantization_plot import pareto_svg
 from benchmarks.quantization_scenes import CHUNK, Chunk, Seen, beside, chunks_of, load_seen, measure
-from engines.sensitivity.outcomes import Reported, Traced
+from engines.evaluation.sensitivity.outcomes import Reported, Traced
 
 
 def reports(true, found):

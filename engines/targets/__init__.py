@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 from edge_runtime.errors import RecipeError
-from engines.fidelity import FLOAT16_ARITHMETIC
+from engines.evaluation.fidelity import FLOAT16_ARITHMETIC
 from engines.layers.lowering.onnxruntime_amx import BLOCKS, cache_dtype
 from engines.quantize.recipe import KV_CACHES
 from engines.targets import onnxruntime, onnxruntime_amx

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from edge_runtime.bundle.manifest import Component, FileEntry, TensorSpec
 from engines.calibration.walk import Walk
+from engines.evaluation.fidelity import FLOAT32_ARITHMETIC, Fidelity
 from engines.families.base import Part
-from engines.fidelity import FLOAT32_ARITHMETIC, Fidelity
 from engines.layers.weights import TensorSource, Weights
 from engines.onnx.builder import HashedFile
 from engines.onnx.tensors import PRODUCTS

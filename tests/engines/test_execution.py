@@ -5,7 +5,7 @@ import pytest
 
 from edge_runtime.language.tokenizer import PromptTokens
 from engines.build import build
-from engines.execution import open_bundle_tracer
+from engines.evaluation.execution import open_bundle_tracer
 from engines.quantize.recipe import load_recipe
 from engines.synthetic import open_checkpoint
 

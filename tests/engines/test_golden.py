@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from engines.build import build
 from engines.checkpoint import load_checkpoint
-from engines.execution import open_bundle_tracer
-from engines.fidelity import Trace, compare_traces
+from engines.evaluation.execution import open_bundle_tracer
+from engines.evaluation.fidelity import Trace, compare_traces
 from engines.quantize.methods.rtn import block_size_for, dequantize, quantize_rtn
 from engines.quantize.recipe import load_recipe
 from tests.engines.checkpoints import write_checkpoint

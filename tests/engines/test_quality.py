@@ -10,7 +10,7 @@ import engines.reference
 from edge_runtime.errors import VerificationError
 from engines.build import build
 from engines.cli import main
-from engines.quality import check_quality
+from engines.evaluation.quality import check_quality
 from engines.quantize.recipe import load_recipe
 from engines.synthetic import open_checkpoint
 from tests.engines.builds import WatchedCheckpoint

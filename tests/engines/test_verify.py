@@ -19,7 +19,7 @@ from edge_runtime.errors import (
 )
 from engines.build import build
 from engines.cli import main
-from engines.fidelity import (
+from engines.evaluation.fidelity import (
     FLOAT16_ARITHMETIC,
     FLOAT32_ARITHMETIC,
     TOLERANCES,
@@ -28,10 +28,10 @@ from engines.fidelity import (
     compare_traces,
     outside_tolerance,
 )
+from engines.evaluation.verify import record_fidelity, verify
 from engines.quantize.recipe import load_recipe
 from engines.synthetic import open_checkpoint
 from engines.targets import TARGETS
-from engines.verify import record_fidelity, verify
 from tests.engines.checkpoints import write_checkpoint
 
 FRAMES = [np.full((40, 60, 3), shade, np.uint8) for shade in (20, 200)]

@@ -26,8 +26,8 @@ from edge_runtime.vision.resampling import pixels_from_frame
 from engines.calibration.answers import answer_tokens
 from engines.calibration.cache import scales_from_text
 from engines.calibration.scales import calibrate_on_cpu
-from engines.execution import open_bundle_tracer
-from engines.fidelity import Trace, compare_traces, outside_tolerance
+from engines.evaluation.execution import open_bundle_tracer
+from engines.evaluation.fidelity import Trace, compare_traces, outside_tolerance
 from engines.layers.lowering.tensorrt import TensorRTLowering
 from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import load_recipe

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.fidelity import Trace
-from engines.parity import open_transformers
+from engines.evaluation.fidelity import Trace
+from engines.evaluation.parity import open_transformers
 from tests.parity.golden import CHECKPOINTS, GOLDEN, PROMPT, TOKENS, golden_pixels, write_golden_checkpoint
 
 

@@ -11,9 +11,9 @@ from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
 from edge_runtime.vision.resampling import pixels_from_frame
 from engines.build import build
 from engines.checkpoint import load_checkpoint
-from engines.execution import open_bundle_tracer
-from engines.fidelity import compare_traces
-from engines.parity import open_transformers
+from engines.evaluation.execution import open_bundle_tracer
+from engines.evaluation.fidelity import compare_traces
+from engines.evaluation.parity import open_transformers
 from engines.quantize.recipe import load_recipe
 from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
 from tests.parity.golden import CHECKPOINTS, load_golden

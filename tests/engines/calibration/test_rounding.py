@@ -12,7 +12,7 @@ from engines.build import build
 from engines.calibration.images import open_images
 from engines.calibration.observe import Observation
 from engines.calibration.rounding import open_calibrated, warn_where_worse
-from engines.execution import open_bundle_tracer
+from engines.evaluation.execution import open_bundle_tracer
 from engines.families import read_model
 from engines.families.heads import split_head
 from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering

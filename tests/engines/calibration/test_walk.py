@@ -14,7 +14,7 @@ from engines.calibration.answers import answer_tokens
 from engines.calibration.images import open_images
 from engines.calibration.scales import calibrate_on_cpu
 from engines.calibration.walk import open_walk
-from engines.execution import open_bundle_tracer
+from engines.evaluation.execution import open_bundle_tracer
 from engines.onnx.tensors import activation_names, linear_inputs, load_graph, tensors_in_products
 from engines.quantize.recipe import load_recipe
 from tests.engines.calibration.graphs import MODEL, PROMPT, TINY, TinyEmbedding, emit_parts, two_layers

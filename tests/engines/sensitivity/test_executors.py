@@ -10,7 +10,7 @@ from typing import NoReturn
 import pytest
 
 from edge_runtime.errors import BuildError, CalibrationError
-from engines.sensitivity.executors import in_processes, on_ray
+from engines.evaluation.sensitivity.executors import in_processes, on_ray
 
 TASKS = [1, 2, 3, 4]
 

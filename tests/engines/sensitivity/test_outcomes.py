@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 
 from edge_runtime.reports.report import Finding, InspectionReport, Region
-from engines.fidelity import Trace
+from engines.evaluation.fidelity import Trace
+from engines.evaluation.sensitivity.outcomes import (
+    Reported,
+    Traced,
+    class_counts,
+    divergence,
+    macro_f1,
+    reported,
+    result_of,
+)
 from engines.reference.scenes import Scene
-from engines.sensitivity.outcomes import Reported, Traced, class_counts, divergence, macro_f1, reported, result_of
 
 CRACK, CORROSION, SPALLING = 1, 2, 4
 TRACED = [Traced(0.2, 0.1, 1, 0.0, 0.5), Traced(0.4, 0.3, 0, 0.2, 0.1)]

@@ -11,9 +11,9 @@ import engines.reference
 from edge_runtime.language.grammar import Grammar
 from edge_runtime.language.tokenizer import load_tokenizer
 from edge_runtime.reports.report import DEFECT_CLASSES, Finding, Region, answer_from_findings, answer_schema
-from engines.fidelity import Trace
-from engines.sensitivity.questions import answer_loss, are_choices, script_of, yes_probabilities
-from engines.sensitivity.scoring import held_to
+from engines.evaluation.fidelity import Trace
+from engines.evaluation.sensitivity.questions import answer_loss, are_choices, script_of, yes_probabilities
+from engines.evaluation.sensitivity.scoring import held_to
 
 TOKENIZER = load_tokenizer(Path(engines.reference.__file__).parent / "checkpoint" / "tokenizer.json")
 VOCABULARY = TOKENIZER.get_vocab_size()

@@ -8,13 +8,13 @@ import pytest
 from edge_runtime.errors import CalibrationError
 from engines.calibration.images import CalibrationImages, open_images
 from engines.cli import main
-from engines.sensitivity.executors import in_processes
-from engines.sensitivity.grid import Experiment, combinations, one_at_a_time
-from engines.sensitivity.journal import load_journal
-from engines.sensitivity.run import Study, run_experiments
-from engines.sensitivity.table import alone, sensitivity_table
-from engines.sensitivity.tensors import write_treated
-from engines.sensitivity.treatments import Treatment
+from engines.evaluation.sensitivity.executors import in_processes
+from engines.evaluation.sensitivity.grid import Experiment, combinations, one_at_a_time
+from engines.evaluation.sensitivity.journal import load_journal
+from engines.evaluation.sensitivity.run import Study, run_experiments
+from engines.evaluation.sensitivity.table import alone, sensitivity_table
+from engines.evaluation.sensitivity.tensors import write_treated
+from engines.evaluation.sensitivity.treatments import Treatment
 from engines.synthetic import open_checkpoint
 
 STUDY = Study("synthetic:tiny-llava", scenes=2, block_groups=2)

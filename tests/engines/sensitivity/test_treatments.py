@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.errors import RecipeError
+from engines.evaluation.sensitivity.treatments import Problem, Treatment, treated, treatment_from_text
 from engines.quantize.activations import measure_activations
-from engines.sensitivity.treatments import Problem, Treatment, treated, treatment_from_text
 from tests.engines.quantize.data import matrix_and_inputs, problems, relative_error
 
 ALL = ["rtn8", "nf4", *(f"{method}{bits}" for method in ("rtn", "fitted", "gptq", "awq", "awq-gptq") for bits in "432")]

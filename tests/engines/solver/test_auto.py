@@ -9,13 +9,13 @@ from edge_runtime.errors import BudgetExceededError, CalibrationError, RecipeErr
 from engines.build import build
 from engines.calibration.images import open_images
 from engines.cli import main
+from engines.evaluation.sensitivity.grid import Experiment, one_at_a_time
+from engines.evaluation.sensitivity.outcomes import Result
+from engines.evaluation.sensitivity.run import Study
+from engines.evaluation.sensitivity.treatments import Treatment
+from engines.evaluation.solver.auto import forecast, plan_automatically
 from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import load_recipe
-from engines.sensitivity.grid import Experiment, one_at_a_time
-from engines.sensitivity.outcomes import Result
-from engines.sensitivity.run import Study
-from engines.sensitivity.treatments import Treatment
-from engines.solver.auto import forecast, plan_automatically
 from engines.synthetic import open_checkpoint
 
 TINY = "synthetic:tiny-llava"

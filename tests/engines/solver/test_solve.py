@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from edge_runtime.errors import BudgetExceededError
 from edge_runtime.memory.plan import Ledger, LedgerItem
+from engines.evaluation.sensitivity.treatments import Treatment
+from engines.evaluation.solver.choices import Choice, Option
+from engines.evaluation.solver.solve import recipe_text, solve
 from engines.quantize.recipe import FLOAT16, Precision, load_recipe
-from engines.sensitivity.treatments import Treatment
-from engines.solver.choices import Choice, Option
-from engines.solver.solve import recipe_text, solve
 
 INT4 = Precision("int4", "rtn", 128)
 BESIDE = 1000  # bytes of a ledger that no plan changes

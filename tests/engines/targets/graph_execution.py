@@ -11,10 +11,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from engines.checkpoint import Checkpoint
+from engines.evaluation.fidelity import Trace
 from engines.families import read_model
 from engines.families.base import Part
 from engines.families.heads import split_head
-from engines.fidelity import Trace
 from engines.layers.lowering.tensorrt import TensorRTLowering
 from engines.layers.weights import Weights
 from engines.onnx.builder import Graph

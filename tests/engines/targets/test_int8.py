@@ -12,7 +12,7 @@ from edge_runtime.errors import CalibrationError, RecipeError
 from edge_runtime.language.tokenizer import PromptTokens
 from engines.build import build
 from engines.calibration.images import open_images
-from engines.execution import open_bundle_tracer
+from engines.evaluation.execution import open_bundle_tracer
 from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import load_recipe
 from engines.synthetic import open_checkpoint

@@ -13,7 +13,7 @@ from edge_runtime.memory.plan import plan_ledger
 from engines.build import build
 from engines.calibration.images import open_images
 from engines.calibration.observe import Observation
-from engines.execution import open_bundle_tracer
+from engines.evaluation.execution import open_bundle_tracer
 from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import load_recipe
 from engines.synthetic import open_checkpoint

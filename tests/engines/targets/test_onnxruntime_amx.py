@@ -14,8 +14,8 @@ from edge_runtime.memory.plan import plan_ledger
 from engines.build import build
 from engines.calibration.images import open_images
 from engines.cli import main
-from engines.execution import open_bundle_tracer
-from engines.fidelity import compare_traces
+from engines.evaluation.execution import open_bundle_tracer
+from engines.evaluation.fidelity import compare_traces
 from engines.layers.lowering.onnxruntime_amx import cache_dtype, float16_tiles, int4_scales, int4_tiles
 from engines.planning.plan import plan_bundle
 from engines.quantize.methods.rtn import quantize_rtn

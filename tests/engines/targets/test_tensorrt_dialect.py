@@ -5,8 +5,8 @@ import onnx
 import pytest
 
 from engines.checkpoint import load_checkpoint
+from engines.evaluation.fidelity import compare_traces
 from engines.families import read_model
-from engines.fidelity import compare_traces
 from engines.quantize.methods.rtn import block_size_for, dequantize, quantize_rtn
 from engines.quantize.recipe import load_recipe
 from engines.synthetic import open_checkpoint

@@ -16,9 +16,9 @@ import pytest
 from edge_runtime.errors import BackendError, CalibrationError
 from engines.build import build
 from engines.calibration.images import open_images
+from engines.evaluation.verify import verify
 from engines.quantize.recipe import load_recipe
 from engines.synthetic import open_checkpoint
-from engines.verify import verify
 from tests.engines.builds import contents
 from tests.engines.checkpoints import LoudCheckpoint
 from tests.engines.targets.test_int8 import build_int8, feed_forward_int8, recipe_of, tracing

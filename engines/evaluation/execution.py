@@ -15,7 +15,7 @@ from edge_runtime.bundle.opening import Bundle
 from edge_runtime.language.decoder import Decoder
 from edge_runtime.language.embedding import open_embedding
 from edge_runtime.language.tokenizer import PromptTokens
-from engines.fidelity import Trace
+from engines.evaluation.fidelity import Trace
 
 Float32 = NDArray[np.float32]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import CheckpointError, MissingDependencyError
 from edge_runtime.language.tokenizer import PromptTokens
-from engines.fidelity import Trace
+from engines.evaluation.fidelity import Trace
 
 Tracer = Callable[[NDArray[np.float32], int], Trace]
 

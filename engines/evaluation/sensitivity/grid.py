@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engines.sensitivity.groups import WeightGroup
-from engines.sensitivity.treatments import Treatment
+from engines.evaluation.sensitivity.groups import WeightGroup
+from engines.evaluation.sensitivity.treatments import Treatment
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from tqdm import tqdm
 from engines.calibration.images import CalibrationImages
 from engines.calibration.rounding import activations_by_part
 from engines.checkpoint import Checkpoint
+from engines.evaluation.sensitivity.treatments import Problem, Treatment, treated
 from engines.families import read_model
 from engines.families.base import Part
 from engines.quantize.activations import Activations
 from engines.quantize.recipe import stack_of
-from engines.sensitivity.treatments import Problem, Treatment, treated
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from engines.sensitivity.grid import Experiment, together
-from engines.sensitivity.groups import WeightGroup
-from engines.sensitivity.journal import Journal
-from engines.sensitivity.outcomes import Result
-from engines.sensitivity.treatments import Treatment
+from engines.evaluation.sensitivity.grid import Experiment, together
+from engines.evaluation.sensitivity.groups import WeightGroup
+from engines.evaluation.sensitivity.journal import Journal
+from engines.evaluation.sensitivity.outcomes import Result
+from engines.evaluation.sensitivity.treatments import Treatment
 
 # What a treatment costs, each as a difference from the untouched model that grows as things get worse.
 MEASURES: Mapping[str, Callable[[Result, Result], float | None]] = {

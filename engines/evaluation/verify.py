@@ -20,10 +20,10 @@ from engines.calibration.images import CalibrationImages
 from engines.calibration.model import find_model_overflow
 from engines.calibration.overflow import LARGEST_FLOAT16
 from engines.checkpoint import Checkpoint, DirectoryCheckpoint
-from engines.execution import open_bundle_tracer
+from engines.evaluation.execution import open_bundle_tracer
+from engines.evaluation.fidelity import Fidelity, Trace, compare_traces, outside_tolerance
+from engines.evaluation.parity import open_transformers
 from engines.families import read_model
-from engines.fidelity import Fidelity, Trace, compare_traces, outside_tolerance
-from engines.parity import open_transformers
 from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
 from engines.targets import TARGETS
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from edge_runtime.reports.report import DEFECT_CLASSES, Finding, Region, answer_from_findings
-from engines.fidelity import Trace
+from engines.evaluation.fidelity import Trace
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from edge_runtime.errors import RecipeError
 from edge_runtime.memory.footprint import FOOTPRINTS
 from edge_runtime.memory.plan import mapped_bytes
+from engines.evaluation.sensitivity.grid import Experiment
+from engines.evaluation.sensitivity.groups import WeightGroup
+from engines.evaluation.sensitivity.journal import Journal
+from engines.evaluation.sensitivity.treatments import Treatment, treatment_from_text
 from engines.quantize import CALIBRATED, QUANTIZERS
 from engines.quantize.recipe import FLOAT16, NF4, Precision, stack_of
-from engines.sensitivity.grid import Experiment
-from engines.sensitivity.groups import WeightGroup
-from engines.sensitivity.journal import Journal
-from engines.sensitivity.treatments import Treatment, treatment_from_text
 from engines.targets import target_kind
 
 

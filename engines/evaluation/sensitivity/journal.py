@@ -10,7 +10,7 @@ from typing import Any
 
 from edge_runtime.errors import BuildError, CalibrationError
 from edge_runtime.typed_json import MismatchError, dataclass_from_json
-from engines.sensitivity.outcomes import Result
+from engines.evaluation.sensitivity.outcomes import Result
 
 
 @dataclass(frozen=True)

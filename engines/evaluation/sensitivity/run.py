@@ -14,15 +14,15 @@ from tqdm import tqdm
 from engines.build import build
 from engines.calibration.images import CalibrationImages
 from engines.checkpoint import Checkpoint
+from engines.evaluation.sensitivity.executors import OpenWorker
+from engines.evaluation.sensitivity.grid import Experiment
+from engines.evaluation.sensitivity.groups import WeightGroup, weight_groups
+from engines.evaluation.sensitivity.journal import Journal, open_journal
+from engines.evaluation.sensitivity.outcomes import Result, result_of
+from engines.evaluation.sensitivity.scoring import examine, hard_scenes, traces
+from engines.evaluation.sensitivity.tensors import TreatedCheckpoint, treated_file, write_treated
 from engines.families import read_model
 from engines.quantize.recipe import load_recipe
-from engines.sensitivity.executors import OpenWorker
-from engines.sensitivity.grid import Experiment
-from engines.sensitivity.groups import WeightGroup, weight_groups
-from engines.sensitivity.journal import Journal, open_journal
-from engines.sensitivity.outcomes import Result, result_of
-from engines.sensitivity.scoring import examine, hard_scenes, traces
-from engines.sensitivity.tensors import TreatedCheckpoint, treated_file, write_treated
 from engines.synthetic import open_checkpoint
 
 _TARGET = "onnxruntime"  # treated weights run as float16 there, whatever an engine could do with them

@@ -20,10 +20,10 @@ from edge_runtime.bundle.opening import Bundle
 from edge_runtime.errors import VerificationError
 from engines.build import build
 from engines.checkpoint import Checkpoint
+from engines.evaluation.sensitivity.outcomes import divergence
+from engines.evaluation.sensitivity.scoring import hard_scenes, traces
 from engines.quantize.recipe import load_recipe
 from engines.reference.scores import evaluate
-from engines.sensitivity.outcomes import divergence
-from engines.sensitivity.scoring import hard_scenes, traces
 
 _SCENES = 200
 _LEAST_F1 = 0.5  # who reports every defect in every scene gets 0.4

@@ -11,14 +11,14 @@ import numpy as np
 from edge_runtime.errors import RecipeError
 from edge_runtime.memory.plan import format_bytes
 from engines.checkpoint import Checkpoint
+from engines.evaluation.sensitivity.grid import Experiment
+from engines.evaluation.sensitivity.groups import weight_groups
+from engines.evaluation.sensitivity.journal import Journal, load_journal
+from engines.evaluation.solver.choices import choices_of
+from engines.evaluation.solver.solve import Solution, solve
 from engines.families import read_model
 from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import load_recipe
-from engines.sensitivity.grid import Experiment
-from engines.sensitivity.groups import weight_groups
-from engines.sensitivity.journal import Journal, load_journal
-from engines.solver.choices import choices_of
-from engines.solver.solve import Solution, solve
 
 _SMALL_LOSS = 0.05  # nats a choice: up to here reports hardly change, and how they do is noise
 

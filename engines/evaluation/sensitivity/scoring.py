@@ -14,11 +14,11 @@ from edge_runtime.language.grammar import Grammar
 from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
 from edge_runtime.reports.report import answer_schema
 from edge_runtime.vision.resampling import pixels_from_frame
-from engines.execution import open_bundle_tracer
-from engines.fidelity import Trace
+from engines.evaluation.execution import open_bundle_tracer
+from engines.evaluation.fidelity import Trace
+from engines.evaluation.sensitivity.outcomes import Reported, Traced, reported, traced
+from engines.evaluation.sensitivity.questions import Script, script_of
 from engines.reference.scenes import FIRST_HELD_OUT_SEED, HARD, Scene, render_scene
-from engines.sensitivity.outcomes import Reported, Traced, reported, traced
-from engines.sensitivity.questions import Script, script_of
 
 # Far from those that evaluation counts from, so that a plan is not chosen on the scenes it is judged by.
 FIRST_SEED = FIRST_HELD_OUT_SEED + 500_000

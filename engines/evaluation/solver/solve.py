@@ -14,8 +14,8 @@ from scipy.sparse import csr_array
 from edge_runtime.bundle.manifest import COMPONENT_KINDS
 from edge_runtime.errors import BudgetExceededError
 from edge_runtime.memory.plan import Ledger, format_bytes
+from engines.evaluation.solver.choices import Choice, Option
 from engines.quantize.recipe import FLOAT16, Precision, PrecisionPlan
-from engines.solver.choices import Choice, Option
 
 _OPTIMAL = 0  # milp's status
 

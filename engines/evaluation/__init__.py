@@ -1,0 +1,1 @@
+"""Measuring a bundle: against its checkpoint, by its reports, and part by part."""
