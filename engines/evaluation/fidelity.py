@@ -50,8 +50,10 @@ class Fidelity:
 # rows of logits by 0.0016 and the middle one by 0.0002, executed by ONNX Runtime, which like tensor cores adds up in
 # float32; errors grow with the root of the depth, and a 13B model is seven times as deep. There is no room for a real
 # defect in that: weights of 4 bits move the middle row by 0.04.
-FLOAT32_ARITHMETIC = Fidelity(0.9999, 1e-3, logits_median_error=1e-3, identical_tokens=1.0, positions=0)
-FLOAT16_ARITHMETIC = Fidelity(0.999, 0.02, logits_median_error=5e-3, identical_tokens=0.98, positions=0)
+ARITHMETIC: Mapping[str, Fidelity] = {
+    "float32": Fidelity(0.9999, 1e-3, logits_median_error=1e-3, identical_tokens=1.0, positions=0),
+    "float16": Fidelity(0.999, 0.02, logits_median_error=5e-3, identical_tokens=0.98, positions=0),
+}
 
 # What rounded weights may cost. Fewer bits must give a recognisable model (a scale or a nibble in the wrong place is
 # far outside); whether it is good enough, only an evaluation of its reports can say. So single rows and tokens are
@@ -80,13 +82,16 @@ def compare_traces(found: Sequence[Trace], expected: Sequence[Trace]) -> Fidelit
     return Fidelity(float(min(cosines)), worst, middle, float(matches.mean()), len(matches))
 
 
-def outside_tolerance(fidelity: Fidelity, manifest: Manifest, arithmetic: Fidelity) -> list[str]:
+def outside_tolerance(fidelity: Fidelity, manifest: Manifest, arithmetic: str) -> list[str]:
     """What is wrong, in words; nothing if the bundle is as near to its checkpoint as its precisions allow.
 
-    ``arithmetic`` is what its target's alone may cost.
+    ``arithmetic`` is its target's, a key of ``ARITHMETIC``.
     """
-    vision = [arithmetic, *(TOLERANCES[c.precision] for c in manifest.components if c.kind == "vision_encoder")]
-    every = [arithmetic, *(TOLERANCES[c.precision] for c in manifest.components)]
+    vision = [
+        ARITHMETIC[arithmetic],
+        *(TOLERANCES[c.precision] for c in manifest.components if c.kind == "vision_encoder"),
+    ]
+    every = [ARITHMETIC[arithmetic], *(TOLERANCES[c.precision] for c in manifest.components)]
     cosine = min(tolerance.features_cosine for tolerance in vision)
     worst = max(tolerance.logits_relative_error for tolerance in every)
     middle = max(tolerance.logits_median_error for tolerance in every)

@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import partial
 
 from edge_runtime.errors import RecipeError
-from engines.evaluation.fidelity import FLOAT16_ARITHMETIC
 from engines.layers.lowering.onnxruntime_amx import BLOCKS, cache_dtype
 from engines.quantize.recipe import KV_CACHES
 from engines.targets import onnxruntime, onnxruntime_amx
@@ -22,7 +21,7 @@ _TENSORRT = TargetKind(
     head_parameters=LARGEST_HEAD_PARAMETERS,
     cache_dtype=lambda head_dim: "float16",
     planned_bytes=partial(planned_bytes, shares_weights=True),
-    arithmetic=FLOAT16_ARITHMETIC,
+    arithmetic="float16",
 )
 
 TARGETS: Mapping[str, TargetKind] = {
@@ -39,7 +38,7 @@ TARGETS: Mapping[str, TargetKind] = {
         blocks=BLOCKS,
         cache_dtype=cache_dtype,
         planned_bytes=onnxruntime_amx.planned_bytes,
-        arithmetic=FLOAT16_ARITHMETIC,  # of keys and values
+        arithmetic="float16",  # of keys and values
     ),
     "tensorrt": _TENSORRT,
     "tensorrt-rtx": replace(

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from edge_runtime.bundle.manifest import Component, FileEntry, TensorSpec
 from engines.calibration.walk import Walk
-from engines.evaluation.fidelity import FLOAT32_ARITHMETIC, Fidelity
 from engines.families.base import Part
 from engines.layers.weights import TensorSource, Weights
 from engines.onnx.builder import HashedFile
@@ -102,7 +101,7 @@ class TargetKind:
     blocks: tuple[int, ...] = ()  # of 4 bits, that its products are made for; empty: any
     cache_dtype: Callable[[int], str] = lambda head_dim: "float32"  # of keys and values, as they are computed
     planned_bytes: Callable[[Part, Precision], int] = field(default=stored_bytes)  # of a component's files
-    arithmetic: Fidelity = FLOAT32_ARITHMETIC  # how far it is off with the very weights of the checkpoint
+    arithmetic: str = "float32"  # what its engines round to between two operators: verify allows for it
 
     def lacks(self, precisions: PrecisionPlan) -> str | None:
         """What its engines cannot do of a recipe, in a few words."""

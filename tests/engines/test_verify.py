@@ -20,8 +20,6 @@ from edge_runtime.errors import (
 from engines.build import build
 from engines.cli import main
 from engines.evaluation.fidelity import (
-    FLOAT16_ARITHMETIC,
-    FLOAT32_ARITHMETIC,
     TOLERANCES,
     Fidelity,
     Trace,
@@ -161,7 +159,7 @@ def test_tokens_count_as_identical_where_the_same_one_would_be_chosen():
     assert compare_traces([found], [expected]).identical_tokens == 0.75
 
 
-def complaints_of(bundle, fidelity, arithmetic=FLOAT32_ARITHMETIC, vision="float16", decoder="float16"):
+def complaints_of(bundle, fidelity, arithmetic="float32", vision="float16", decoder="float16"):
     precisions = dict.fromkeys(("embedding", "lm_head", "decoder"), decoder)
     components = (replace(c, precision=precisions.get(c.kind, vision)) for c in bundle.manifest.components)
     return outside_tolerance(fidelity, replace(bundle.manifest, components=tuple(components)), arithmetic)
@@ -196,7 +194,7 @@ def test_a_target_that_computes_in_float16_is_given_what_that_costs(bundle, targ
 def test_float16_arithmetic_is_no_excuse_for_another_model(bundle):
     as_with_four_bits = Fidelity(0.998, 0.4, 0.04, 0.9, 100)
 
-    assert len(complaints_of(bundle, as_with_four_bits, FLOAT16_ARITHMETIC)) == 4
+    assert len(complaints_of(bundle, as_with_four_bits, "float16")) == 4
 
 
 def test_every_precision_has_its_tolerance():
