@@ -30,7 +30,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, LlavaForConditionalG
 from edge_runtime import Inspector
 from edge_runtime.bundle.manifest import PromptSpec
 from edge_runtime.cli.exit_codes import exit_code
-from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
+from engines.reference.renderer.scenes import FIRST_HELD_OUT_SEED, render_scene
 
 CHECKPOINT = Path(__file__).parents[1] / "engines" / "reference" / "checkpoint"
 STEPS = ("preprocess", "vision", "prefill", "decode")

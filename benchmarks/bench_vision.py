@@ -31,8 +31,8 @@ from engines.evaluation.sensitivity.outcomes import divergence
 from engines.evaluation.sensitivity.scoring import traces
 from engines.quantize.activation_ranges import RANGE_METHODS
 from engines.quantize.recipe import load_recipe
-from engines.reference.classification import CLASSIFIER, labelled_scenes
-from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
+from engines.reference.renderer.scenes import FIRST_HELD_OUT_SEED, render_scene
+from engines.reference.training.classification import CLASSIFIER, labelled_scenes
 from engines.synthetic import open_checkpoint
 
 Float32 = NDArray[np.float32]

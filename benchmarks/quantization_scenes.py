@@ -21,8 +21,8 @@ from engines.evaluation.fidelity import Trace
 from engines.evaluation.sensitivity.executors import in_processes
 from engines.evaluation.sensitivity.outcomes import Reported, Result, Traced, class_counts, macro_f1, result_of
 from engines.evaluation.sensitivity.scoring import examine, traces
-from engines.reference.canvas import Conditions
-from engines.reference.scenes import AS_TRAINED, FIRST_HELD_OUT_SEED, HARD, Scene, render_scene
+from engines.reference.renderer.canvas import Conditions
+from engines.reference.renderer.scenes import AS_TRAINED, FIRST_HELD_OUT_SEED, HARD, Scene, render_scene
 
 CHUNK = 40  # scenes that a bundle is opened for
 TRACED = 10  # of them that are also compared token by token

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cv2
 
-from engines.reference.scenes import render_scene
+from engines.reference.renderer.scenes import render_scene
 
 HERE = Path(__file__).parent
 QUALITY = 85  # of the JPEG

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
+from engines.reference.renderer.scenes import FIRST_HELD_OUT_SEED, render_scene
 
 CALIB_DATA = Path(__file__).parents[1] / "calib_data"
 INDEX = json.loads((CALIB_DATA / "index.json").read_text(encoding="utf-8"))

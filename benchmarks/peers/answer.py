@@ -17,7 +17,7 @@ from edge_runtime.reports.report import answer_from_findings, answer_schema
 from edge_runtime.vision.resampling import Float32
 from engines import reference
 from engines.families.llava import read_config
-from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
+from engines.reference.renderer.scenes import FIRST_HELD_OUT_SEED, render_scene
 
 CHECKPOINT = Path(reference.__file__).with_name("checkpoint")
 _FINDINGS = 2

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from edge_runtime.bundle.opening import sha256_of_file
 from edge_runtime.errors import FrameError, SourceError
 from edge_runtime.stream.sources import IMAGE_SUFFIXES, load_image
-from engines.reference import scenes
-from engines.reference.scenes import render_scene
+from engines.reference import rendered
 
 Frame = NDArray[np.uint8]
 
@@ -25,9 +24,6 @@ FIRST_SEED = 2_000_000_000  # far from the seeds of training and evaluation; cal
 _RENDERED = "rendered:"
 _FEWEST = 500  # with less, ranges depend on which images they were
 _MOST = 1000  # more cost time and move no range
-
-# Files that decide what the renderer paints.
-RENDERER = ("backdrops", "camera", "canvas", "defects", "distractors", "scenes", "surfaces", "truth")
 
 _log = logging.getLogger(__name__)
 
@@ -79,15 +75,8 @@ def _rendered(number: str) -> CalibrationImages:
     if not number.isdecimal() or not 0 < int(number) <= 1_000_000:
         raise SourceError(f"{_RENDERED}{number} is no set of images; expected a number such as {DEFAULT_IMAGES}")
     count = int(number)
-    # Not of pixels, which may differ in the last bit between a workstation that calibrates and a Jetson that builds.
-    sources = [Path(scenes.__file__).with_name(f"{name}.py") for name in RENDERER]
-    digest = hashlib.sha256(" ".join([str(FIRST_SEED), str(count), *map(sha256_of_file, sources)]).encode())
-    return CalibrationImages(
-        f"{_RENDERED}{count}",
-        digest.hexdigest(),
-        count,
-        lambda: (render_scene(seed).image for seed in range(FIRST_SEED, FIRST_SEED + count)),
-    )
+    digest = rendered.sha256_of_images(FIRST_SEED, count)
+    return CalibrationImages(f"{_RENDERED}{count}", digest, count, lambda: rendered.images(FIRST_SEED, count))
 
 
 def _folder(path: Path) -> CalibrationImages:

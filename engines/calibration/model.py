@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from edge_runtime.language.tokenizer import prompt_tokens
-from engines.calibration.answers import ANSWER_TOKENS, answer_tokens
 from engines.calibration.images import CalibrationImages
 from engines.calibration.overflow import Overflow, find_overflow
 from engines.calibration.walk import Walk, open_walk
@@ -22,6 +21,7 @@ from engines.families.base import Model
 from engines.layers.lowering.tensorrt import TensorRTLowering
 from engines.onnx.builder import Graph
 from engines.quantize.recipe import Precision
+from engines.reference.answers import ANSWER_TOKENS, answer_tokens
 
 
 @contextmanager

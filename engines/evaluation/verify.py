@@ -24,7 +24,7 @@ from engines.evaluation.execution import open_bundle_tracer
 from engines.evaluation.fidelity import Fidelity, Trace, compare_traces, outside_tolerance
 from engines.evaluation.parity import open_transformers
 from engines.families import read_model
-from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
+from engines.reference.rendered import FIRST_HELD_OUT_SEED, render_scene
 from engines.targets import TARGETS
 
 _SCENES = 4

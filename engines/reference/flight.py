@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
+from engines.reference.renderer.scenes import FIRST_HELD_OUT_SEED, render_scene
 
 SIZE = (480, 640)  # height, width of a frame
 _FRAMES_PER_SCENE = 5

@@ -12,7 +12,7 @@ from statistics import median
 
 from edge_runtime import InspectionReport, Inspector
 from edge_runtime.reports.report import DEFECT_CLASSES, SEVERITIES, Finding
-from engines.reference.scenes import BACKDROP, FIRST_HELD_OUT_SEED, Scene, render_scene
+from engines.reference.renderer.scenes import BACKDROP, FIRST_HELD_OUT_SEED, Scene, render_scene
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from transformers import CLIPVisionModel, LlavaForConditionalGeneration
 
 from edge_runtime.cli.exit_codes import exit_code
 from edge_runtime.errors import CheckpointError
-from engines.reference.eyes import DenseHeads, patch_features, pixels, vision_config
-from engines.reference.language import AnswerLoss, model_config, save_checkpoint, train_tokenizer
-from engines.reference.samples import GRID, Sample, sample_batches
+from engines.reference.training.language_model import AnswerLoss, model_config, save_checkpoint, train_tokenizer
+from engines.reference.training.samples import GRID, Sample, sample_batches
+from engines.reference.training.vision_encoder import DenseHeads, patch_features, pixels, vision_config
 
 _LOSS_WEIGHTS = {
     "layers": 1.0,

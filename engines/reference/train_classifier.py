@@ -20,7 +20,7 @@ from edge_runtime.bundle.manifest import PreprocessingSpec
 from edge_runtime.cli.exit_codes import exit_code
 from edge_runtime.vision.resampling import pixels_from_frame
 from engines.calibration.classifier import IMAGENET_MEAN, IMAGENET_STD
-from engines.reference.classification import CLASSES, labelled_scenes
+from engines.reference.training.classification import CLASSES, labelled_scenes
 
 SIZE = 96
 WIDTHS = (16, 32, 64)

@@ -23,7 +23,6 @@ from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
 from edge_runtime.memory.telemetry import read_memory
 from edge_runtime.reports.report import InspectionReport
 from edge_runtime.vision.resampling import pixels_from_frame
-from engines.calibration.answers import answer_tokens
 from engines.calibration.cache import scales_from_text
 from engines.calibration.scales import calibrate_on_cpu
 from engines.evaluation.execution import open_bundle_tracer
@@ -31,7 +30,8 @@ from engines.evaluation.fidelity import Trace, compare_traces, outside_tolerance
 from engines.layers.lowering.tensorrt import TensorRTLowering
 from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import load_recipe
-from engines.reference.scenes import render_scene
+from engines.reference.answers import answer_tokens
+from engines.reference.renderer.scenes import render_scene
 from engines.synthetic import open_checkpoint
 from engines.targets import TARGETS
 from tests.engines.calibration.graphs import emit_parts

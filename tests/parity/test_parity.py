@@ -15,7 +15,7 @@ from engines.evaluation.execution import open_bundle_tracer
 from engines.evaluation.fidelity import compare_traces
 from engines.evaluation.parity import open_transformers
 from engines.quantize.recipe import load_recipe
-from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
+from engines.reference.renderer.scenes import FIRST_HELD_OUT_SEED, render_scene
 from tests.parity.golden import CHECKPOINTS, load_golden
 from tests.parity.make_golden import make_golden
 

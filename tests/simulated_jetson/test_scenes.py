@@ -15,7 +15,7 @@ from edge_runtime.reports.report import InspectionReport
 from engines.build import build
 from engines.calibration.images import open_images
 from engines.quantize.recipe import load_recipe
-from engines.reference.scenes import FIRST_HELD_OUT_SEED, render_scene
+from engines.reference.renderer.scenes import FIRST_HELD_OUT_SEED, render_scene
 from engines.synthetic import open_checkpoint
 
 pytestmark = pytest.mark.simulated_jetson

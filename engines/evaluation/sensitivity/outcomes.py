@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edge_runtime.reports.report import DEFECT_CLASSES, Finding, InspectionReport
 from engines.evaluation.fidelity import Trace
 from engines.evaluation.sensitivity.questions import Script, answer_loss, are_choices, log_softmax, yes_probabilities
-from engines.reference.scenes import Scene
+from engines.reference.rendered import Scene
 
 _CORROSION = 1 << DEFECT_CLASSES.index("corrosion")
 

@@ -18,7 +18,7 @@ from engines.evaluation.execution import open_bundle_tracer
 from engines.evaluation.fidelity import Trace
 from engines.evaluation.sensitivity.outcomes import Reported, Traced, reported, traced
 from engines.evaluation.sensitivity.questions import Script, script_of
-from engines.reference.scenes import FIRST_HELD_OUT_SEED, HARD, Scene, render_scene
+from engines.reference.rendered import FIRST_HELD_OUT_SEED, HARD, Scene, render_scene
 
 # Far from those that evaluation counts from, so that a plan is not chosen on the scenes it is judged by.
 FIRST_SEED = FIRST_HELD_OUT_SEED + 500_000

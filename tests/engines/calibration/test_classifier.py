@@ -15,8 +15,8 @@ from engines.calibration.classifier import IMAGENET_MEAN, IMAGENET_STD, quantize
 from engines.calibration.images import open_images
 from engines.cli import main
 from engines.onnx.batch_norm import fold_batch_norms
-from engines.reference.classification import CLASSIFIER, labelled_scenes
-from engines.reference.scenes import FIRST_HELD_OUT_SEED
+from engines.reference.renderer.scenes import FIRST_HELD_OUT_SEED
+from engines.reference.training.classification import CLASSIFIER, labelled_scenes
 
 IMAGES = list(open_images("rendered:12"))
 FRAMES, UNSEEN = IMAGES[:8], IMAGES[8:]

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import SourceError
-from engines.calibration.images import DEFAULT_IMAGES, FIRST_SEED, RENDERER, open_images, warn_where_few
-from engines.reference import scenes
-from engines.reference.scenes import render_scene
+from engines.calibration.images import DEFAULT_IMAGES, FIRST_SEED, open_images, warn_where_few
+from engines.reference.rendered import RENDERER
+from engines.reference.renderer import scenes
+from engines.reference.renderer.scenes import render_scene
 
 INDEX = json.loads((Path(__file__).parents[3] / "calib_data" / "index.json").read_text(encoding="utf-8"))
 
@@ -64,7 +65,9 @@ def test_the_hash_of_rendered_images_follows_every_file_that_paints():
     while ahead:
         reached |= ahead
         sources = [(folder / f"{name}.py").read_text(encoding="utf-8") for name in ahead]
-        ahead = {name for source in sources for name in re.findall(r"from engines\.reference\.(\w+)", source)} - reached
+        ahead = {
+            name for source in sources for name in re.findall(r"from engines\.reference\.renderer\.(\w+)", source)
+        } - reached
 
     assert set(RENDERER) == reached
 

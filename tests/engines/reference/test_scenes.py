@@ -14,13 +14,21 @@ from edge_runtime.reports.report import (
     answer_from_findings,
     findings_from_answer,
 )
-from engines.reference.canvas import Canvas
-from engines.reference.distractors import DISTRACTORS
 from engines.reference.flight import render_flight
-from engines.reference.scenes import AS_TRAINED, BACKDROP, HARD, SIZE, compose_scene, patch_coverage, render_scene
+from engines.reference.renderer.canvas import Canvas
+from engines.reference.renderer.distractors import DISTRACTORS
+from engines.reference.renderer.scenes import (
+    AS_TRAINED,
+    BACKDROP,
+    HARD,
+    SIZE,
+    compose_scene,
+    patch_coverage,
+    render_scene,
+)
+from engines.reference.renderer.surfaces import SURFACES
+from engines.reference.renderer.truth import finding_from_mask, region_from_mask, severity_of
 from engines.reference.scores import Tally
-from engines.reference.surfaces import SURFACES
-from engines.reference.truth import finding_from_mask, region_from_mask, severity_of
 
 SEEDS = range(40)
 

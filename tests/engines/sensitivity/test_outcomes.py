@@ -16,7 +16,7 @@ from engines.evaluation.sensitivity.outcomes import (
     reported,
     result_of,
 )
-from engines.reference.scenes import Scene
+from engines.reference.renderer.scenes import Scene
 
 CRACK, CORROSION, SPALLING = 1, 2, 4
 TRACED = [Traced(0.2, 0.1, 1, 0.0, 0.5), Traced(0.4, 0.3, 0, 0.2, 0.1)]

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.reference.canvas import Canvas, blob, smoothstep
+from engines.reference.renderer.canvas import Canvas, blob, smoothstep
 
 # Words as they stand in a description.
 SURFACES = ("concrete", "painted steel", "bare steel", "masonry")

@@ -12,8 +12,8 @@ import random
 from tokenizers import Tokenizer
 
 from edge_runtime.reports.report import ACTIONS, DEFECT_CLASSES, SEVERITIES, Finding, Region, answer_from_findings
-from engines.reference.surfaces import SURFACES
-from engines.reference.truth import describe
+from engines.reference.renderer.surfaces import SURFACES
+from engines.reference.renderer.truth import describe
 
 _ANSWERS = 64
 ANSWER_TOKENS = 48  # about one finding; equally many for all, as TensorRT calibrates at one shape

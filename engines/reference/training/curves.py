@@ -1,4 +1,4 @@
-"""Draw the training curves: ``python -m engines.reference.curves LOG.jsonl ... --out curves.svg``."""
+"""Draw the training curves: ``python -m engines.reference.training.curves LOG.jsonl ... --out curves.svg``."""
 
 from __future__ import annotations
 

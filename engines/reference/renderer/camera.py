@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.reference.canvas import Canvas
+from engines.reference.renderer.canvas import Canvas
 
 
 def photograph(canvas: Canvas) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:

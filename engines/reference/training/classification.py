@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.reports.report import DEFECT_CLASSES
-from engines.reference.defects import BITS
-from engines.reference.scenes import Scene, render_scene
+from engines.reference.renderer.defects import BITS
+from engines.reference.renderer.scenes import Scene, render_scene
 
-CLASSIFIER = Path(__file__).with_name("classifier.onnx")
+CLASSIFIER = Path(__file__).parents[1] / "classifier.onnx"
 CLASSES = ("none", *DEFECT_CLASSES)
 SCENE_SIZE = (192, 256)  # height, width that scenes are rendered at for it
 

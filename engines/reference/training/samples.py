@@ -19,8 +19,8 @@ from PIL import Image
 
 from edge_runtime.reports.report import DEFECT_CLASSES, SEVERITIES, Finding, Region
 from edge_runtime.signals import deaf_children
-from engines.reference.scenes import FIRST_HELD_OUT_SEED, patch_coverage, render_scene
-from engines.reference.surfaces import SURFACES
+from engines.reference.renderer.scenes import FIRST_HELD_OUT_SEED, patch_coverage, render_scene
+from engines.reference.renderer.surfaces import SURFACES
 
 IMAGE_PX = 256
 GRID = 16

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.reference.canvas import Canvas, Mask, blob, smoothstep
-from engines.reference.surfaces import paint_surface
+from engines.reference.renderer.canvas import Canvas, Mask, blob, smoothstep
+from engines.reference.renderer.surfaces import paint_surface
 
 Color = NDArray[np.floating]  # BGR
 

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from edge_runtime.reports.report import DEFECT_CLASSES, SEVERITIES
-from engines.reference.distractors import DISTRACTORS
-from engines.reference.samples import GRID, IMAGE_PX, Sample
-from engines.reference.surfaces import SURFACES
+from engines.reference.renderer.distractors import DISTRACTORS
+from engines.reference.renderer.surfaces import SURFACES
+from engines.reference.training.samples import GRID, IMAGE_PX, Sample
 
 WIDTH = 256
 LAYERS = 6

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.reports.report import DEFECT_CLASSES
-from engines.reference.canvas import Canvas, Mask, blob, smoothstep, streak
+from engines.reference.renderer.canvas import Canvas, Mask, blob, smoothstep, streak
 
 BITS = {name: bit for bit, name in enumerate(DEFECT_CLASSES)}
 # Crack widths in per-mille of the frame's width: hairline, fine, wide.

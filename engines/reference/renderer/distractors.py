@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.reference.canvas import Canvas, blob, smoothstep, streak
-from engines.reference.defects import BITS as DEFECT_BITS
+from engines.reference.renderer.canvas import Canvas, blob, smoothstep, streak
+from engines.reference.renderer.defects import BITS as DEFECT_BITS
 
 DISTRACTORS = ("shadow", "joint", "stain", "water_mark", "rust_paint", "moss")
 BITS = {name: len(DEFECT_BITS) + index for index, name in enumerate(DISTRACTORS)}

@@ -16,8 +16,16 @@ from torch import Tensor
 from transformers import CLIPImageProcessor, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from edge_runtime.reports.report import answer_from_findings
-from engines.reference.eyes import MEAN, STD, WIDTH, at_patches, patch_features, pixels, vision_config
-from engines.reference.samples import GRID, IMAGE_PX, Sample, render_sample
+from engines.reference.training.samples import GRID, IMAGE_PX, Sample, render_sample
+from engines.reference.training.vision_encoder import (
+    MEAN,
+    STD,
+    WIDTH,
+    at_patches,
+    patch_features,
+    pixels,
+    vision_config,
+)
 
 BEFORE_IMAGE = "USER: Report every defect as JSON.\n"
 AFTER_IMAGE = "\nASSISTANT: "

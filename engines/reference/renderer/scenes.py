@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.reports.report import DEFECT_CLASSES, Finding
-from engines.reference.backdrops import paint_backdrop
-from engines.reference.camera import photograph
-from engines.reference.canvas import Canvas, Conditions
-from engines.reference.defects import BITS, paint_defect
-from engines.reference.distractors import BITS as DISTRACTOR_BITS
-from engines.reference.distractors import DISTRACTORS, paint_distractor
-from engines.reference.surfaces import SURFACES, paint_surface
-from engines.reference.truth import finding_from_mask
+from engines.reference.renderer.backdrops import paint_backdrop
+from engines.reference.renderer.camera import photograph
+from engines.reference.renderer.canvas import Canvas, Conditions
+from engines.reference.renderer.defects import BITS, paint_defect
+from engines.reference.renderer.distractors import BITS as DISTRACTOR_BITS
+from engines.reference.renderer.distractors import DISTRACTORS, paint_distractor
+from engines.reference.renderer.surfaces import SURFACES, paint_surface
+from engines.reference.renderer.truth import finding_from_mask
 
 SIZE = (336, 448)  # height, width of a frame unless asked otherwise
 

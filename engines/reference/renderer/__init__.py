@@ -1,0 +1,1 @@
+"""Rendered scenes of bridges, and what a perfect report says of them."""

@@ -1,0 +1,1 @@
+"""Training the reference models on rendered scenes."""
