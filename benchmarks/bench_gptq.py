@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.families import read_model
+from engines.families.synthetic import open_checkpoint
 from engines.quantize.activations import ActivationMeter
 from engines.quantize.methods.gptq import quantize_gptq
 from engines.quantize.recipe import stack_of
-from engines.synthetic import open_checkpoint
 
 BLOCK_SIZE = 128
 DIRECTIONS = 256  # that rows share

@@ -30,8 +30,8 @@ from benchmarks.rounding_methods import METHODS, Rounded
 from edge_runtime.reports.report import answer_from_findings
 from edge_runtime.vision.resampling import pixels_from_frame
 from engines.families import read_model
+from engines.families.synthetic import open_checkpoint
 from engines.reference.renderer.scenes import FIRST_HELD_OUT_SEED, render_scene
-from engines.synthetic import open_checkpoint
 
 CHECKPOINT = Path(__file__).parents[1] / "engines" / "reference" / "checkpoint"
 FIRST_CALIBRATION_SEED = 2_000_000_000

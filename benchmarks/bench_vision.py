@@ -29,11 +29,11 @@ from engines.calibration.images import open_images
 from engines.evaluation.fidelity import Trace
 from engines.evaluation.sensitivity.outcomes import divergence
 from engines.evaluation.sensitivity.scoring import traces
+from engines.families.synthetic import open_checkpoint
 from engines.quantize.activation_ranges import RANGE_METHODS
 from engines.quantize.recipe import load_recipe
 from engines.reference.renderer.scenes import FIRST_HELD_OUT_SEED, render_scene
 from engines.reference.training.classification import CLASSIFIER, labelled_scenes
-from engines.synthetic import open_checkpoint
 
 Float32 = NDArray[np.float32]
 

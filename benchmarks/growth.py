@@ -30,8 +30,8 @@ from edge_runtime.memory.monitor import Watch, limits_of
 from edge_runtime.memory.plan import plan_ledger
 from edge_runtime.memory.telemetry import resident_bytes, total_bytes
 from engines.build import build
+from engines.families.synthetic import SYNTHETIC_CONFIGS, synthetic_checkpoint
 from engines.quantize.recipe import load_recipe
-from engines.synthetic import SYNTHETIC_CONFIGS, synthetic_checkpoint
 
 PLOT = Path("docs/growth.svg")
 LAYERS = (8, 16, 24, 32)

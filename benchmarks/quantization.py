@@ -28,9 +28,9 @@ from engines.evaluation.sensitivity.tensors import write_treated
 from engines.evaluation.sensitivity.treatments import treatment_from_text
 from engines.evaluation.solver.auto import AutoPlan, plan_automatically
 from engines.families import read_model
+from engines.families.synthetic import open_checkpoint
 from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import FLOAT16, Precision, PrecisionPlan, load_recipe
-from engines.synthetic import open_checkpoint
 
 CHECKPOINT = "engines/reference/checkpoint"
 TARGET = "onnxruntime"

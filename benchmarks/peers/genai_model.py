@@ -15,13 +15,13 @@ from onnx import TensorProto
 
 from benchmarks.peers.shapes import random_bytes, scales
 from engines.families.llava import Layout
+from engines.families.synthetic import SyntheticCheckpoint
 from engines.layers.decoder import LlamaConfig, emit_llama_group
 from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering
 from engines.layers.weights import Linear, Weights
 from engines.onnx.builder import Graph
 from engines.quantize.formats.int4 import Int4Matrix
 from engines.quantize.recipe import FLOAT16
-from engines.synthetic import SyntheticCheckpoint
 
 GRAPH, CONFIG = "model.onnx", "genai_config.json"
 _BLOCK = 32

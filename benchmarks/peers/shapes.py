@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.families.llava import read_config
+from engines.families.synthetic import SYNTHETIC_CONFIGS, SyntheticCheckpoint, synthetic_checkpoint
 from engines.layers.decoder import LlamaConfig
-from engines.synthetic import SYNTHETIC_CONFIGS, SyntheticCheckpoint, synthetic_checkpoint
 
 _SPREAD = 1 / 64  # of dequantized weights, about what keeps hidden states finite through all layers
 

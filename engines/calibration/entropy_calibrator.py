@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import CalibrationError, MissingDependencyError
+from engines.calibration.activation_runner import Walk
 from engines.calibration.cache import load_cache, save_cache
 from engines.calibration.scales import binding_of, calibrate_on_cpu
-from engines.calibration.walk import Walk
 
 try:
     import tensorrt as trt

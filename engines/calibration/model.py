@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from edge_runtime.language.tokenizer import prompt_tokens
+from engines.calibration.activation_runner import Walk, open_walk
 from engines.calibration.images import CalibrationImages
 from engines.calibration.overflow import Overflow, find_overflow
-from engines.calibration.walk import Walk, open_walk
 from engines.checkpoint import Checkpoint
 from engines.families.base import Model
 from engines.layers.lowering.tensorrt import TensorRTLowering

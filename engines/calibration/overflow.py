@@ -12,8 +12,8 @@ import onnx
 from onnx import TensorProto
 
 from edge_runtime.errors import CalibrationError
+from engines.calibration.activation_runner import Walk
 from engines.calibration.cache import CacheBinding, load_text, save_cache
-from engines.calibration.walk import Walk
 from engines.onnx.tensors import activation_names, element_types, load_graph, sha256_of_graph
 
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)  # 65504

@@ -21,9 +21,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from engines.calibration.activation_runner import Walk
 from engines.calibration.images import CalibrationImages
 from engines.calibration.model import open_model_walk
-from engines.calibration.walk import Walk
 from engines.checkpoint import Checkpoint
 from engines.families import read_model
 from engines.families.base import Part

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edge_runtime.errors import CalibrationError
+from engines.calibration.activation_runner import Walk
 from engines.calibration.cache import (
     CacheBinding,
     load_cache,
@@ -15,7 +16,6 @@ from engines.calibration.cache import (
     text_from_scales,
     version_number,
 )
-from engines.calibration.walk import Walk
 from engines.layers.ptq4vit import ABOVE, BELOW
 from engines.onnx.tensors import load_graph, sha256_of_graph, tensors_in_products
 from engines.quantize.activation_ranges import RANGE_METHODS, RangeMethod, scale_of_range, twin_ranges

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from edge_runtime.bundle.manifest import Component, FileEntry, TensorSpec
-from engines.calibration.walk import Walk
+from engines.calibration.activation_runner import Walk
 from engines.families.base import Part
 from engines.layers.weights import TensorSource, Weights
 from engines.onnx.builder import HashedFile

@@ -17,7 +17,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edge_runtime.bundle.manifest import TensorSpec
 from edge_runtime.errors import CalibrationError
-from engines.calibration.walk import Walk
+from engines.calibration.activation_runner import Walk
 from engines.onnx.tensors import load_graph
 
 Float32 = NDArray[np.float32]

@@ -19,7 +19,7 @@ CALIBRATE = """
     import tensorrt
     from engines.calibration.entropy_calibrator import EntropyCalibrator
     from engines.calibration.images import open_images
-    from engines.calibration.walk import open_walk
+    from engines.calibration.activation_runner import open_walk
     from tests.engines.calibration.graphs import MODEL, PROMPT, TinyEmbedding, save, two_layers
 
     folder = Path(tempfile.mkdtemp())

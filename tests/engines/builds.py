@@ -3,8 +3,8 @@
 import numpy as np
 
 from engines.build import build
+from engines.families.synthetic import open_checkpoint
 from engines.quantize.recipe import load_recipe
-from engines.synthetic import open_checkpoint
 
 
 class WatchedCheckpoint:

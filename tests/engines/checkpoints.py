@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.checkpoint import Checkpoint
-from engines.synthetic import SYNTHETIC_CONFIGS, SyntheticCheckpoint, synthetic_checkpoint
+from engines.families.synthetic import SYNTHETIC_CONFIGS, SyntheticCheckpoint, synthetic_checkpoint
 
 TINY = SYNTHETIC_CONFIGS["tiny-llava"]
 DTYPE_NAMES = {"float16": "F16", "float32": "F32", "bfloat16": "BF16", "int64": "I64"}

@@ -16,9 +16,9 @@ import pytest
 from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import BudgetExceededError, CheckpointError, RecipeError
 from engines.build import build
+from engines.families.synthetic import open_checkpoint
 from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import load_recipe
-from engines.synthetic import open_checkpoint
 from tests.engines.builds import LATE, WatchedCheckpoint, build_tiny, contents
 from tests.engines.checkpoints import write_checkpoint
 

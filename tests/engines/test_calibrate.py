@@ -9,8 +9,8 @@ from engines.build import build
 from engines.calibrate import calibrate, default_route
 from engines.calibration.images import open_images
 from engines.cli import main
+from engines.families.synthetic import open_checkpoint
 from engines.quantize.recipe import load_recipe
-from engines.synthetic import open_checkpoint
 
 VERSION = "10.3.0"  # of the simulated Jetson
 IMAGES = open_images("rendered:2")

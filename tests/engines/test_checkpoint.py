@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.errors import CheckpointError
 from engines.checkpoint import load_checkpoint
-from engines.synthetic import open_checkpoint
+from engines.families.synthetic import open_checkpoint
 from tests.engines.checkpoints import write_checkpoint, write_safetensors, write_safetensors_header
 
 NORM = "language_model.model.norm.weight"

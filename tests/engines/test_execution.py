@@ -6,8 +6,8 @@ import pytest
 from edge_runtime.language.tokenizer import PromptTokens
 from engines.build import build
 from engines.evaluation.execution import open_bundle_tracer
+from engines.families.synthetic import open_checkpoint
 from engines.quantize.recipe import load_recipe
-from engines.synthetic import open_checkpoint
 
 TOKENS = tuple(range(40, 70))
 PIXELS = np.linspace(-2, 2, 3 * 56 * 56, dtype=np.float32).reshape(1, 3, 56, 56)

@@ -9,7 +9,7 @@ from edge_runtime.errors import CheckpointError
 from edge_runtime.reports.report import DEFECT_CLASSES
 from engines.checkpoint import load_checkpoint
 from engines.families import read_model
-from engines.synthetic import open_checkpoint, synthetic_checkpoint
+from engines.families.synthetic import open_checkpoint, synthetic_checkpoint
 from tests.engines.checkpoints import TINY, changed, newer_name, write_checkpoint, write_safetensors
 
 

@@ -10,12 +10,12 @@ from edge_runtime.errors import CheckpointError, RecipeError
 from engines.build import build
 from engines.cli import main
 from engines.families import read_model
+from engines.families.synthetic import open_checkpoint
 from engines.planning.devices import known_devices, load_device
 from engines.planning.latency_model import predict
 from engines.planning.plan import plan_bundle
 from engines.planning.plan_report import outlook
 from engines.quantize.recipe import load_recipe
-from engines.synthetic import open_checkpoint
 
 PROFILE = """\
 summary: a machine

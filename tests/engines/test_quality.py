@@ -11,8 +11,8 @@ from edge_runtime.errors import VerificationError
 from engines.build import build
 from engines.cli import main
 from engines.evaluation.quality import check_quality
+from engines.families.synthetic import open_checkpoint
 from engines.quantize.recipe import load_recipe
-from engines.synthetic import open_checkpoint
 from tests.engines.builds import WatchedCheckpoint
 
 REFERENCE = Path(engines.reference.__file__).with_name("checkpoint")
@@ -73,8 +73,8 @@ def test_a_model_that_knows_no_such_scenes_is_no_yardstick(tmp_path):
 def test_a_build_that_its_bits_ruined_ends_with_the_exit_code_of_a_failed_verification_and_names_what_needs_more(
     tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("engines.commands.open_checkpoint", lambda name: LopsidedEyes())
-    monkeypatch.setattr("engines.commands.check_quality", partial(check_quality, scenes=SCENES))
+    monkeypatch.setattr("engines.cli.commands.open_checkpoint", lambda name: LopsidedEyes())
+    monkeypatch.setattr("engines.cli.commands.check_quality", partial(check_quality, scenes=SCENES))
     text = (Path(engines.__file__).with_name("recipes") / "uniform-int4.yaml").read_text()
     (tmp_path / "strict.yaml").write_text(f"{text}retention: 0.9\n")
 

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer
 
 from edge_runtime.errors import CheckpointError
 from engines.families import read_model
-from engines.synthetic import SYNTHETIC_CONFIGS, open_checkpoint
+from engines.families.synthetic import SYNTHETIC_CONFIGS, open_checkpoint
 
 MATRIX = "language_model.model.layers.0.mlp.down_proj.weight"
 

@@ -27,8 +27,8 @@ from engines.evaluation.fidelity import (
     outside_tolerance,
 )
 from engines.evaluation.verify import record_fidelity, verify
+from engines.families.synthetic import open_checkpoint
 from engines.quantize.recipe import load_recipe
-from engines.synthetic import open_checkpoint
 from engines.targets import TARGETS
 from tests.engines.checkpoints import write_checkpoint
 

@@ -27,12 +27,12 @@ from engines.calibration.cache import scales_from_text
 from engines.calibration.scales import calibrate_on_cpu
 from engines.evaluation.execution import open_bundle_tracer
 from engines.evaluation.fidelity import Trace, compare_traces, outside_tolerance
+from engines.families.synthetic import open_checkpoint
 from engines.layers.lowering.tensorrt import TensorRTLowering
 from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import load_recipe
 from engines.reference.answers import answer_tokens
 from engines.reference.renderer.scenes import render_scene
-from engines.synthetic import open_checkpoint
 from engines.targets import TARGETS
 from tests.engines.calibration.graphs import emit_parts
 from tests.engines.calibration.test_entropy_calibrator import calibrated_build, walk_before

@@ -12,7 +12,7 @@ from edge_runtime.language.tokenizer import PromptTokens
 from engines.checkpoint import DirectoryCheckpoint, load_checkpoint
 from engines.evaluation.fidelity import Trace
 from engines.families import read_model
-from engines.synthetic import SYNTHETIC_CONFIGS, synthetic_checkpoint
+from engines.families.synthetic import SYNTHETIC_CONFIGS, synthetic_checkpoint
 from tests.engines.checkpoints import newer_name, tiny_variant, write_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -4,11 +4,11 @@ import pytest
 import yaml
 
 from edge_runtime.memory.plan import parse_bytes
+from engines.families.synthetic import open_checkpoint
 from engines.planning.devices import known_devices, load_device
 from engines.planning.latency_model import predict
 from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import load_recipe
-from engines.synthetic import open_checkpoint
 from tests.ros2_ws.conftest import PACKAGE
 
 FLOWN = PACKAGE / "config" / "devices"

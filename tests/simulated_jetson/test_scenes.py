@@ -14,9 +14,9 @@ from edge_runtime.bundle.opening import Bundle, sha256_of_file
 from edge_runtime.reports.report import InspectionReport
 from engines.build import build
 from engines.calibration.images import open_images
+from engines.families.synthetic import open_checkpoint
 from engines.quantize.recipe import load_recipe
 from engines.reference.renderer.scenes import FIRST_HELD_OUT_SEED, render_scene
-from engines.synthetic import open_checkpoint
 
 pytestmark = pytest.mark.simulated_jetson
 

@@ -22,8 +22,8 @@ from engines.evaluation.sensitivity.outcomes import Result, result_of
 from engines.evaluation.sensitivity.scoring import examine, hard_scenes, traces
 from engines.evaluation.sensitivity.tensors import TreatedCheckpoint, treated_file, write_treated
 from engines.families import read_model
+from engines.families.synthetic import open_checkpoint
 from engines.quantize.recipe import load_recipe
-from engines.synthetic import open_checkpoint
 
 _TARGET = "onnxruntime"  # treated weights run as float16 there, whatever an engine could do with them
 

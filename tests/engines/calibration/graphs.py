@@ -10,10 +10,10 @@ from onnx import TensorProto, helper, numpy_helper, save_model
 
 from edge_runtime.language.tokenizer import PromptTokens
 from engines.families import read_model
+from engines.families.synthetic import open_checkpoint
 from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering
 from engines.onnx.builder import Graph
 from engines.quantize.recipe import Precision
-from engines.synthetic import open_checkpoint
 
 TINY = open_checkpoint("synthetic:tiny-llava")
 MODEL = read_model(TINY, group_parameters=300_000)  # the decoder in two groups

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import CalibrationError, SourceError
+from engines.calibration.activation_runner import open_walk
 from engines.calibration.cache import scales_from_text
 from engines.calibration.images import open_images
 from engines.calibration.scales import binding_of, calibrate_on_cpu
-from engines.calibration.walk import open_walk
 from engines.layers.lowering.tensorrt import TensorRTLowering
 from engines.onnx.tensors import load_graph, tensors_in_products
 from tests.engines.calibration.graphs import MODEL, PROMPT, TinyEmbedding, emit_parts

@@ -5,10 +5,10 @@ import pytest
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.errors import CalibrationError
+from engines.calibration.activation_runner import open_walk
 from engines.calibration.images import open_images
 from engines.calibration.observe import open_observed
 from engines.calibration.overflow import find_overflow, float32_nodes, overflowing_tensors
-from engines.calibration.walk import open_walk
 from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering
 from engines.layers.lowering.tensorrt import TensorRTLowering
 from engines.onnx.float32 import float32_twin, keep_float32

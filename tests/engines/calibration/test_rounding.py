@@ -15,13 +15,13 @@ from engines.calibration.rounding import open_calibrated, warn_where_worse
 from engines.evaluation.execution import open_bundle_tracer
 from engines.families import read_model
 from engines.families.heads import split_head
+from engines.families.synthetic import open_checkpoint
 from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering
 from engines.onnx.builder import Graph
 from engines.onnx.tensors import load_graph
 from engines.quantize.activations import ActivationMeter, measure_activations
 from engines.quantize.methods.gptq import quantize_gptq
 from engines.quantize.recipe import FLOAT16, Precision, PrecisionPlan, load_recipe
-from engines.synthetic import open_checkpoint
 from tests.engines.builds import WatchedCheckpoint
 from tests.engines.calibration.graphs import PROMPT
 

@@ -15,7 +15,7 @@ from engines.evaluation.sensitivity.run import Study, run_experiments
 from engines.evaluation.sensitivity.table import alone, sensitivity_table
 from engines.evaluation.sensitivity.tensors import write_treated
 from engines.evaluation.sensitivity.treatments import Treatment
-from engines.synthetic import open_checkpoint
+from engines.families.synthetic import open_checkpoint
 
 STUDY = Study("synthetic:tiny-llava", scenes=2, block_groups=2)
 IMAGES = open_images("rendered:3")

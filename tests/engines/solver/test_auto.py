@@ -14,9 +14,9 @@ from engines.evaluation.sensitivity.outcomes import Result
 from engines.evaluation.sensitivity.run import Study
 from engines.evaluation.sensitivity.treatments import Treatment
 from engines.evaluation.solver.auto import forecast, plan_automatically
+from engines.families.synthetic import open_checkpoint
 from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import load_recipe
-from engines.synthetic import open_checkpoint
 
 TINY = "synthetic:tiny-llava"
 CHECKPOINT = open_checkpoint(TINY)

@@ -13,9 +13,9 @@ from edge_runtime.language.tokenizer import PromptTokens
 from engines.build import build
 from engines.calibration.images import open_images
 from engines.evaluation.execution import open_bundle_tracer
+from engines.families.synthetic import open_checkpoint
 from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import load_recipe
-from engines.synthetic import open_checkpoint
 from tests.engines.builds import WatchedCheckpoint, contents
 
 PROMPT = PromptTokens((1, 60, 61), (40, 41, 42, 43))

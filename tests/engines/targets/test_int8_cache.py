@@ -14,9 +14,9 @@ from engines.build import build
 from engines.calibration.images import open_images
 from engines.calibration.observe import Observation
 from engines.evaluation.execution import open_bundle_tracer
+from engines.families.synthetic import open_checkpoint
 from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import load_recipe
-from engines.synthetic import open_checkpoint
 from engines.targets.int8_cache import with_int8_cache
 from tests.engines.builds import WatchedCheckpoint, contents
 from tests.engines.targets.int8_caches import needs_int8_cache

@@ -16,11 +16,11 @@ from engines.calibration.images import open_images
 from engines.cli import main
 from engines.evaluation.execution import open_bundle_tracer
 from engines.evaluation.fidelity import compare_traces
+from engines.families.synthetic import open_checkpoint
 from engines.layers.lowering.onnxruntime_amx import cache_dtype, float16_tiles, int4_scales, int4_tiles
 from engines.planning.plan import plan_bundle
 from engines.quantize.methods.rtn import quantize_rtn
 from engines.quantize.recipe import load_recipe
-from engines.synthetic import open_checkpoint
 from tests.engines.targets.amx_products import needs_amx, weights_of
 from tests.engines.targets.int8_caches import needs_int8_cache
 from tests.parity.golden import PROMPT, golden_pixels, load_golden, write_golden_checkpoint

@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from engines.calibration.images import open_images
+from engines.families.synthetic import open_checkpoint
 from engines.layers.attention import emit_attention
 from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering
 from engines.layers.lowering.tensorrt import TensorRTLowering
@@ -23,7 +24,6 @@ from engines.planning.plan import plan_bundle
 from engines.quantize.activation_ranges import RANGE_METHODS, scale_of_range, twin_ranges
 from engines.quantize.histogram import Histogram
 from engines.quantize.recipe import FLOAT16, Precision, load_recipe
-from engines.synthetic import open_checkpoint
 from tests.engines.builds import WatchedCheckpoint
 from tests.engines.targets.test_int8 import build_int8, check_still_the_same, everything_int8, nodes_of, recipe_of
 

@@ -11,10 +11,10 @@ from edge_runtime.errors import MissingDependencyError, RecipeError
 from engines.build import build
 from engines.families import read_model
 from engines.families.heads import split_head
+from engines.families.synthetic import SYNTHETIC_CONFIGS, open_checkpoint, synthetic_checkpoint
 from engines.planning.plan import plan_bundle
 from engines.planning.suggestions import changes_towards
 from engines.quantize.recipe import load_recipe
-from engines.synthetic import SYNTHETIC_CONFIGS, open_checkpoint, synthetic_checkpoint
 from engines.targets.base import TargetOptions
 from engines.targets.tensorrt import check_version
 from engines.targets.tensorrt_shapes import profiles_of

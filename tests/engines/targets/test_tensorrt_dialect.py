@@ -7,9 +7,9 @@ import pytest
 from engines.checkpoint import load_checkpoint
 from engines.evaluation.fidelity import compare_traces
 from engines.families import read_model
+from engines.families.synthetic import open_checkpoint
 from engines.quantize.methods.rtn import block_size_for, dequantize, quantize_rtn
 from engines.quantize.recipe import load_recipe
-from engines.synthetic import open_checkpoint
 from tests.engines.checkpoints import write_checkpoint
 from tests.engines.targets.graph_execution import GraphDecoder, emit
 from tests.parity.golden import CHECKPOINTS, PROMPT, golden_pixels, load_golden, write_golden_checkpoint

@@ -17,8 +17,8 @@ from edge_runtime.errors import BackendError, CalibrationError
 from engines.build import build
 from engines.calibration.images import open_images
 from engines.evaluation.verify import verify
+from engines.families.synthetic import open_checkpoint
 from engines.quantize.recipe import load_recipe
-from engines.synthetic import open_checkpoint
 from tests.engines.builds import contents
 from tests.engines.checkpoints import LoudCheckpoint
 from tests.engines.targets.test_int8 import build_int8, feed_forward_int8, recipe_of, tracing

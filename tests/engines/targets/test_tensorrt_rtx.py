@@ -12,11 +12,11 @@ from engines.build import build
 from engines.calibration.images import open_images
 from engines.calibration.model import open_model_walk
 from engines.cli import main
+from engines.families.synthetic import open_checkpoint
 from engines.layers.lowering.tensorrt import TensorRTLowering
 from engines.onnx.builder import Graph
 from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import FLOAT16, known_recipes, load_recipe
-from engines.synthetic import open_checkpoint
 from engines.targets import TARGETS
 from engines.targets.base import Calibration, TargetOptions
 from engines.targets.tensorrt_compiler import Compiler

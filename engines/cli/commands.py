@@ -29,6 +29,12 @@ from engines.calibrate import calibrate
 from engines.calibration.classifier import quantize_classifier
 from engines.calibration.images import DEFAULT_IMAGES, open_images, warn_where_few
 from engines.checkpoint import Checkpoint, DirectoryCheckpoint
+from engines.cli.options import (
+    check_build_options,
+    check_classifier_options,
+    check_recipe_options,
+    check_route_option,
+)
 from engines.evaluation.quality import check_quality
 from engines.evaluation.sensitivity.executors import in_processes, on_ray
 from engines.evaluation.sensitivity.grid import combinations, one_at_a_time, whole_components
@@ -38,17 +44,11 @@ from engines.evaluation.sensitivity.treatments import DEFAULT_TREATMENTS, treatm
 from engines.evaluation.solver.auto import plan_automatically
 from engines.evaluation.solver.solve import recipe_text
 from engines.evaluation.verify import record_fidelity, verify
-from engines.options import (
-    check_build_options,
-    check_classifier_options,
-    check_recipe_options,
-    check_route_option,
-)
+from engines.families.synthetic import open_checkpoint
 from engines.planning.devices import load_device
 from engines.planning.plan import plan_bundle
 from engines.planning.plan_report import outlook
 from engines.quantize.recipe import PrecisionPlan, load_recipe
-from engines.synthetic import open_checkpoint
 
 _DEFAULT_TARGET = "onnxruntime"
 _MOST_IMAGES = 64  # of --images: each is decoded twice, by the bundle and by transformers

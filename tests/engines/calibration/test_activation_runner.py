@@ -10,9 +10,9 @@ from tokenizers import Tokenizer
 from edge_runtime.errors import BackendError, CalibrationError
 from edge_runtime.vision.resampling import pixels_from_frame
 from engines.build import build
+from engines.calibration.activation_runner import open_walk
 from engines.calibration.images import open_images
 from engines.calibration.scales import calibrate_on_cpu
-from engines.calibration.walk import open_walk
 from engines.evaluation.execution import open_bundle_tracer
 from engines.onnx.tensors import activation_names, linear_inputs, load_graph, tensors_in_products
 from engines.quantize.recipe import load_recipe

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import logging
 import re
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,7 @@ def _run(argv: Sequence[str] | None, arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s", force=True)
     with holding_interrupts():
         try:
-            from engines.commands import COMMANDS
+            from engines.cli.commands import COMMANDS
         except ModuleNotFoundError as error:
             raise MissingDependencyError(f"{error.name} is not installed; pip install 'edge-runtime[build]'") from error
 
@@ -218,7 +217,3 @@ that ends with products, as "*.products", has INT8 round what the eyes' attentio
 
 exit codes: 0 done, 1 an error, 2 usage, 3 verification failed, 4 does not fit the budget, 130 interrupted
 """
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,7 @@
+"""``python -m engines.cli``: the same as ``edge-engines``."""
+
+import sys
+
+from engines.cli import main
+
+sys.exit(main())
