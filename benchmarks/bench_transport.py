@@ -27,7 +27,7 @@ from typing import Any
 import cv2
 import numpy as np
 import rclpy
-from inspection_ros.local_only import keep_ros_local
+from inspection_ros.loopback_only import keep_ros_local
 from numpy.typing import NDArray
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions

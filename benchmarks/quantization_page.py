@@ -55,7 +55,7 @@ hand but the words.
 ## Recipes
 
 The reference inspector is sure of most scenes that are like those it was trained on, and there recipes tie. So scenes
-come twice: {plain} *as trained*, and {hard} *hard* ones (`HARD` in `engines/reference/renderer/scenes.py`): defects at 55 % of
+come twice: {plain} *as trained*, and {hard} *hard* ones (`HARD` in the renderer's `scenes.py`): defects at 55 % of
 their contrast and 65 % of their size, four of five cracks hairlines, up to three shadows, stains or joints in each,
 twice the noise. Nothing was trained, calibrated or chosen on any of them; all bundles see the same.
 

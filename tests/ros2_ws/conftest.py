@@ -19,7 +19,7 @@ if str(PACKAGE) not in sys.path:
 def ros() -> Iterator[None]:
     """ROS of this process and its children: on this machine only, in a domain that no other run shares."""
     rclpy = pytest.importorskip("rclpy", reason="no ROS 2: run ros2_ws/setup_ros.py")
-    from inspection_ros.local_only import keep_ros_local
+    from inspection_ros.loopback_only import keep_ros_local
 
     os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)  # above 101 the ports may be taken by other programs
     keep_ros_local()

@@ -14,9 +14,9 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from inspection_msgs.action import Inspect
 from inspection_msgs.msg import InspectionReport
-from inspection_ros.hearing import camera_qos
 from inspection_ros.node import InspectionNode
-from inspection_ros.running import spin
+from inspection_ros.spin import spin
+from inspection_ros.subscriptions import camera_qos
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters

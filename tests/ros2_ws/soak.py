@@ -24,7 +24,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from inspection_msgs.msg import InspectionReport
 from inspection_ros.demo import ros_command, running
-from inspection_ros.local_only import keep_ros_local
+from inspection_ros.loopback_only import keep_ros_local
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image

@@ -14,8 +14,8 @@ import yaml
 
 pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_ros.py, then tests by ros2_ws/run")
 
-from inspection_ros.player import CameraPlayer
-from inspection_ros.recorder import FlightRecorder
+from inspection_ros.recording.recorder import FlightRecorder
+from inspection_ros.replay.player import CameraPlayer
 from inspection_ros.settings import SETTINGS, refusal
 from rclpy.parameter import Parameter
 

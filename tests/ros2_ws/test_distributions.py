@@ -37,7 +37,7 @@ def test_what_is_asked_of_a_node_is_in_humble(file):
 
 
 def test_where_the_two_differ_the_words_of_the_distribution_at_hand_are_used(monkeypatch):
-    from inspection_ros.local_only import keep_ros_local
+    from inspection_ros.loopback_only import keep_ros_local
 
     names = {"ROS_LOCALHOST_ONLY", "ROS_AUTOMATIC_DISCOVERY_RANGE"}
     spoken = {}

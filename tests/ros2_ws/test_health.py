@@ -2,7 +2,7 @@
 
 import pytest
 from inspection_ros.health import ERROR, OK, STALE, WARN, assess
-from inspection_ros.traffic import Status
+from inspection_ros.pipeline_types import Status
 
 from edge_runtime.memory.monitor import NOTHING_GIVEN_UP, Step
 from edge_runtime.memory.plan import Ledger, LedgerItem

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 from inspection_ros.pipeline import Pipeline
-from inspection_ros.traffic import Failed, Request, Rules
+from inspection_ros.pipeline_types import Failed, Request, Rules
 
 from edge_runtime.errors import BudgetExceededError, FrameError
 from edge_runtime.reports.report import InspectionReport

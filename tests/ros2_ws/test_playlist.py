@@ -5,7 +5,7 @@ from itertools import islice
 import cv2
 import numpy as np
 import pytest
-from inspection_ros.playlist import open_playlist
+from inspection_ros.replay.playlist import open_playlist
 
 from edge_runtime.errors import SourceError
 

@@ -13,8 +13,8 @@ pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_r
 
 from inspection_ros.demo import fly, main, ros_command
 from inspection_ros.node import GIVEN_UP_EXIT_CODE
-from inspection_ros.player import CameraPlayer
-from inspection_ros.recorder import FlightRecorder
+from inspection_ros.recording.recorder import FlightRecorder
+from inspection_ros.replay.player import CameraPlayer
 from lifecycle_msgs.msg import Transition
 from rclpy.parameter import Parameter
 
@@ -72,7 +72,7 @@ def pictures(tmp_path):
 
 
 def camera(source, **parameters):
-    return ros_command("player", source=source, **{"rate_hz": 10.0, "wait_for_subscribers": 2, **parameters})
+    return ros_command("replay.player", source=source, **{"rate_hz": 10.0, "wait_for_subscribers": 2, **parameters})
 
 
 def test_a_flight_leaves_a_log_with_every_frame_accounted_for_and_a_page(pictures, tmp_path, capfd):
@@ -127,7 +127,7 @@ def test_the_demo_refuses_a_missing_bundle_in_one_line(tmp_path):
 
 
 def test_a_signal_ends_node_and_player_quietly(rig, pictures):
-    commands = (ros_command("node"), ros_command("player", source=pictures, loop=True))
+    commands = (ros_command("node"), ros_command("replay.player", source=pictures, loop=True))
     asked = [
         (ending, subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
         for ending in (signal.SIGINT, signal.SIGTERM)

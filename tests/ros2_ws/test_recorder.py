@@ -18,11 +18,11 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from inspection_msgs.msg import InspectionReport as InspectionReportMessage
-from inspection_ros.definitions import definition_of
 from inspection_ros.demo import ros_command
-from inspection_ros.mcap_file import McapFile
-from inspection_ros.recorder import SYNC_PERIOD_S, FlightRecorder
-from inspection_ros.running import spin
+from inspection_ros.recording.definitions import definition_of
+from inspection_ros.recording.mcap_file import McapFile
+from inspection_ros.recording.recorder import SYNC_PERIOD_S, FlightRecorder
+from inspection_ros.spin import spin
 from lifecycle_msgs.msg import Transition
 from mcap.reader import make_reader
 from rclpy.parameter import Parameter
@@ -276,7 +276,7 @@ def test_what_sync_has_returned_from_can_be_read_while_the_recording_goes_on(tmp
 
 def test_a_recorder_that_is_killed_leaves_what_it_had_heard_a_second_before(rig, tmp_path):
     rig.fly(scripted(ScriptedInspector([SEEN])))
-    recorder = subprocess.Popen(ros_command("recorder", folder=str(tmp_path)))
+    recorder = subprocess.Popen(ros_command("recording.recorder", folder=str(tmp_path)))
     try:
         rig.wait_until(lambda: rig.audience("inspection/reports") == 2)
         for second in (1, 2, 3):
@@ -301,7 +301,9 @@ def test_a_file_that_is_there_is_never_written_over(tmp_path):
 
 def test_a_full_disk_ends_the_recorder_with_a_reason_and_not_the_node(rig, tmp_path):
     rig.fly(scripted(ScriptedInspector([SEEN])))
-    command = f"ulimit -f 8; exec {sys.executable} -m inspection_ros.recorder --ros-args -p folder:={tmp_path}"
+    command = (
+        f"ulimit -f 8; exec {sys.executable} -m inspection_ros.recording.recorder --ros-args -p folder:={tmp_path}"
+    )
     recorder = subprocess.Popen(["bash", "-c", command], stderr=subprocess.PIPE, text=True)
     try:
         rig.wait_until(lambda: rig.audience("inspection/reports") == 2)

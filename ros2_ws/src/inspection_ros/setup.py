@@ -3,15 +3,16 @@
 from glob import glob
 from os.path import isfile
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 NAME = "inspection_ros"
+EXECUTABLES = ("node", "replay.player", "recording.recorder")
 CONFIG = ("config", "config/devices", "config/security", "config/systemd")
 
 setup(
     name=NAME,
     version="0.1.0",
-    packages=[NAME],
+    packages=find_packages(include=[NAME, f"{NAME}.*"]),
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
@@ -22,5 +23,5 @@ setup(
     license="Apache-2.0",
     maintainer="edge-runtime maintainers",
     maintainer_email="edge-runtime@example.org",
-    entry_points={"console_scripts": [f"{name} = {NAME}.{name}:main" for name in ("node", "player", "recorder")]},
+    entry_points={"console_scripts": [f"{module.split('.')[-1]} = {NAME}.{module}:main" for module in EXECUTABLES]},
 )

@@ -19,15 +19,15 @@ from edge_runtime.memory.monitor import Step
 from edge_runtime.memory.plan import Ledger
 from edge_runtime.memory.power import read_power
 from edge_runtime.memory.telemetry import read_temperature_c
-from inspection_ros.asking import Desk
 from inspection_ros.health import assess
-from inspection_ros.hearing import Ears, frame_from_message
+from inspection_ros.inspect_server import Desk
+from inspection_ros.lifecycle_guard import answer_impossible_transitions
 from inspection_ros.pipeline import Pipeline
-from inspection_ros.running import run_node
-from inspection_ros.saying import Voice, diagnostics_of
+from inspection_ros.pipeline_types import ClosableInspector, Failed, Status
+from inspection_ros.publishers import Voice, diagnostics_of
 from inspection_ros.settings import SETTINGS, check_setting, declare_settings, refusal, rules_from
-from inspection_ros.traffic import ClosableInspector, Failed, Status
-from inspection_ros.transitions import answer_impossible_transitions
+from inspection_ros.spin import run_node
+from inspection_ros.subscriptions import Ears, frame_from_message
 
 DIAGNOSTICS_PERIOD_S = 1.0
 STOP_TIMEOUT_S = 60.0  # a report in progress may take this long on a slow machine before the node gives up on it

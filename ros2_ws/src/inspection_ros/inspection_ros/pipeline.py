@@ -21,8 +21,8 @@ from edge_runtime.stream.camera_state import Continuity
 from edge_runtime.stream.latest_frame_queue import Intake
 from edge_runtime.stream.loop import Counters, within
 from edge_runtime.stream.tiling import Tiling, inspect_in_tiles
-from inspection_ros.tally import Tally
-from inspection_ros.traffic import ClosableInspector, Failed, Inspected, Message, Request, Rules, Status
+from inspection_ros.frame_counters import Tally
+from inspection_ros.pipeline_types import ClosableInspector, Failed, Inspected, Message, Request, Rules, Status
 
 _IDLE_WAIT_S = 0.5
 _REQUESTS = "\n"  # a lane of the intake beside the cameras' topics, whose names hold no line ends

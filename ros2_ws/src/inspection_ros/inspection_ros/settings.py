@@ -18,7 +18,7 @@ from edge_runtime.memory.plan import parse_bytes
 from edge_runtime.reports.report import Region
 from edge_runtime.stream.change_gate import DEFAULT_THRESHOLD, GateRule
 from edge_runtime.stream.tiling import Tiling
-from inspection_ros.traffic import Rules
+from inspection_ros.pipeline_types import Rules
 
 _MOST_TILES = 16  # a side
 

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from inspection_ros.whereabouts import Whereabouts
+from inspection_ros.stamped_buffer import Whereabouts
 
 
 def heard_at(*seconds):

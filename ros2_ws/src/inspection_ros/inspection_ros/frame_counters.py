@@ -9,7 +9,7 @@ from collections import deque
 from edge_runtime.memory.telemetry import LatencyWindow
 from edge_runtime.reports.report import InspectionReport
 from edge_runtime.stream.loop import Counters
-from inspection_ros.traffic import Status
+from inspection_ros.pipeline_types import Status
 
 _ANSWERS = 32  # the speed is that of so many
 

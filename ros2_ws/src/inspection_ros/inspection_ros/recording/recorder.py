@@ -21,10 +21,10 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from edge_runtime.errors import FlightLogError
 from edge_runtime.ros.messages import fill_compressed, frame_from_image
-from inspection_ros.definitions import definition_of
-from inspection_ros.hearing import camera_qos
-from inspection_ros.mcap_file import McapFile
-from inspection_ros.running import run_node
+from inspection_ros.recording.definitions import definition_of
+from inspection_ros.recording.mcap_file import McapFile
+from inspection_ros.spin import run_node
+from inspection_ros.subscriptions import camera_qos
 
 SYNC_PERIOD_S = 0.5  # what a power cut may cost, and what the disk needs again
 

@@ -32,10 +32,10 @@ from edge_runtime.flight.page.defects import defects_of
 from edge_runtime.flight.page.page import write_page
 from edge_runtime.reports.report import InspectionReport, text_from_report
 from edge_runtime.ros.diagnostic_values import counters_from_values, ledger_from_values
-from inspection_ros.ground_station import GroundStation
-from inspection_ros.local_only import keep_ros_local
-from inspection_ros.logbook import Logbook
-from inspection_ros.player import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
+from inspection_ros.demo.ground_station import GroundStation
+from inspection_ros.demo.logbook import Logbook
+from inspection_ros.loopback_only import keep_ros_local
+from inspection_ros.replay.player import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 
 # Within one machine, best effort loses a quarter of raw 640x480 frames in Fast DDS (23 of 30 arrived), reliable none.
 LOSE_NO_FRAME = {"qos_overrides./image.subscription.reliability": "reliable"}
@@ -156,7 +156,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reports = fly(
             ros_command("node", bundle=asked.bundle, budget=asked.budget, **LOSE_NO_FRAME),
             ros_command(
-                "player", source=asked.source, rate_hz=asked.rate, max_frames=asked.frames, wait_for_subscribers=2
+                "replay.player",
+                source=asked.source,
+                rate_hz=asked.rate,
+                max_frames=asked.frames,
+                wait_for_subscribers=2,
             ),
             FlightHeader(words, asked.source, time.time()),
             asked.out,
@@ -173,7 +177,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not reports:
         print("demo: no report arrived; the node's log above says why", file=sys.stderr)
     return 0 if reports else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -19,7 +19,7 @@ from edge_runtime.memory.plan import Ledger
 from edge_runtime.reports.report import InspectionReport
 from edge_runtime.stream.loop import within
 from inspection_ros.pipeline import Pipeline
-from inspection_ros.traffic import Request
+from inspection_ros.pipeline_types import Request
 
 # Of a message and its report: the report message with its header, to be sent as an answer.
 Answering = Callable[[str, str, Any, InspectionReport], InspectionReportMessage]

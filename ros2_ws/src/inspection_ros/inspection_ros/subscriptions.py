@@ -13,7 +13,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, NavSatFix
 
 from edge_runtime.ros.messages import Frame, frame_from_compressed, frame_from_image, nanoseconds
-from inspection_ros.whereabouts import Whereabouts
+from inspection_ros.stamped_buffer import Whereabouts
 
 # By the parameter `image_transport`: message type, and what a camera's topic ends with.
 _TRANSPORTS: dict[str, tuple[Any, str]] = {"raw": (Image, ""), "compressed": (CompressedImage, "/compressed")}

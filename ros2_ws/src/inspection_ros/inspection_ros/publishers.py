@@ -19,8 +19,8 @@ from edge_runtime.reports.annotate import draw_report
 from edge_runtime.reports.report import InspectionReport
 from edge_runtime.ros.messages import fill_image, message_from_report, nanoseconds
 from inspection_ros.health import Health
-from inspection_ros.hearing import camera_qos
-from inspection_ros.traffic import Failed, Inspected
+from inspection_ros.pipeline_types import Failed, Inspected
+from inspection_ros.subscriptions import camera_qos
 
 # Reliable, as reports are few and none should be lost; deeper, 10 of them wait for a subscriber that is slow.
 REPORT_DEPTH = 10

@@ -19,9 +19,9 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from edge_runtime.errors import EdgeRuntimeError
 from edge_runtime.ros.messages import Frame, fill_compressed, fill_image
-from inspection_ros.playlist import open_playlist
-from inspection_ros.running import run_node
+from inspection_ros.replay.playlist import open_playlist
 from inspection_ros.settings import check_transport
+from inspection_ros.spin import run_node
 
 # Reliable, as camera drivers are by default: an inspector that asks for best effort gets it, a recorder loses nothing.
 PLAYER_QOS = QoSProfile(depth=5)

@@ -1,0 +1,1 @@
+"""The flight recorder: topics of an inspection in one MCAP file."""

@@ -1,0 +1,1 @@
+"""The camera player: pictures, videos and bags as a camera's topic."""
