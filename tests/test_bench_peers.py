@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.bench_peers import Turn, result_of, table
-from benchmarks.growth_plot import Panel, panels_svg
+from benchmarks.growth.plot import Panel, panels_svg
 from benchmarks.peers.answer import answer_steps
 from benchmarks.peers.measure import Figures
 

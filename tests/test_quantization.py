@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.quantization_page import Row
-from benchmarks.quantization_plot import pareto_svg
-from benchmarks.quantization_scenes import CHUNK, Chunk, Seen, beside, chunks_of, load_seen, measure
+from benchmarks.quantization.page import Row
+from benchmarks.quantization.plot import pareto_svg
+from benchmarks.quantization.scenes import CHUNK, Chunk, Seen, beside, chunks_of, load_seen, measure
 from engines.evaluation.sensitivity.outcomes import Reported, Traced
 
 

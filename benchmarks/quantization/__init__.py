@@ -9,14 +9,13 @@ than any engine has a format for are rounded to, and run at float16, to see wher
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.quantization_page import PLOT_NAME, Row, page
-from benchmarks.quantization_plot import pareto_svg
-from benchmarks.quantization_scenes import chunks_of, load_seen, measure
+from benchmarks.quantization.page import PLOT_NAME, Row, page
+from benchmarks.quantization.plot import pareto_svg
+from benchmarks.quantization.scenes import chunks_of, load_seen, measure
 from engines.build import build
 from engines.calibration.images import open_images
 from engines.checkpoint import Checkpoint
@@ -139,7 +138,3 @@ def _bytes(groups: tuple[WeightGroup, ...], component: str, method: str) -> int:
     coarse = together(groups, treatment, whole).treatments
     few = treatment.bits + 16 / treatment.block_size
     return round(sum(group.parameters * (few if group.name in coarse else 16) for group in groups) / 8)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -20,11 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.growth_plot import Panel, panels_svg
+from benchmarks.growth.plot import Panel, panels_svg
 from benchmarks.target import FASTEST
 from edge_runtime import Inspector
 from edge_runtime.bundle.opening import load_bundle
-from edge_runtime.cli.exit_codes import exit_code
 from edge_runtime.loaded_bundle import LoadedBundle
 from edge_runtime.memory.monitor import Watch, limits_of
 from edge_runtime.memory.plan import plan_ledger
@@ -164,7 +162,3 @@ def main() -> int:
         print(panel.verdict)
     PLOT.write_text(panels_svg(panels), encoding="utf-8")
     return int(any(panel.is_crooked for panel in panels))
-
-
-if __name__ == "__main__":
-    sys.exit(exit_code("growth", main))

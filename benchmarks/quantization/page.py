@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.quantization_scenes import Seen, beside
+from benchmarks.quantization.scenes import Seen, beside
 from edge_runtime.memory.plan import format_bytes
 from engines.evaluation.sensitivity.groups import WeightGroup
 from engines.evaluation.sensitivity.journal import Journal

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.quantization_page import Row
+from benchmarks.quantization.page import Row
 
 
 def pareto_svg(rows: Sequence[Row], width: int = 760, height: int = 420) -> str:
