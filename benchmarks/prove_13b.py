@@ -45,9 +45,9 @@ def report():
     taken = len(prompt.before_image) + model.num_image_tokens + len(prompt.after_image)
     chosen = itertools.count()
     with Inspector.open(path, budget, max_report_tokens=int(context) - taken) as inspector:
-        found = inspector.inspect(load_image(image), go_on=lambda text: next(chosen) < int(tokens))
-        items = {item.name: (item.planned_bytes, item.measured_bytes) for item in inspector.ledger.items}
-    print(json.dumps({"report": json_from_report(found), "ledger": items}))
+        found = inspector.inspect(load_image(image), should_continue=lambda text: next(chosen) < int(tokens))
+        items = {item.name: (item.planned_bytes, item.measured_bytes) for item in inspector.memory_plan.items}
+    print(json.dumps({"report": json_from_report(found), "memory_plan": items}))
     return 0
 
 sys.exit(exit_code("report", report))
@@ -102,8 +102,8 @@ def _compare(taken: Taken, reported: Ended, budget_bytes: int) -> bool:
     """Print plan and measurement side by side, and every limit; returns whether one was exceeded."""
     document = json.loads(reported.output)
     report = report_from_json(document["report"])  # raises where it is not valid
-    planned_bytes = sum(planned for planned, _ in document["ledger"].values())
-    rows = [*document["ledger"].items(), ("in all", (planned_bytes, reported.peak_bytes))]
+    planned_bytes = sum(planned for planned, _ in document["memory_plan"].values())
+    rows = [*document["memory_plan"].items(), ("in all", (planned_bytes, reported.peak_bytes))]
     print(f"{'':16}{'planned':>12}{'measured':>12}")
     for name, (planned, measured) in rows:
         print(f"{name:16}{format_bytes(planned):>12}{'' if measured is None else format_bytes(measured):>12}")

@@ -32,7 +32,7 @@ from edge_runtime.reports.report import Finding, InspectionReport, Region, Timin
 if TYPE_CHECKING:
     from edge_runtime.bundle.opening import Bundle, load_bundle
     from edge_runtime.inspector import Inspector
-    from edge_runtime.memory.plan import Ledger, LedgerItem
+    from edge_runtime.memory.plan import MemoryPlan, MemoryPlanItem
     from edge_runtime.stream.sources import load_image, open_source
 
 __all__ = [
@@ -50,8 +50,8 @@ __all__ = [
     "FrameError",
     "InspectionReport",
     "Inspector",
-    "Ledger",
-    "LedgerItem",
+    "MemoryPlan",
+    "MemoryPlanItem",
     "MissingDependencyError",
     "Region",
     "SourceError",
@@ -66,8 +66,8 @@ __all__ = [
 _LAZY = {
     "Bundle": "bundle.opening",
     "Inspector": "inspector",
-    "Ledger": "memory.plan",
-    "LedgerItem": "memory.plan",
+    "MemoryPlan": "memory.plan",
+    "MemoryPlanItem": "memory.plan",
     "load_bundle": "bundle.opening",
     "load_image": "stream.sources",
     "open_source": "stream.sources",

@@ -100,6 +100,6 @@ class VerificationError(EdgeRuntimeError, AssertionError):
 
 
 class BudgetExceededError(EdgeRuntimeError, MemoryError):
-    """A plan or a measurement exceeds the byte budget; the message carries the itemised ledger."""
+    """A plan or a measurement exceeds the byte budget; the message carries the itemised memory plan."""
 
     exit_code = 4

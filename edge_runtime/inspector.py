@@ -22,8 +22,8 @@ from edge_runtime.language.generate import write_answer
 from edge_runtime.language.grammar import Grammar
 from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
 from edge_runtime.loaded_bundle import LoadedBundle
-from edge_runtime.memory.monitor import Rung, Step, Watch, limits_of
-from edge_runtime.memory.plan import Ledger, parse_bytes, plan_ledger
+from edge_runtime.memory.monitor import DegradationLevel, LevelChange, ResourceMonitor, limits_of
+from edge_runtime.memory.plan import MemoryPlan, parse_bytes, plan_memory
 from edge_runtime.memory.telemetry import total_bytes
 from edge_runtime.reports.report import InspectionReport, Timings, answer_schema
 from edge_runtime.vision.resampling import pixels_from_frame
@@ -39,13 +39,13 @@ class Inspector:
         budget: int | str | None = None,
         max_report_tokens: int = 256,
         threads: int | None = None,
-        watch: Watch | None = None,
+        monitor: ResourceMonitor | None = None,
     ) -> Inspector:
         """Load the bundle in the directory ``bundle``.
 
         ``budget`` is what the process may hold: bytes, ``"2GB"``, or None for all memory that is available now; the
         plan is checked against it before any weight is read. ``max_report_tokens`` bounds an answer, and so a frame's
-        latency. ``threads`` is the number of CPU threads, None for all cores. ``watch`` follows the machine's memory
+        latency. ``threads`` is the number of CPU threads, None for all cores. ``monitor`` follows the machine's memory
         and heat; None is one with the usual limits.
 
         Raises:
@@ -59,14 +59,19 @@ class Inspector:
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}, expected 1 or more")
         budget_bytes = None if budget is None else parse_bytes(budget)
-        watch = watch or Watch(limits_of(total_bytes()))
+        monitor = monitor or ResourceMonitor(limits_of(total_bytes()))
         loaded = load_bundle(bundle)
         if budget_bytes is None:
             budget_bytes = device_memory_bytes(loaded.manifest)
-        return cls(loaded, budget_bytes, max_report_tokens, threads, watch)
+        return cls(loaded, budget_bytes, max_report_tokens, threads, monitor)
 
     def __init__(
-        self, bundle: Bundle, budget_bytes: int | None, max_report_tokens: int, threads: int | None, watch: Watch
+        self,
+        bundle: Bundle,
+        budget_bytes: int | None,
+        max_report_tokens: int,
+        threads: int | None,
+        monitor: ResourceMonitor,
     ) -> None:
         self.bundle = bundle
         self._at_work = threading.Lock()
@@ -90,26 +95,29 @@ class Inspector:
         self._before_question = prompt_length - len(prompt.after_image)
         capacity = prompt_length + max(self._max_tokens, opening_length)
         self._room = capacity - self._before_question  # positions behind the image
-        self.watch = watch
-        self._ledger = watch.admit(plan_ledger(manifest, capacity), budget_bytes)
-        loaded = LoadedBundle(bundle, self._ledger, watch, threads, prompt.before_image, capacity)
+        self.monitor = monitor
+        self._memory_plan = monitor.admit(plan_memory(manifest, capacity), budget_bytes)
+        loaded = LoadedBundle(bundle, self._memory_plan, monitor, threads, prompt.before_image, capacity)
         self._loaded: LoadedBundle | None = loaded
         self._measured = loaded.measured
 
     @property
-    def ledger(self) -> Ledger:
+    def memory_plan(self) -> MemoryPlan:
         """Bytes as planned and as measured; activations are measured at the first frame. Any thread may ask."""
-        return self._ledger.with_measured(self._measured)
+        return self._memory_plan.with_measured(self._measured)
 
     def inspect(
-        self, frame: NDArray[np.uint8], question: str = "", go_on: Callable[[str], bool] = lambda written: True
+        self,
+        frame: NDArray[np.uint8],
+        question: str = "",
+        should_continue: Callable[[str], bool] = lambda written: True,
     ) -> InspectionReport:
         """The report of ``frame``: uint8 (H, W, 3), BGR as OpenCV gives it, of any size.
 
         ``question`` is put to the model behind the image, before it answers; an answer has fewer tokens then.
-        ``go_on`` is asked before each of the model's tokens, with the answer so far; where it says no (a deadline has
-        passed, nobody waits any more), the report ends after the last complete finding, and is marked truncated.
-        Where memory runs out meanwhile, it ends likewise; the next frame waits until there is some again.
+        ``should_continue`` is asked before each of the model's tokens, with the answer so far; where it says no (a
+        deadline has passed, nobody waits any more), the report ends after the last complete finding, and is marked
+        truncated. Where memory runs out meanwhile, it ends likewise; the next frame waits until there is some again.
 
         Raises:
             FrameError: the frame cannot be inspected; the next one can.
@@ -120,36 +128,40 @@ class Inspector:
         if not self._at_work.acquire(blocking=False):  # two frames would be mixed in one cache
             raise BackendError("another thread is inspecting with this inspector; take turns, or open one a thread")
         try:
-            return self._report(frame, question, go_on)
+            return self._report(frame, question, should_continue)
         finally:
             self._at_work.release()
 
-    def _report(self, frame: NDArray[np.uint8], question: str, go_on: Callable[[str], bool]) -> InspectionReport:
+    def _report(
+        self, frame: NDArray[np.uint8], question: str, should_continue: Callable[[str], bool]
+    ) -> InspectionReport:
         if self._loaded is None:
             raise BackendError("the inspector is closed; open another one")
-        loaded, watch = self._loaded, self.watch
+        loaded, monitor = self._loaded, self.monitor
         after_image = self._after_image(question)
-        while (rung := watch.poll()).busy_share == 0:
-            time.sleep(watch.rest_s())
-        room = self._fit_cache(loaded, rung, len(after_image)) - len(after_image)
-        watch.begin_report()
+        while (level := monitor.poll()).busy_share == 0:
+            time.sleep(monitor.rest_s())
+        room = self._fit_cache(loaded, level, len(after_image)) - len(after_image)
+        monitor.begin_report()
         started_s = time.perf_counter()
         pixels = pixels_from_frame(frame, self.bundle.manifest.preprocessing)
         preprocessed_s = time.perf_counter()
-        same_image = loaded.see(pixels)  # another question about a frame costs its own tokens only
+        same_image = loaded.encode_image(pixels)  # another question about a frame costs its own tokens only
         seen_s = time.perf_counter()
         opening = self._grammar.restart()
         logits = loaded.decoder.prefill((*after_image, *opening), same_image)
         prefilled_s = time.perf_counter()
 
-        def go_on_in_memory(written: bytes) -> bool:
-            return go_on(written.decode()) and watch.poll().busy_share > 0
+        def should_continue_in_memory(written: bytes) -> bool:
+            return should_continue(written.decode()) and monitor.poll().busy_share > 0
 
-        max_tokens = min(round(self._max_tokens * rung.report_share), room)
-        answer = write_answer(self._grammar, opening, logits, loaded.decoder.append, max_tokens, go_on_in_memory)
+        max_tokens = min(round(self._max_tokens * level.report_share), room)
+        answer = write_answer(
+            self._grammar, opening, logits, loaded.decoder.append, max_tokens, should_continue_in_memory
+        )
         findings = answer.findings()
         finished_s = time.perf_counter()
-        watch.end_report()
+        monitor.end_report()
         loaded.measure_activations()
         self._measured = loaded.measured
         return InspectionReport(
@@ -190,12 +202,12 @@ class Inspector:
         Raises:
             BudgetExceededError: memory has not come back.
         """
-        return self.watch.rest_s()
+        return self.monitor.rest_s()
 
     @property
-    def steps(self) -> tuple[Step, ...]:
+    def level_changes(self) -> tuple[LevelChange, ...]:
         """What was given up for memory or for heat, and taken back, oldest first. Any thread may ask."""
-        return self.watch.steps
+        return self.monitor.level_changes
 
     def close(self) -> None:
         """Release engines, cache and buffers; a second call does nothing."""
@@ -203,11 +215,11 @@ class Inspector:
             loaded, self._loaded = self._loaded, None
             loaded.close()
 
-    def _fit_cache(self, loaded: LoadedBundle, rung: Rung, question_length: int) -> int:
-        """Make the cache as large as ``rung`` allows a report to be; returns its positions behind the image."""
-        report = max(round(self._max_tokens * rung.cache_share), self._opening_length)
+    def _fit_cache(self, loaded: LoadedBundle, level: DegradationLevel, question_length: int) -> int:
+        """Make the cache as large as ``level`` allows a report to be; returns its positions behind the image."""
+        report = max(round(self._max_tokens * level.cache_share), self._opening_length)
         wanted = self._before_question + min(question_length + report, self._room)
-        if rung.cache_share == 1:
+        if level.cache_share == 1:
             wanted = self._before_question + self._room
         if wanted != loaded.capacity:
             try:

@@ -19,12 +19,12 @@ from edge_runtime.bundle.opening import Bundle
 from edge_runtime.errors import BudgetExceededError
 from edge_runtime.language.decoder import Decoder
 from edge_runtime.language.embedding import Embedding, open_embedding
-from edge_runtime.memory.monitor import Watch
-from edge_runtime.memory.plan import Ledger, device_bytes, loading_bytes
+from edge_runtime.memory.monitor import ResourceMonitor
+from edge_runtime.memory.plan import MemoryPlan, device_bytes, loading_bytes
 from edge_runtime.memory.telemetry import resident_bytes
 from edge_runtime.vision.resampling import Float32
 
-_GROWING = ("kv_cache", "image_tokens")  # what a ledger holds that grows with the context
+_GROWING = ("kv_cache", "image_tokens")  # what a memory plan holds that grows with the context
 
 
 class LoadedBundle:
@@ -33,40 +33,41 @@ class LoadedBundle:
     def __init__(
         self,
         bundle: Bundle,
-        ledger: Ledger,
-        watch: Watch,
+        memory_plan: MemoryPlan,
+        monitor: ResourceMonitor,
         threads: int | None,
         prefix: Sequence[int],
         capacity: int,
     ) -> None:
-        """Load ``bundle`` as ``ledger`` was admitted; ``prefix`` stands before every image, ``capacity`` is in tokens.
+        """Load ``bundle`` as ``memory_plan`` was admitted; ``prefix`` stands before every image, ``capacity`` is in
+        tokens.
 
         Raises:
             BudgetExceededError: it takes more than planned, or memory has run short since; everything is freed again.
             BackendError: the inference engine refuses it.
         """
-        self._manifest, self._ledger, self._watch = bundle.manifest, ledger, watch
+        self._manifest, self._memory_plan, self._monitor = bundle.manifest, memory_plan, monitor
         self._prefix, self._largest = tuple(prefix), capacity
         self._measured: Mapping[str, int] = {}
         try:
             with ExitStack() as stack:  # closes what was opened if the rest fails
-                self.backend = open_backend(bundle.manifest, threads, device_bytes(ledger))
+                self.backend = open_backend(bundle.manifest, threads, device_bytes(memory_plan))
                 stack.callback(self.backend.close)
                 self._note("process", resident_bytes())
                 self._engines = self._load_engines(bundle, stack)
                 self._held_bytes = self.backend.held_bytes
-                watch.check_room("the cache", self._cache_bytes)
+                monitor.check_room("the cache", self._cache_bytes)
                 self._bind(capacity)
                 self._opened = stack.pop_all()
         except BudgetExceededError as error:
-            raise BudgetExceededError(f"{error}\n{ledger.with_measured(self._measured).table()}") from error
+            raise BudgetExceededError(f"{error}\n{memory_plan.with_measured(self._measured).table()}") from error
 
     @property
     def measured(self) -> Mapping[str, int]:
-        """Bytes by the ledger's names, as far as they are known. Any thread may ask."""
+        """Bytes by the memory plan's names, as far as they are known. Any thread may ask."""
         return self._measured
 
-    def see(self, pixels: Float32) -> bool:
+    def encode_image(self, pixels: Float32) -> bool:
         """Turn ``pixels`` (1, 3, H, W) into the image's rows of the prompt; returns whether they were there already."""
         if self.decoder.holds_image and np.array_equal(pixels, self._pixels):
             return True
@@ -82,7 +83,7 @@ class LoadedBundle:
         Without effect where the backend keeps its memory until it is closed.
         """
         more = self._cache_bytes * (capacity - self.capacity) // self._largest
-        if not self.backend.frees_memory or more > self._watch.room_bytes():
+        if not self.backend.frees_memory or more > self._monitor.room_bytes():
             return
         self._unbind()  # before there is more
         _return_free_memory()
@@ -101,7 +102,7 @@ class LoadedBundle:
 
     def _load_engines(self, bundle: Bundle, stack: ExitStack) -> _Engines:
         def load(component: Component) -> Engine:
-            self._watch.check_room(component.name, loading_bytes(self._manifest, component))
+            self._monitor.check_room(component.name, loading_bytes(self._manifest, component))
             before = self.backend.held_bytes
             engine = self.backend.load(bundle.file(component.files[0]))
             stack.callback(engine.close)
@@ -122,7 +123,7 @@ class LoadedBundle:
         manifest, engines = self._manifest, self._engines
         self.capacity = capacity
         for name in _GROWING:
-            self._note(name, self._ledger.item(name).planned_bytes * capacity // self._largest)
+            self._note(name, self._memory_plan.item(name).planned_bytes * capacity // self._largest)
         self.decoder = Decoder(
             self.backend, manifest, engines.embedding, engines.groups, engines.heads, self._prefix, capacity
         )
@@ -135,7 +136,7 @@ class LoadedBundle:
     @property
     def _cache_bytes(self) -> int:
         """Of the largest cache, and the rows that are as many."""
-        return sum(self._ledger.item(name).planned_bytes for name in _GROWING)
+        return sum(self._memory_plan.item(name).planned_bytes for name in _GROWING)
 
     def _note(self, name: str, size_bytes: int) -> None:
         self._measured = {**self._measured, name: size_bytes}  # anew: another thread may read the old one

@@ -24,7 +24,7 @@ from edge_runtime.errors import BuildError, CheckpointError, EdgeRuntimeError
 from edge_runtime.memory.plan import check_fits, format_bytes
 from edge_runtime.typed_json import MismatchError, dataclass_from_json
 from engines.calibration.images import DEFAULT_IMAGES, CalibrationImages, open_images, warn_where_few
-from engines.calibration.model import open_model_walk
+from engines.calibration.model import open_model_runner
 from engines.calibration.rounding import open_calibrated
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS
@@ -79,8 +79,8 @@ def build(
     plan = plan_bundle(checkpoint, precisions, target, context, group_parameters)
     if plan.model.only_planned:
         raise CheckpointError(f"{checkpoint.name} can be planned, and not built: {plan.model.only_planned}")
-    ledger = plan.ledger if budget_bytes is None else check_fits(plan.ledger, budget_bytes)
-    walks = precisions.has_int8 or images is not None
+    memory_plan = plan.memory_plan if budget_bytes is None else check_fits(plan.memory_plan, budget_bytes)
+    runners = precisions.has_int8 or images is not None
     if images is None and (precisions.has_int8 or precisions.is_calibrated):
         images = open_images(DEFAULT_IMAGES)
     if images and precisions.has_int8:
@@ -110,9 +110,9 @@ def build(
             calibration = None
             if images and precisions.is_calibrated:
                 source = stack.enter_context(open_calibrated(checkpoint, precisions, images, partial))
-            if images and walks:
-                walk = stack.enter_context(open_model_walk(checkpoint, plan.model, images, partial))
-                calibration = Calibration(walk, calibration_cache or partial / "calibration")
+            if images and runners:
+                runner = stack.enter_context(open_model_runner(checkpoint, plan.model, images, partial))
+                calibration = Calibration(runner, calibration_cache or partial / "calibration")
             to_write = plan.disk_bytes
             bar = stack.enter_context(
                 tqdm(total=to_write, unit="B", unit_scale=True, desc=f"building {out.name}", disable=None)
@@ -128,7 +128,7 @@ def build(
                 else:
                     bar.total = to_write = to_write - component.size_bytes  # tells nothing of the others' time
                     if calibration and part.emit:
-                        calibration.walk.skip(compiler.graph_of(partial, part))
+                        calibration.runner.skip(compiler.graph_of(partial, part))
                 components.append(component)
         tokenizer = HashedFile(partial / "tokenizer.json")
         tokenizer.write(checkpoint.tokenizer_json)
@@ -136,7 +136,7 @@ def build(
             plan.manifest,
             components=tuple(components),
             tokenizer=tokenizer.close(),
-            ledger={item.name: item.planned_bytes for item in ledger.items},
+            memory_plan={item.name: item.planned_bytes for item in memory_plan.items},
             build={**versions, "time": datetime.now(timezone.utc).isoformat(timespec="seconds")},
             hashes=hashes,
         )

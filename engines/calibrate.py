@@ -15,7 +15,7 @@ from tqdm import tqdm
 from edge_runtime.errors import CalibrationError, EdgeRuntimeError
 from engines.calibration.cache import version_number
 from engines.calibration.images import CalibrationImages, warn_where_few
-from engines.calibration.model import open_model_walk
+from engines.calibration.model import open_model_runner
 from engines.calibration.overflow import find_overflow
 from engines.calibration.rounding import open_calibrated
 from engines.calibration.scales import calibrate_on_cpu
@@ -61,7 +61,7 @@ def calibrate(
         caches.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graphs-", dir=caches)))
-            walk = stack.enter_context(open_model_walk(checkpoint, plan.model, images, caches))
+            runner = stack.enter_context(open_model_runner(checkpoint, plan.model, images, caches))
             source: TensorSource = checkpoint
             if precisions.is_calibrated:
                 source = stack.enter_context(open_calibrated(checkpoint, precisions, images, caches))
@@ -75,10 +75,10 @@ def calibrate(
                     graph.save()
                 int8 = precision.int8
                 written.append(caches / f"{part.name}.overflow")
-                find_overflow(walk, path, written[-1], stay=int8 is not None)
+                find_overflow(runner, path, written[-1], stay=int8 is not None)
                 if int8:
                     written.append(caches / f"{part.name}.cache")
-                    calibrate_on_cpu(walk, path, written[-1], tensorrt_version, int8.range_method)
+                    calibrate_on_cpu(runner, path, written[-1], tensorrt_version, int8.range_method)
     except EdgeRuntimeError:
         raise
     except OSError as error:

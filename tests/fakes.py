@@ -11,8 +11,8 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.memory.monitor import Step
-from edge_runtime.memory.plan import Ledger, LedgerItem
+from edge_runtime.memory.monitor import LevelChange
+from edge_runtime.memory.plan import MemoryPlan, MemoryPlanItem
 from edge_runtime.reports.report import Finding, InspectionReport, Region, Timings
 from edge_runtime.stream.sources import FrameSource, SourcedFrame
 from edge_runtime.vision.resampling import check_frame
@@ -49,10 +49,13 @@ class ScriptedInspector:
         self.questions: list[str] = []
         self.frame_shapes: list[tuple[int, ...]] = []
         self.closed = False
-        self.ledger = Ledger((LedgerItem("weights", 1_000_000, 1_100_000),), budget_bytes=2_000_000)
+        self.memory_plan = MemoryPlan((MemoryPlanItem("weights", 1_000_000, 1_100_000),), budget_bytes=2_000_000)
 
     def inspect(
-        self, frame: NDArray[np.uint8], question: str = "", go_on: Callable[[str], bool] = lambda written: True
+        self,
+        frame: NDArray[np.uint8],
+        question: str = "",
+        should_continue: Callable[[str], bool] = lambda written: True,
     ) -> InspectionReport:
         """The next line of the script, after ``delay_s``."""
         if self.closed:
@@ -65,7 +68,7 @@ class ScriptedInspector:
         if isinstance(step, Exception):
             raise step
         for written in range(step.tokens):
-            if not go_on("x" * written):
+            if not should_continue("x" * written):
                 return replace(step, findings=(), tokens=written, truncated=True)
             time.sleep(self._token_delay_s)
         return step
@@ -74,7 +77,7 @@ class ScriptedInspector:
         """Nothing presses."""
         return 0.0
 
-    steps: tuple[Step, ...] = ()
+    level_changes: tuple[LevelChange, ...] = ()
 
     def close(self) -> None:
         self.closed = True

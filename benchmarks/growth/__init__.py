@@ -24,8 +24,8 @@ from benchmarks.target import FASTEST
 from edge_runtime import Inspector
 from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.loaded_bundle import LoadedBundle
-from edge_runtime.memory.monitor import Watch, limits_of
-from edge_runtime.memory.plan import plan_ledger
+from edge_runtime.memory.monitor import ResourceMonitor, limits_of
+from edge_runtime.memory.plan import plan_memory
 from edge_runtime.memory.telemetry import resident_bytes, total_bytes
 from engines.build import build
 from engines.families.synthetic import SYNTHETIC_CONFIGS, synthetic_checkpoint
@@ -59,9 +59,9 @@ def build_model(layers: int, out: Path) -> Path:
 @contextmanager
 def loaded(path: Path, capacity: int) -> Iterator[LoadedBundle]:
     """A bundle's engines, with a cache of ``capacity`` tokens."""
-    bundle, watch = load_bundle(path), Watch(limits_of(total_bytes()))
-    ledger = watch.admit(plan_ledger(bundle.manifest, capacity), None)
-    engines = LoadedBundle(bundle, ledger, watch, None, (), capacity)
+    bundle, monitor = load_bundle(path), ResourceMonitor(limits_of(total_bytes()))
+    memory_plan = monitor.admit(plan_memory(bundle.manifest, capacity), None)
+    engines = LoadedBundle(bundle, memory_plan, monitor, None, (), capacity)
     try:
         yield engines
     finally:

@@ -10,21 +10,23 @@ import numpy as np
 from benchmarks.peers.measure import CONTEXT, Peer, WholePeer
 from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.loaded_bundle import LoadedBundle
-from edge_runtime.memory.monitor import Watch, limits_of
-from edge_runtime.memory.plan import plan_ledger
+from edge_runtime.memory.monitor import ResourceMonitor, limits_of
+from edge_runtime.memory.plan import plan_memory
 from edge_runtime.memory.telemetry import total_bytes
 
 
 class _Bundle(WholePeer):
     def __init__(self, path: Path, threads: int) -> None:
         bundle = load_bundle(path)
-        watch = Watch(limits_of(total_bytes()))
-        ledger = watch.admit(plan_ledger(bundle.manifest, CONTEXT), None)
-        self._loaded = LoadedBundle(bundle, ledger, watch, threads, (), CONTEXT)
+        monitor = ResourceMonitor(limits_of(total_bytes()))
+        memory_plan = monitor.admit(plan_memory(bundle.manifest, CONTEXT), None)
+        self._loaded = LoadedBundle(bundle, memory_plan, monitor, threads, (), CONTEXT)
         parts = (*bundle.manifest.decoder_groups, *bundle.manifest.lm_heads)
         self.weight_bytes = sum(part.size_bytes for part in parts)
         encoder = bundle.manifest.component("vision_encoder")
-        self.see = partial(self._loaded.see, np.zeros(encoder.inputs[0].shape, np.float32))  # looked at, and forgotten
+        self.see = partial(
+            self._loaded.encode_image, np.zeros(encoder.inputs[0].shape, np.float32)
+        )  # looked at, and forgotten
 
     def prefill(self, tokens: list[int]) -> None:
         self._loaded.decoder.forget()

@@ -22,9 +22,9 @@ from engines.checkpoint import Checkpoint
 from engines.evaluation.sensitivity.grid import together
 from engines.evaluation.sensitivity.groups import WeightGroup, weight_groups
 from engines.evaluation.sensitivity.journal import load_journal
-from engines.evaluation.sensitivity.run import tensors_of, treated_checkpoint
-from engines.evaluation.sensitivity.tensors import write_treated
-from engines.evaluation.sensitivity.treatments import treatment_from_text
+from engines.evaluation.sensitivity.run import quantized_checkpoint, tensors_of
+from engines.evaluation.sensitivity.tensors import write_quantized
+from engines.evaluation.sensitivity.weight_quantization import quantization_from_text
 from engines.evaluation.solver.auto import AutoPlan, plan_automatically
 from engines.families import read_model
 from engines.families.synthetic import open_checkpoint
@@ -69,17 +69,17 @@ def main() -> int:
     plans = {name: plan_of(name) for name in RECIPES} | {name: auto.best.precisions for name, auto in autos.items()}
     known = {name: f"{name} {plan.sha256[:8]}" for name, plan in plans.items()}  # an auto changes with measurements
     bundles = {known[name]: build_once(checkpoint, plan, args.images, known[name]) for name, plan in plans.items()}
-    treated = dict(build_treated(checkpoint, groups, args.images, tensors_of(args.measurements)))
+    quantized = dict(build_quantized(checkpoint, groups, args.images, tensors_of(args.measurements)))
     measure(bundles, known["fp16"], [*chunks_of(args.hard, args.plain)], SCENES, args.processes)
     # A quarter of the hard scenes shows a model that breaks.
-    measure(bundles | treated, known["fp16"], [*chunks_of(args.hard // 4, 0)], SCENES, args.processes)
+    measure(bundles | quantized, known["fp16"], [*chunks_of(args.hard // 4, 0)], SCENES, args.processes)
     seen = load_seen(SCENES)
     rows = []
     for name, plan in plans.items():
         planned = plan_bundle(checkpoint, plan, TARGET)
-        sizes = planned.manifest.size_bytes, planned.ledger.planned_bytes
+        sizes = planned.manifest.size_bytes, planned.memory_plan.planned_bytes
         rows.append(Row(name, *sizes, *(seen[conditions][known[name]] for conditions in seen)))
-    fewer = [Row(name, _bytes(groups, *name.split(", ")), None, *(seen[s][name] for s in seen)) for name in treated]
+    fewer = [Row(name, _bytes(groups, *name.split(", ")), None, *(seen[s][name] for s in seen)) for name in quantized]
     peers = PEERS.read_text(encoding="utf-8").splitlines() if PEERS.exists() else []
     PAGE.with_name(PLOT_NAME).write_text(pareto_svg([*rows, *fewer]), encoding="utf-8")
     PAGE.write_text(page(rows, fewer, autos, journal, groups, peers), encoding="utf-8")
@@ -98,7 +98,7 @@ def plan_of(name: str) -> PrecisionPlan:
 
 def plan_autos(checkpoint: Checkpoint, measurements: Path) -> dict[str, AutoPlan]:
     """What ``auto`` chooses at the memory of some recipes, and halfway between."""
-    memory = {name: plan_bundle(checkpoint, plan_of(name), TARGET).ledger.planned_bytes for name in RECIPES}
+    memory = {name: plan_bundle(checkpoint, plan_of(name), TARGET).memory_plan.planned_bytes for name in RECIPES}
     small, usual = memory["uniform-int4"], memory["asymmetric-int4"]
     budgets = {
         "auto, memory of uniform-int4": small,
@@ -117,15 +117,15 @@ def build_once(checkpoint: Checkpoint, plan: PrecisionPlan, images: str, name: s
     return out.absolute()
 
 
-def build_treated(
+def build_quantized(
     checkpoint: Checkpoint, groups: tuple[WeightGroup, ...], images: str, folder: Path
 ) -> Iterator[tuple[str, Path]]:
     """Bundles of fewer bits, and what they are called."""
-    treatments = {method: treatment_from_text(method) for method, _ in FEWER_BITS}
-    write_treated(checkpoint, open_images(images), list(treatments.values()), folder)
+    quantizations = {method: quantization_from_text(method) for method, _ in FEWER_BITS}
+    write_quantized(checkpoint, open_images(images), list(quantizations.values()), folder)
     for method, component in FEWER_BITS:
-        experiment = together(groups, treatments[method], component)
-        found = treated_checkpoint(checkpoint, groups, experiment, folder)
+        experiment = together(groups, quantizations[method], component)
+        found = quantized_checkpoint(checkpoint, groups, experiment, folder)
         name = f"{component or 'everything'}, {method}"
         plan = replace(load_recipe("fp16"), recipe=name)
         yield name, build_once(found, plan, images, name)
@@ -133,8 +133,8 @@ def build_treated(
 
 def _bytes(groups: tuple[WeightGroup, ...], component: str, method: str) -> int:
     """What weights of a component would take at some bits, with a scale of 16 bits a block, and the others at 16."""
-    treatment = treatment_from_text(method)
+    quantization = quantization_from_text(method)
     whole = "" if component == "everything" else component
-    coarse = together(groups, treatment, whole).treatments
-    few = treatment.bits + 16 / treatment.block_size
+    coarse = together(groups, quantization, whole).quantizations
+    few = quantization.bits + 16 / quantization.block_size
     return round(sum(group.parameters * (few if group.name in coarse else 16) for group in groups) / 8)

@@ -13,7 +13,7 @@ from edge_runtime.memory.plan import format_bytes
 from engines.evaluation.sensitivity.groups import WeightGroup
 from engines.evaluation.sensitivity.journal import Journal
 from engines.evaluation.sensitivity.table import component_table, sensitivity_table
-from engines.evaluation.sensitivity.treatments import DEFAULT_TREATMENTS
+from engines.evaluation.sensitivity.weight_quantization import DEFAULT_QUANTIZATIONS
 from engines.evaluation.solver.auto import AutoPlan
 
 PLOT_NAME = "quantization-pareto.svg"
@@ -25,7 +25,7 @@ class Row:
 
     name: str
     weight_bytes: int  # of the components' files
-    memory_bytes: int | None  # the ledger's total; None where no engine has the format
+    memory_bytes: int | None  # the memory plan's total; None where no engine has the format
     hard: Seen
     plain: Seen
 
@@ -61,11 +61,11 @@ twice the noise. Nothing was trained, calibrated or chosen on any of them; all b
 
 {recipe_table(rows, wide, "hard")}
 
-Bytes are those of the bundle's files; memory is the ledger's total on ONNX Runtime, where process and frame are 200 MB
-of it. A *choice* is a token of the true answer at which the report's grammar leaves more than one; what a model would
-write where it leaves one is never asked. *Divergence* is how far choices move from float16's (Kullback-Leibler), in
-nats a thousand choices, and *question loss* what the right answers to "is there a crack?", "is there corrosion?", ...
-cost, in nats a question; both on {traced} of the hard scenes. *Beside float16* is the macro-F1 gained, with the
+Bytes are those of the bundle's files; memory is the memory plan's total on ONNX Runtime, where process and frame are
+200 MB of it. A *choice* is a token of the true answer at which the report's grammar leaves more than one; what a model
+would write where it leaves one is never asked. *Divergence* is how far choices move from float16's (Kullback-Leibler),
+in nats a thousand choices, and *question loss* what the right answers to "is there a crack?", "is there corrosion?",
+... cost, in nats a question; both on {traced} of the hard scenes. *Beside float16* is the macro-F1 gained, with the
 interval that holds 95 % of bootstrap samples of the scenes, drawn in pairs; *changed* is the share of scenes in which
 other classes are reported than by float16; *nearer, further* are scenes whose classes come nearer to the truth so, and
 scenes whose go further off. *Corrosion missed* is corrosion that is not reported: taken for shadow, stain or paint.
@@ -93,25 +93,25 @@ weights.
 Every group of matrices alone, the rest at float16, on {studied} other scenes ({conditions}): by how much choices move,
 in nats a thousand. `rtn` is rounding to nearest, `nf4` bitsandbytes' type, and `/32` has blocks of 32.
 
-{sensitivity_table(journal, groups, DEFAULT_TREATMENTS)}
+{sensitivity_table(journal, groups, DEFAULT_QUANTIZATIONS)}
 
 ## By component and task
 
 All groups of a component at once. By how much choices move, in nats, for a million parameters: what bits are worth
 where.
 
-{component_table(journal, groups, DEFAULT_TREATMENTS, "logits_divergence", per_million=True)}
+{component_table(journal, groups, DEFAULT_QUANTIZATIONS, "logits_divergence", per_million=True)}
 
 Question answering: nats a question that the right answers cost more. The model was taught one prompt, and answers no
 questions in words; but wherever a finding may begin, it decides whether each class that is left is in the scene, and
 that is read from its logits, led along the true answer (`engines/evaluation/sensitivity/questions.py`).
 
-{component_table(journal, groups, DEFAULT_TREATMENTS, "question_loss")}
+{component_table(journal, groups, DEFAULT_QUANTIZATIONS, "question_loss")}
 
 Captioning: overlap of words with the true descriptions lost. One scene of {studied} is {1 / studied:.2f}; what is less
 is noise.
 
-{component_table(journal, groups, DEFAULT_TREATMENTS, "caption_overlap")}
+{component_table(journal, groups, DEFAULT_QUANTIZATIONS, "caption_overlap")}
 
 Defect classification needs more scenes: it is in the tables further up.
 
@@ -265,14 +265,14 @@ def additivity(journal: Journal) -> str:
     """How well the harms of groups add up, on plans that were measured whole."""
     single = {}
     for key, result in journal.results.items():
-        treated = json.loads(key)
-        if len(treated) == 1:
-            single[next(iter(treated.items()))] = result.logits_divergence
+        quantized = json.loads(key)
+        if len(quantized) == 1:
+            single[next(iter(quantized.items()))] = result.logits_divergence
     pairs = []
     for key, result in journal.results.items():
-        treated = json.loads(key)
-        if len(treated) > 1 and all(item in single for item in treated.items()):
-            pairs.append((sum(single[item] for item in treated.items()), result.logits_divergence))
+        quantized = json.loads(key)
+        if len(quantized) > 1 and all(item in single for item in quantized.items()):
+            pairs.append((sum(single[item] for item in quantized.items()), result.logits_divergence))
     if len(pairs) < 3:
         return ""
     expected, found = np.log(np.maximum(np.array(pairs).T, 1e-9))

@@ -122,7 +122,7 @@ class Manifest:
     prompt: PromptSpec
     components: tuple[Component, ...]
     tokenizer: FileEntry
-    ledger: Mapping[str, int]  # bytes by item, as planned
+    memory_plan: Mapping[str, int]  # bytes by item, as planned
     build: Mapping[str, Any]
     hashes: Hashes
     fidelity: Mapping[str, Any] | None

@@ -72,7 +72,7 @@ def _check_consistent(manifest: Manifest) -> None:
         _require(
             tokens.isdecimal() and int(tokens) > 0, f"build.{name} is {tokens[:60]!r}, expected a number of tokens"
         )
-    _require(all(size >= 0 for size in manifest.ledger.values()), "ledger holds a negative size")
+    _require(all(size >= 0 for size in manifest.memory_plan.values()), "memory plan holds a negative size")
 
 
 def _check_model(model: ModelSpec) -> None:

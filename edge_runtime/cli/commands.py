@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 def _inspect(arguments: argparse.Namespace) -> int:
     with Inspector.open(arguments.bundle, arguments.budget) as inspector:
         done = [_inspect_file(inspector, path, arguments.json) for path in arguments.images]
-        _log.info("memory\n%s", inspector.ledger.table())
+        _log.info("memory\n%s", inspector.memory_plan.table())
     return 0 if all(done) else 1
 
 
@@ -69,11 +69,13 @@ def _stream(arguments: argparse.Namespace) -> int:
                 if count == arguments.max_frames:
                     break
         finally:  # Ctrl-C ends a flight as well as its last frame does
-            counts, ledger = stream.counters, inspector.ledger
+            counts, memory_plan = stream.counters, inspector.memory_plan
             fates = ", ".join(f"{number} {fate}" for fate, number in asdict(counts).items())
             print(f"edge-runtime: frames: {fates}", file=sys.stderr)
             if log:
-                end = FlightEnd(counts.received, counts.dropped, counts.failed, ledger, counts.skipped, inspector.steps)
+                end = FlightEnd(
+                    counts.received, counts.dropped, counts.failed, memory_plan, counts.skipped, inspector.level_changes
+                )
                 log.write_end(end)
             if arguments.page:
                 write_page(log_path, arguments.page)
@@ -93,7 +95,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         measured = _over_and_over(frames)
         inspector.inspect(next(measured))  # binds memory
         reports = [inspector.inspect(frame) for frame in islice(measured, arguments.frames)]
-        ledger = inspector.ledger
+        memory_plan = inspector.memory_plan
     steps = list(asdict(Timings()))
     by_step = {step: latency_statistics(getattr(report.timings, step) for report in reports) for step in steps}
     tokens = [report.tokens for report in reports]
@@ -102,7 +104,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     if arguments.json:
         statistics = {step: asdict(summary) for step, summary in by_step.items()}
         speed = {"steps": statistics, "tokens": tokens, "token_ms": token_ms}
-        print(json.dumps({**speed, "peak_bytes": peak_bytes, "ledger": asdict(ledger)}))
+        print(json.dumps({**speed, "peak_bytes": peak_bytes, "memory_plan": asdict(memory_plan)}))
         return 0
     height, width, _ = frames[0].shape
     print(f"{len(reports)} frames of {width}x{height}, {min(tokens)} to {max(tokens)} tokens a report")
@@ -110,9 +112,10 @@ def _bench(arguments: argparse.Namespace) -> int:
     for step, summary in by_step.items():
         print(f"{step.removesuffix('_ms'):12}{summary.median_ms:10.1f}{summary.p90_ms:10.1f}{summary.max_ms:10.1f}")
     print(f"a token takes {token_ms:.2f} ms to decode{'' if arguments.source else _SHORT}")
-    print(f"\n{ledger.table()}")
+    print(f"\n{memory_plan.table()}")
     if peak_bytes is not None:
-        print(f"at most, the process held {format_bytes(peak_bytes)}, of {format_bytes(ledger.planned_bytes)} planned")
+        planned_bytes = memory_plan.planned_bytes
+        print(f"at most, the process held {format_bytes(peak_bytes)}, of {format_bytes(planned_bytes)} planned")
     return 0
 
 

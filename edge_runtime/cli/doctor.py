@@ -121,10 +121,10 @@ def _bundle_checks(path: Path, budget_bytes: int | None) -> list[Check]:
         ]
         with Inspector.open(path, budget_bytes) as inspector:
             report = inspector.inspect(np.full((480, 640, 3), 128, np.uint8))
-            ledger = inspector.ledger
+            memory_plan = inspector.memory_plan
     except EdgeRuntimeError as error:
         return [Check("bundle", str(error), error.exit_code)]
-    planned, measured = format_bytes(ledger.planned_bytes), format_bytes(ledger.measured_bytes)
+    planned, measured = format_bytes(memory_plan.planned_bytes), format_bytes(memory_plan.measured_bytes)
     return [
         *checks,
         Check("one frame", f"{report.timings.total_ms:.0f} ms, {report.tokens} tokens (the first frame is slower)"),

@@ -6,7 +6,7 @@ Every line is one JSON object, flushed as it is written, so that a crash loses a
     flight     opens a flight: bundle, source, start
     frame      one report, with a small JPEG of its frame where the page is to show it
     failure    one frame that could not be inspected, and why
-    end        the counters of the intake and the memory ledger
+    end        the counters of the queue and the memory plan
 
 A file is only ever appended to. A second flight in the same file opens with its own ``flight`` line; the last one
 is the one that is read.
@@ -25,8 +25,8 @@ from types import TracebackType
 from typing import Any
 
 from edge_runtime.errors import FlightLogError
-from edge_runtime.memory.monitor import Step
-from edge_runtime.memory.plan import Ledger
+from edge_runtime.memory.monitor import LevelChange
+from edge_runtime.memory.plan import MemoryPlan
 from edge_runtime.reports.report import InspectionReport, json_from_report, report_from_json
 from edge_runtime.typed_json import dataclass_from_json
 
@@ -67,14 +67,14 @@ class FrameFailure:
 
 @dataclass(frozen=True)
 class FlightEnd:
-    """Counters of the intake and the memory ledger, as they stood when the flight ended."""
+    """Counters of the queue and the memory plan, as they stood when the flight ended."""
 
     received: int
     dropped: int  # replaced by a newer frame before the inspector was free
     failed: int
-    ledger: Ledger | None = None
+    memory_plan: MemoryPlan | None = None
     skipped: int = 0  # by rule: they showed nothing new
-    steps: tuple[Step, ...] = ()  # what was given up for memory or for heat, and taken back
+    level_changes: tuple[LevelChange, ...] = ()  # what was given up for memory or for heat, and taken back
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class FlightLog:
         self._write("failure", asdict(failure))
 
     def write_end(self, end: FlightEnd) -> None:
-        """Append the counters and the ledger; nothing follows them in this flight."""
+        """Append the counters and the memory plan; nothing follows them in this flight."""
         self._write("end", asdict(end))
 
     def close(self) -> None:

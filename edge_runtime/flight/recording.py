@@ -13,7 +13,7 @@ from typing import Any
 
 from edge_runtime.errors import FlightLogError, MissingDependencyError
 from edge_runtime.flight.log import Flight, FlightEnd, FlightHeader, FlightRecord, FrameFailure
-from edge_runtime.ros.diagnostic_values import counters_from_values, ledger_from_values
+from edge_runtime.ros.diagnostic_values import counters_from_values, memory_plan_from_values
 from edge_runtime.ros.messages import nanoseconds, report_from_message
 
 SUFFIX = ".mcap"
@@ -121,8 +121,8 @@ class _Flown:
         counters = counters_from_values(self.health)
         end = None
         if self.is_whole and counters is not None:
-            ledger = ledger_from_values(self.health)
-            end = FlightEnd(counters.received, counters.dropped, counters.failed, ledger, counters.skipped)
+            memory_plan = memory_plan_from_values(self.health)
+            end = FlightEnd(counters.received, counters.dropped, counters.failed, memory_plan, counters.skipped)
         return Flight(
             FlightHeader(
                 self.health.get("bundle", ""),

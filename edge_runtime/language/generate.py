@@ -52,13 +52,13 @@ def write_answer(
     logits: Float32,
     next_logits: Callable[[Sequence[int]], Float32],
     max_tokens: int,
-    go_on: Callable[[bytes], bool] = lambda written: True,
+    should_continue: Callable[[bytes], bool] = lambda written: True,
 ) -> Answer:
     """Choose the likeliest allowed token until the answer is complete, has ``max_tokens`` tokens, or is to end.
 
     ``opening`` is what ``grammar.restart()`` gave, ``logits`` (vocabulary,) what the model says after it;
-    ``next_logits`` appends tokens and says what the model expects next. ``go_on`` is asked before each of the model's
-    own tokens, with what is written so far.
+    ``next_logits`` appends tokens and says what the model expects next. ``should_continue`` is asked before each of the
+    model's own tokens, with what is written so far.
 
     Raises:
         BackendError: the model's logits are not numbers.
@@ -66,7 +66,7 @@ def write_answer(
     tokens = list(opening)
     probabilities = [1.0] * len(tokens)
     written = b"".join(map(grammar.text_of, tokens))
-    while not grammar.finished and len(tokens) < max_tokens and go_on(written):
+    while not grammar.finished and len(tokens) < max_tokens and should_continue(written):
         token, probability = _choose(logits, grammar)
         forced = grammar.accept(token)
         tokens += (token, *forced)

@@ -3,8 +3,8 @@
 Knows readings and limits; frees nothing and inspects nothing itself.
 
 The kernel kills whom it likes when memory runs out, so it must not come to that. As long as memory or heat presses, one
-more rung of a ladder is taken every few seconds: shorter reports, a smaller cache, fewer frames, none. When it does not
-press any more, the rungs are climbed back up one by one.
+more level of degradation is taken every few seconds: shorter reports, a smaller cache, fewer frames, none. When it does
+not press any more, the levels are climbed back up one by one.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_runtime.errors import BudgetExceededError
-from edge_runtime.memory.plan import Ledger, check_fits, format_bytes
+from edge_runtime.memory.plan import MemoryPlan, check_fits, format_bytes
 from edge_runtime.memory.telemetry import available_bytes, read_temperature_c, resident_bytes
 
 _LOW_SHARE, _CRITICAL_SHARE = 0.05, 0.02  # of the machine's memory, that must stay available
 _HOT_C, _TOO_HOT_C = 90.0, 97.0  # below 99, at which an Orin slows itself down
-_REMEMBERED = 100  # steps
+_REMEMBERED = 100  # level_changes
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Limits:
     hot_c: float = _HOT_C
     too_hot_c: float = _TOO_HOT_C  # as critical_bytes
     period_s: float = 0.2  # between two readings
-    settle_s: float = 3.0  # a rung is given so long to help before the next is taken, down or up
+    settle_s: float = 3.0  # a level is given so long to help before the next is taken, down or up
     patience_s: float = 60.0  # of a pause for want of memory, before it is given up
 
 
@@ -60,8 +60,8 @@ def limits_of(total_bytes: int) -> Limits:
 
 
 @dataclass(frozen=True)
-class Rung:
-    """What is given up; each rung gives up what those above it do, too."""
+class DegradationLevel:
+    """What is given up; each level gives up what those above it do, too."""
 
     name: str
     report_share: float = 1.0  # of the longest report
@@ -70,28 +70,31 @@ class Rung:
 
 
 NOTHING_GIVEN_UP = "nothing"
-LADDER = (
-    Rung(NOTHING_GIVEN_UP),
-    Rung("fewer report tokens", report_share=0.5),
-    Rung("smaller context", report_share=0.25, cache_share=0.25),
-    Rung("lower frame rate", report_share=0.25, cache_share=0.25, busy_share=0.5),
-    Rung("pause", report_share=0.0, cache_share=0.25, busy_share=0.0),
+LEVELS = (
+    DegradationLevel(NOTHING_GIVEN_UP),
+    DegradationLevel("fewer report tokens", report_share=0.5),
+    DegradationLevel("smaller context", report_share=0.25, cache_share=0.25),
+    DegradationLevel("lower frame rate", report_share=0.25, cache_share=0.25, busy_share=0.5),
+    DegradationLevel("pause", report_share=0.0, cache_share=0.25, busy_share=0.0),
 )
-_PAUSE = len(LADDER) - 1
-_SMALLEST = 2  # no rung below this makes the process smaller
-_RELIEF, _RELIEF_C = 1.2, 5.0  # so much above low_bytes, and below hot_c, it has eased: no rung is to be taken in turns
+_PAUSE = len(LEVELS) - 1
+_SMALLEST = 2  # no level below this makes the process smaller
+_RELIEF, _RELIEF_C = (
+    1.2,
+    5.0,
+)  # so much above low_bytes, and below hot_c, it has eased: no level is to be taken in turns
 
 
 @dataclass(frozen=True)
-class Step:
-    """One change of the rung."""
+class LevelChange:
+    """One change of the level."""
 
     at_s: float  # of time.time()
-    rung: str
+    level: str
     reason: str
 
 
-class Watch:
+class ResourceMonitor:
     """Follows the machine by ``read``, beside an inspector; any thread may ask."""
 
     def __init__(self, limits: Limits, read: Callable[[], Reading] = read_machine) -> None:
@@ -99,37 +102,37 @@ class Watch:
         self._read = read
         self._budget_bytes: int | None = None  # of this process, once it is admitted
         self._lock = threading.Lock()
-        self._steps: deque[Step] = deque(maxlen=_REMEMBERED)
-        self._rung = 0
+        self._level_changes: deque[LevelChange] = deque(maxlen=_REMEMBERED)
+        self._level = 0
         self._stepped_s = self._read_s = float("-inf")
         self._starved_s: float | None = None  # since when it pauses for want of memory
         self._began_s = self._ended_s = time.monotonic()  # of the last report
 
     @property
-    def rung(self) -> Rung:
+    def level(self) -> DegradationLevel:
         """What is given up at the moment."""
-        return LADDER[self._rung]
+        return LEVELS[self._level]
 
     @property
-    def steps(self) -> tuple[Step, ...]:
+    def level_changes(self) -> tuple[LevelChange, ...]:
         """The latest changes, oldest first."""
-        return tuple(self._steps)
+        return tuple(self._level_changes)
 
     def room_bytes(self) -> int:
         """What can be had without pressing anybody."""
         return max(self._read().available_bytes - self._limits.low_bytes, 0)
 
-    def admit(self, ledger: Ledger, budget_bytes: int | None) -> Ledger:
+    def admit(self, memory_plan: MemoryPlan, budget_bytes: int | None) -> MemoryPlan:
         """Admit a plan to a budget, or to what can be had, and to the machine as it is now; from then on it is held to.
 
         Raises:
             BudgetExceededError: the plan exceeds the budget, or the machine's memory; the message is itemised.
         """
         room_bytes = self.room_bytes()
-        admitted = check_fits(ledger, room_bytes if budget_bytes is None else budget_bytes)
-        if ledger.planned_bytes > room_bytes:
+        admitted = check_fits(memory_plan, room_bytes if budget_bytes is None else budget_bytes)
+        if memory_plan.planned_bytes > room_bytes:
             raise BudgetExceededError(
-                f"the plan fits its budget, and not this machine: it needs {format_bytes(ledger.planned_bytes)}, and "
+                f"the plan fits its budget, and not this machine: it needs {format_bytes(admitted.planned_bytes)}, and "
                 f"{format_bytes(room_bytes)} can be had beside {format_bytes(self._limits.low_bytes)} that must stay "
                 f"available; stop other processes, or use a smaller bundle\n{admitted.table()}"
             )
@@ -149,14 +152,14 @@ class Watch:
                 "left: another process has taken memory since the plan was admitted; stop it, or use a smaller bundle"
             )
 
-    def poll(self) -> Rung:
-        """Read the machine, if the last reading is old, and take or leave a rung."""
+    def poll(self) -> DegradationLevel:
+        """Read the machine, if the last reading is old, and take or leave a level."""
         with self._lock:
             now_s = time.monotonic()
             if now_s - self._read_s >= self._limits.period_s:
                 self._read_s = now_s
                 self._follow(self._read(), now_s)
-            return self.rung
+            return self.level
 
     def begin_report(self) -> None:
         """A report starts."""
@@ -172,16 +175,16 @@ class Watch:
         Raises:
             BudgetExceededError: memory has not come back for ``patience_s``.
         """
-        rung, now_s = self.poll(), time.monotonic()
-        if rung.busy_share == 0:
+        level, now_s = self.poll(), time.monotonic()
+        if level.busy_share == 0:
             if self._starved_s is not None and now_s - self._starved_s > self._limits.patience_s:
                 raise BudgetExceededError(
-                    f"no frame could be inspected for {now_s - self._starved_s:.0f} s: {self._steps[-1].reason}; stop "
-                    "what takes the memory, or use a smaller bundle"
+                    f"no frame could be inspected for {now_s - self._starved_s:.0f} s: "
+                    f"{self._level_changes[-1].reason}; stop what takes the memory, or use a smaller bundle"
                 )
             return max(self._limits.period_s, 0.01)
-        next_s = self._began_s + (self._ended_s - self._began_s) / rung.busy_share
-        return max(next_s - now_s, 0.0) if rung.busy_share < 1 else 0.0
+        next_s = self._began_s + (self._ended_s - self._began_s) / level.busy_share
+        return max(next_s - now_s, 0.0) if level.busy_share < 1 else 0.0
 
     def _follow(self, reading: Reading, now_s: float) -> None:
         limits, available, heat_c = self._limits, reading.available_bytes, reading.temperature_c or 0.0
@@ -190,15 +193,15 @@ class Watch:
             self._step_to(_PAUSE, presses, now_s)
         elif now_s - self._stepped_s >= limits.settle_s:
             eased = available > _RELIEF * limits.low_bytes and heat_c < limits.hot_c - _RELIEF_C
-            if presses and self._rung < helps:
-                self._step_to(self._rung + 1, presses, now_s)
-            elif self._rung > helps or (not presses and eased and self._rung):
-                self._step_to(self._rung - 1, "the pressure has eased", now_s)
-        starves = self._rung == _PAUSE and available < limits.low_bytes
+            if presses and self._level < helps:
+                self._step_to(self._level + 1, presses, now_s)
+            elif self._level > helps or (not presses and eased and self._level):
+                self._step_to(self._level - 1, "the pressure has eased", now_s)
+        starves = self._level == _PAUSE and available < limits.low_bytes
         self._starved_s = (self._starved_s or now_s) if starves else None
 
     def _pressure(self, reading: Reading) -> tuple[str, int]:
-        """What presses, or nothing, and the lowest rung that helps against it."""
+        """What presses, or nothing, and the lowest level that helps against it."""
         limits, budget_bytes = self._limits, self._budget_bytes
         if reading.available_bytes < limits.low_bytes:
             left, low = format_bytes(reading.available_bytes), format_bytes(limits.low_bytes)
@@ -210,10 +213,10 @@ class Watch:
             return f"this process holds {held}, more than its budget of {budget}", _SMALLEST
         return "", _PAUSE
 
-    def _step_to(self, rung: int, reason: str, now_s: float) -> None:
-        if rung == self._rung:
+    def _step_to(self, level: int, reason: str, now_s: float) -> None:
+        if level == self._level:
             return
-        level = logging.WARNING if rung > self._rung else logging.INFO
-        self._rung, self._stepped_s = rung, now_s
-        self._steps.append(Step(time.time(), LADDER[rung].name, reason))
-        _log.log(level, "stepped to %r: %s", LADDER[rung].name, reason)
+        severity = logging.WARNING if level > self._level else logging.INFO
+        self._level, self._stepped_s = level, now_s
+        self._level_changes.append(LevelChange(time.time(), LEVELS[level].name, reason))
+        _log.log(severity, "stepped to %r: %s", LEVELS[level].name, reason)

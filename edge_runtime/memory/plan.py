@@ -1,4 +1,4 @@
-"""The ledger of bytes: what a bundle will need, whether it is admitted, what it took; loads nothing itself."""
+"""The memory plan: what a bundle will need, whether it is admitted, what it took; loads nothing itself."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _EYES_WIDTHS = 36  # of an image's rows: ViT-L/14 at 336 took 84 MB
 # ViT-L, 56 MB more with one scale for a softmax's output, and 135 MB with two.
 _EYES_SCORES, _HEAD_WIDTH = 7, 64
 _FRAME_BYTES = 80_000_000  # of 4K: 54 MB to decode one and to make pixels of it, and another one waits
-_HOST_ITEMS = ("process", "embedding", "load_peak", "frame")  # the rest of a ledger is the inference engine's
+_HOST_ITEMS = ("process", "embedding", "load_peak", "frame")  # the rest of a memory plan is the inference engine's
 _LOAD_ORDER = ("vision_encoder", "connector", "lm_head", "decoder")  # what takes most to load comes while there is room
 _MAPPED_PER_ROW = 1 << 16  # a page that is touched brings its neighbours in: fault_around_bytes, proc(5)
 
 
 @dataclass(frozen=True)
-class LedgerItem:
+class MemoryPlanItem:
     """Bytes of one thing, as planned and, once it exists, as measured."""
 
     name: str
@@ -42,10 +42,10 @@ class LedgerItem:
 
 
 @dataclass(frozen=True)
-class Ledger:
+class MemoryPlan:
     """Itemised bytes against a budget."""
 
-    items: tuple[LedgerItem, ...]
+    items: tuple[MemoryPlanItem, ...]
     budget_bytes: int | None = None
 
     @property
@@ -58,16 +58,16 @@ class Ledger:
         """Sum of what was measured so far."""
         return sum(item.measured_bytes or 0 for item in self.items)
 
-    def item(self, name: str) -> LedgerItem:
+    def item(self, name: str) -> MemoryPlanItem:
         """The item of that name."""
         [item] = (item for item in self.items if item.name == name)
         return item
 
-    def with_measured(self, measured_bytes: Mapping[str, int]) -> Ledger:
+    def with_measured(self, measured_bytes: Mapping[str, int]) -> MemoryPlan:
         """A copy with measurements by item name; names that were not planned are added with a plan of 0."""
         items = [replace(i, measured_bytes=measured_bytes.get(i.name, i.measured_bytes)) for i in self.items]
         planned = {item.name for item in self.items}
-        items += [LedgerItem(name, 0, size) for name, size in measured_bytes.items() if name not in planned]
+        items += [MemoryPlanItem(name, 0, size) for name, size in measured_bytes.items() if name not in planned]
         return replace(self, items=tuple(items))
 
     def table(self) -> str:
@@ -85,7 +85,7 @@ class Ledger:
         return "\n".join(lines)
 
 
-def plan_ledger(manifest: Manifest, cache_tokens: int) -> Ledger:
+def plan_memory(manifest: Manifest, cache_tokens: int) -> MemoryPlan:
     """What an inspector of this bundle with a cache of ``cache_tokens`` will hold at its peak, item by item."""
     model, footprint = manifest.model, FOOTPRINTS[manifest.target]
     weights = dict.fromkeys(COMPONENT_KINDS, 0)
@@ -99,7 +99,7 @@ def plan_ledger(manifest: Manifest, cache_tokens: int) -> Ledger:
     }
     load_peak = _load_peak_bytes(manifest, footprint, sum(working.values()))
     items = {"process": footprint.process_bytes, **weights, **working, "load_peak": load_peak}
-    return Ledger(tuple(LedgerItem(name, size_bytes) for name, size_bytes in items.items()))
+    return MemoryPlan(tuple(MemoryPlanItem(name, size_bytes) for name, size_bytes in items.items()))
 
 
 def loading_bytes(manifest: Manifest, component: Component) -> int:
@@ -108,23 +108,23 @@ def loading_bytes(manifest: Manifest, component: Component) -> int:
     return _resident_bytes(component, footprint, 0) + _scaled_bytes(component, footprint.load_per_stored)
 
 
-def device_bytes(admitted: Ledger) -> int:
-    """What an admitted ledger leaves to the inference engine: weights, cache and activations."""
+def device_bytes(admitted: MemoryPlan) -> int:
+    """What an admitted memory plan leaves to the inference engine: weights, cache and activations."""
     host_bytes = sum(admitted.item(name).planned_bytes for name in _HOST_ITEMS)
     return (admitted.budget_bytes or 0) - host_bytes
 
 
-def check_fits(ledger: Ledger, budget_bytes: int) -> Ledger:
-    """Admit ``ledger`` to ``budget_bytes``; the admitted ledger carries the budget.
+def check_fits(memory_plan: MemoryPlan, budget_bytes: int) -> MemoryPlan:
+    """Admit ``memory_plan`` to ``budget_bytes``; the admitted memory plan carries the budget.
 
     Raises:
-        BudgetExceededError: the plan is larger; the message holds the itemised ledger.
+        BudgetExceededError: the plan is larger; the message holds the itemised memory plan.
     """
-    admitted = replace(ledger, budget_bytes=budget_bytes)
-    if ledger.planned_bytes > budget_bytes:
-        over = format_bytes(ledger.planned_bytes - budget_bytes)
+    admitted = replace(memory_plan, budget_bytes=budget_bytes)
+    if memory_plan.planned_bytes > budget_bytes:
+        over = format_bytes(memory_plan.planned_bytes - budget_bytes)
         raise BudgetExceededError(
-            f"the plan needs {format_bytes(ledger.planned_bytes)}, {over} more than the budget of "
+            f"the plan needs {format_bytes(memory_plan.planned_bytes)}, {over} more than the budget of "
             f"{format_bytes(budget_bytes)}; raise the budget, free memory, or build a smaller bundle: "
             f"edge-engines plan CHECKPOINT --budget ... says what would fit\n{admitted.table()}"
         )

@@ -1,7 +1,7 @@
 """Which findings of one frame are those of the frames before: one crack in ten frames is one track; draws nothing.
 
 A finding continues a track of its class whose region, carried along with the camera's motion, overlaps its own. The
-motion comes from the views of the two frames (:mod:`edge_runtime.vision.frame_signature`), so a drone may drift a
+motion comes from the signatures of the two frames (:mod:`edge_runtime.vision.frame_signature`), so a drone may drift a
 quarter of a frame between two reports. Where the picture cut to something else, every finding is new.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from edge_runtime.reports.report import Finding, Region
-from edge_runtime.vision.frame_signature import Motion, View
+from edge_runtime.vision.frame_signature import FrameSignature, Motion
 
 MIN_IOU = 0.2  # of one defect in two frames; a model's regions of it wander
 _SLACK = 0.02  # of the frame, added on every side: hairlines have boxes so thin that a pixel of error halves their IoU
@@ -31,16 +31,17 @@ class FindingTracker:
 
     def __init__(self, ids: Iterator[int]) -> None:
         self._ids = ids
-        self._view: View | None = None
+        self._signature: FrameSignature | None = None
         self._tracks: list[_Track] = []
 
-    def follow(self, findings: Sequence[Finding], view: View, now_s: float) -> tuple[Finding, ...]:
-        """The findings with their ``track_id``; ``view`` is of their frame, ``now_s`` counts seconds from anywhere.
+    def follow(self, findings: Sequence[Finding], signature: FrameSignature, now_s: float) -> tuple[Finding, ...]:
+        """The findings with their ``track_id``; ``signature`` is of their frame, ``now_s`` counts seconds from
+        anywhere.
 
         No two findings of a frame get the same track.
         """
-        motion = view.motion_since(self._view) if self._view is not None else None
-        self._view = view
+        motion = signature.motion_since(self._signature) if self._signature is not None else None
+        self._signature = signature
         known = [] if motion is None else [_carried(track, motion) for track in self._tracks]
         known = [track for track in known if now_s - track.seen_s <= _FORGET_S]
         continued = _match(findings, known)

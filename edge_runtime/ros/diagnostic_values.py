@@ -1,4 +1,4 @@
-"""Counters and ledger as the words that diagnostics carry, and back; knows no ROS and judges nothing."""
+"""Counters and memory plan as the words that diagnostics carry, and back; knows no ROS and judges nothing."""
 
 from __future__ import annotations
 
@@ -6,47 +6,51 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 
-from edge_runtime.memory.monitor import NOTHING_GIVEN_UP, Step
-from edge_runtime.memory.plan import Ledger, LedgerItem
+from edge_runtime.memory.monitor import NOTHING_GIVEN_UP, LevelChange
+from edge_runtime.memory.plan import MemoryPlan, MemoryPlanItem
 from edge_runtime.stream.loop import Counters
 
-_LATEST_STEPS = 10
+_LATEST_CHANGES = 10
 
 
-def values_from_ledger(ledger: Ledger) -> dict[str, str]:
+def values_from_memory_plan(memory_plan: MemoryPlan) -> dict[str, str]:
     """Every item's bytes, then the totals, as diagnostics carry them."""
     values = {}
-    for item in ledger.items:
-        values[f"ledger/{item.name}/planned_bytes"] = str(item.planned_bytes)
+    for item in memory_plan.items:
+        values[f"memory_plan/{item.name}/planned_bytes"] = str(item.planned_bytes)
         if item.measured_bytes is not None:
-            values[f"ledger/{item.name}/measured_bytes"] = str(item.measured_bytes)
-    values["planned_bytes"] = str(ledger.planned_bytes)
-    values["measured_bytes"] = str(ledger.measured_bytes)
-    if ledger.budget_bytes is not None:
-        values["budget_bytes"] = str(ledger.budget_bytes)
+            values[f"memory_plan/{item.name}/measured_bytes"] = str(item.measured_bytes)
+    values["planned_bytes"] = str(memory_plan.planned_bytes)
+    values["measured_bytes"] = str(memory_plan.measured_bytes)
+    if memory_plan.budget_bytes is not None:
+        values["budget_bytes"] = str(memory_plan.budget_bytes)
     return values
 
 
-def ledger_from_values(values: Mapping[str, str]) -> Ledger | None:
-    """Inverse of :func:`values_from_ledger`; None where the values hold no ledger."""
-    names = [match[1] for key in values if (match := re.fullmatch(r"ledger/(.+)/planned_bytes", key))]
+def memory_plan_from_values(values: Mapping[str, str]) -> MemoryPlan | None:
+    """Inverse of :func:`values_from_memory_plan`; None where the values hold no memory plan."""
+    names = [match[1] for key in values if (match := re.fullmatch(r"memory_plan/(.+)/planned_bytes", key))]
     if not names:
         return None
     items = (
-        LedgerItem(
-            name, int(values[f"ledger/{name}/planned_bytes"]), _optional(values, f"ledger/{name}/measured_bytes")
+        MemoryPlanItem(
+            name,
+            int(values[f"memory_plan/{name}/planned_bytes"]),
+            _optional(values, f"memory_plan/{name}/measured_bytes"),
         )
         for name in names
     )
-    return Ledger(tuple(items), _optional(values, "budget_bytes"))
+    return MemoryPlan(tuple(items), _optional(values, "budget_bytes"))
 
 
-def values_from_steps(steps: Sequence[Step]) -> dict[str, str]:
-    """What is given up for memory or for heat at the moment, and the latest steps that led there."""
-    values = {"given_up": steps[-1].rung if steps else NOTHING_GIVEN_UP}
-    for number, step in enumerate(steps[-_LATEST_STEPS:], start=max(len(steps) - _LATEST_STEPS, 0)):
-        when = datetime.fromtimestamp(step.at_s, timezone.utc).isoformat(timespec="seconds")
-        values[f"step/{number}"] = f"{when} {step.rung}: {step.reason}"
+def values_from_level_changes(level_changes: Sequence[LevelChange]) -> dict[str, str]:
+    """What is given up for memory or for heat at the moment, and the latest level_changes that led there."""
+    values = {"given_up": level_changes[-1].level if level_changes else NOTHING_GIVEN_UP}
+    for number, change in enumerate(
+        level_changes[-_LATEST_CHANGES:], start=max(len(level_changes) - _LATEST_CHANGES, 0)
+    ):
+        when = datetime.fromtimestamp(change.at_s, timezone.utc).isoformat(timespec="seconds")
+        values[f"level_change/{number}"] = f"{when} {change.level}: {change.reason}"
     return values
 
 

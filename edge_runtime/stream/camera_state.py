@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from edge_runtime.reports.report import InspectionReport
 from edge_runtime.reports.tracking import FindingTracker
 from edge_runtime.stream.change_gate import ChangeGate, GateRule
-from edge_runtime.vision.frame_signature import view_of
+from edge_runtime.vision.frame_signature import signature_of
 from edge_runtime.vision.resampling import check_frame
 
 Frame = NDArray[np.uint8]  # (H, W, 3), BGR
 
 
-class Continuity:
+class CameraState:
     """Remembers one camera's last inspected frame; ``ids`` numbers its defects, and may be shared by cameras."""
 
     def __init__(self, ids: Iterator[int]) -> None:
@@ -32,9 +32,9 @@ class Continuity:
         ``now_s`` counts seconds from anywhere. What ``inspect`` raises passes through, and the frame is forgotten.
         """
         check_frame(frame)
-        view = view_of(frame)
-        if not self._gate.admits(view, now_s, rule):
+        signature = signature_of(frame)
+        if not self._gate.admits(signature, now_s, rule):
             return None
         report = inspect(frame)
-        self._gate.inspected(view, now_s)
-        return replace(report, findings=self._tracker.follow(report.findings, view, now_s))
+        self._gate.inspected(signature, now_s)
+        return replace(report, findings=self._tracker.follow(report.findings, signature, now_s))

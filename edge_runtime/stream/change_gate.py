@@ -1,7 +1,7 @@
 """Which frames are worth an inspection: those that show something new, and one now and then; inspects nothing.
 
 A frame is skipped where it shows what the last inspected one showed. That is so where the picture moved by at most
-``MAX_SHIFT`` and changed by less than the threshold (``View.difference``). Measured over 40
+``MAX_SHIFT`` and changed by less than the threshold (``FrameSignature.difference``). Measured over 40
 rendered scenes of 640x480, what a change amounts to, as 5th, 50th and 95th percentile:
 
     noise of 6 grey levels       0.05  0.11  0.31      2 pixels of motion      0.09  0.18  0.42
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge_runtime.vision.frame_signature import View
+from edge_runtime.vision.frame_signature import FrameSignature
 
 DEFAULT_THRESHOLD = 0.35  # over noise, exposure and compression; under 9 of 10 new cracks of 2 pixels' width
 MAX_SHIFT = 0.04  # of the frame: beyond, a strip that was not seen before may hold a defect
@@ -31,21 +31,21 @@ class GateRule:
 
 
 class ChangeGate:
-    """Remembers the last inspected view of one camera."""
+    """Remembers the last inspected signature of one camera."""
 
     def __init__(self) -> None:
-        self._seen: View | None = None
+        self._seen: FrameSignature | None = None
         self._seen_s = 0.0
 
-    def admits(self, view: View, now_s: float, rule: GateRule) -> bool:
-        """Whether the frame with ``view`` is to be inspected at ``now_s`` (monotonic seconds)."""
+    def admits(self, signature: FrameSignature, now_s: float, rule: GateRule) -> bool:
+        """Whether the frame with ``signature`` is to be inspected at ``now_s`` (monotonic seconds)."""
         if self._seen is None or rule.threshold <= 0 or now_s - self._seen_s >= rule.refresh_s:
             return True
-        motion = view.motion_since(self._seen)
+        motion = signature.motion_since(self._seen)
         if motion is None or motion.length > MAX_SHIFT:
             return True
-        return view.difference(self._seen, motion) >= rule.threshold
+        return signature.difference(self._seen, motion) >= rule.threshold
 
-    def inspected(self, view: View, now_s: float) -> None:
-        """Tell that the frame with ``view`` got its report; one that failed is not remembered."""
-        self._seen, self._seen_s = view, now_s
+    def inspected(self, signature: FrameSignature, now_s: float) -> None:
+        """Tell that the frame with ``signature`` got its report; one that failed is not remembered."""
+        self._seen, self._seen_s = signature, now_s

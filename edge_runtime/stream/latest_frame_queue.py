@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Intake(Generic[T]):
+class LatestFrameQueue(Generic[T]):
     """A newest-wins slot a camera, served by turns.
 
     Of the cameras that have something new, the one of the highest priority is served; among equals, the one that has

@@ -1,6 +1,6 @@
 """A source's frames through an inspector, one outcome a frame; prints nothing and writes no file.
 
-A camera does not wait: its frames pass through a newest-wins intake, and those that come while the inspector is busy
+A camera does not wait: its frames pass through a newest-wins queue, and those that come while the inspector is busy
 are dropped and counted. Files do wait: every frame of a folder or video is inspected, or skipped by the rule.
 """
 
@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import BackendError, EdgeRuntimeError, FrameError, SourceError
 from edge_runtime.reports.report import InspectionReport
-from edge_runtime.stream.camera_state import Continuity
+from edge_runtime.stream.camera_state import CameraState
 from edge_runtime.stream.change_gate import GateRule
-from edge_runtime.stream.latest_frame_queue import Intake
+from edge_runtime.stream.latest_frame_queue import LatestFrameQueue
 from edge_runtime.stream.sources import FrameSource, SourcedFrame
 
-_FRAMES, _END = "frames", "end"  # lanes of a live source's intake
+_FRAMES, _END = "frames", "end"  # lanes of a live source's queue
 _SILENCE_S = 30.0  # longer than a camera takes to be opened again
 _FAILURES_IN_A_ROW = 3  # of the engine: one is a frame's fault, so many are its own
 
@@ -32,7 +32,7 @@ class FrameInspector(Protocol):
     """What an inspector does, for those who only need that."""
 
     def inspect(
-        self, frame: NDArray[np.uint8], question: str = "", go_on: Callable[[str], bool] = ...
+        self, frame: NDArray[np.uint8], question: str = "", should_continue: Callable[[str], bool] = ...
     ) -> InspectionReport:
         """The report of one frame; see :meth:`edge_runtime.inspector.Inspector.inspect`."""
 
@@ -87,8 +87,8 @@ class Stream:
         self._source = source
         self._rule = rule
         self._deadline_s = deadline_s
-        self._continuity = Continuity(itertools.count(1))
-        self._intake = _NewestIntake(source) if source.is_live else None
+        self._camera_state = CameraState(itertools.count(1))
+        self._queue = _NewestIntake(source) if source.is_live else None
         self._taken = 0
         self._reported = 0
         self._skipped = 0
@@ -99,15 +99,15 @@ class Stream:
     def counters(self) -> Counters:
         """What became of the frames so far."""
         return Counters(
-            received=self._intake.received if self._intake else self._taken,
+            received=self._queue.received if self._queue else self._taken,
             reported=self._reported,
             skipped=self._skipped,
-            dropped=self._intake.dropped if self._intake else 0,
+            dropped=self._queue.dropped if self._queue else 0,
             failed=self._failed,
         )
 
     def __iter__(self) -> Iterator[Outcome]:
-        frames = iter(self._intake or enumerate(self._source))
+        frames = iter(self._queue or enumerate(self._source))
         while True:
             while (wait_s := self._inspector.rest_s()) > 0:  # before the frame is taken, or it would be an old one
                 time.sleep(wait_s)
@@ -121,14 +121,14 @@ class Stream:
 
     def close(self) -> None:
         """Stop receiving and close the source."""
-        if self._intake:
-            self._intake.stop()
+        if self._queue:
+            self._queue.stop()
         self._source.close()
 
     def _inspect(self, index: int, frame: SourcedFrame) -> Outcome | None:
         now_s = time.monotonic() if self._source.is_live else frame.stamp_s  # a file is read faster than it was filmed
         try:
-            report = self._continuity.inspect(frame.image, now_s, self._rule, self._report)
+            report = self._camera_state.inspect(frame.image, now_s, self._rule, self._report)
         except (FrameError, BackendError) as error:
             self._failed += 1
             self._failures_in_a_row += isinstance(error, BackendError)
@@ -143,7 +143,7 @@ class Stream:
         return Outcome(index, frame, report)
 
     def _report(self, image: NDArray[np.uint8]) -> InspectionReport:
-        return self._inspector.inspect(image, go_on=within(self._deadline_s))
+        return self._inspector.inspect(image, should_continue=within(self._deadline_s))
 
 
 class _NewestIntake:
@@ -154,18 +154,20 @@ class _NewestIntake:
 
     def __init__(self, source: FrameSource) -> None:
         self._source = source
-        self._intake: Intake[tuple[int, SourcedFrame] | EdgeRuntimeError | None] = Intake((_FRAMES, _END), {_END: -1})
+        self._queue: LatestFrameQueue[tuple[int, SourcedFrame] | EdgeRuntimeError | None] = LatestFrameQueue(
+            (_FRAMES, _END), {_END: -1}
+        )
         self._stopping = threading.Event()
         self.received = 0
-        self._thread = threading.Thread(target=self._read, name="intake", daemon=True)
+        self._thread = threading.Thread(target=self._read, name="queue", daemon=True)
         self._thread.start()
 
     @property
     def dropped(self) -> int:
-        return self._intake.dropped(_FRAMES)
+        return self._queue.dropped(_FRAMES)
 
     def __iter__(self) -> Iterator[tuple[int, SourcedFrame]]:
-        while (turn := self._intake.take(_SILENCE_S)) is not None:
+        while (turn := self._queue.take(_SILENCE_S)) is not None:
             _, item = turn
             if item is None:
                 return
@@ -182,7 +184,7 @@ class _NewestIntake:
         ended_by: EdgeRuntimeError | None = None
         try:
             for frame in self._source:
-                self._intake.put(_FRAMES, (self.received, frame))
+                self._queue.put(_FRAMES, (self.received, frame))
                 self.received += 1
                 if self._stopping.is_set():
                     break
@@ -192,4 +194,4 @@ class _NewestIntake:
             ended_by = SourceError(f"the source failed: {type(error).__name__}: {error}")
             ended_by.__cause__ = error
         finally:
-            self._intake.put(_END, ended_by)
+            self._queue.put(_END, ended_by)

@@ -33,12 +33,12 @@ def inspect_in_tiles(
     frame: NDArray[np.uint8],
     tiling: Tiling,
     inspect: Callable[[NDArray[np.uint8]], InspectionReport],
-    go_on: Callable[[], bool] = lambda: True,
+    should_continue: Callable[[], bool] = lambda: True,
 ) -> InspectionReport:
     """The report of ``frame``, uint8 (H, W, 3), put together from those of its tiles; regions are of the whole frame.
 
-    ``go_on`` is asked before every tile but the first; where it says no, the report is marked truncated. Tokens and
-    times are summed. What ``inspect`` raises passes through.
+    ``should_continue`` is asked before every tile but the first; where it says no, the report is marked truncated.
+    Tokens and times are summed. What ``inspect`` raises passes through.
     """
     places = tuple(_places(tiling))
     if places == (WHOLE,):
@@ -46,7 +46,7 @@ def inspect_in_tiles(
     reports: list[InspectionReport] = []
     findings: list[Finding] = []
     for place in places:
-        if reports and not go_on():
+        if reports and not should_continue():
             break
         report = inspect(_cut(frame, place))
         reports.append(report)

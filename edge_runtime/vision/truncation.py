@@ -25,7 +25,7 @@ def is_cut_short(encoded: bytes) -> bool:
 
 
 def _has_jpeg_end(encoded: bytes) -> bool:
-    """Walk from marker to marker (ITU-T T.81, annex B) as far as the end of the image.
+    """ActivationRunner from marker to marker (ITU-T T.81, annex B) as far as the end of the image.
 
     Segments are stepped over by their lengths, so that the end of a thumbnail in one of them is not taken for it.
     """

@@ -43,24 +43,24 @@ _NEXT: Mapping[str, str] = {
 
 
 @contextmanager
-def open_walk(
+def open_runner(
     images: CalibrationImages,
     preprocessing: PreprocessingSpec,
     prompt: PromptTokens,
     embedding: Embedding,
     answers: Sequence[Sequence[int]] = ((),),
     directory: Path | None = None,
-) -> Iterator[Walk]:
-    """A walk whose files lie in a temporary folder below ``directory`` (None: the system's).
+) -> Iterator[ActivationRunner]:
+    """A runner whose files lie in a temporary folder below ``directory`` (None: the system's).
 
     They take twice what passes between two components: with 512 images, about 15 GB for LLaVA-1.5 13B. ``answers``
     are token ids to follow the prompt, all equally many, given to the images by turns; see ``answers.py``.
     """
     with tempfile.TemporaryDirectory(prefix="calibration-", dir=directory) as folder:
-        yield Walk(images, preprocessing, prompt, embedding, answers, Path(folder))
+        yield ActivationRunner(images, preprocessing, prompt, embedding, answers, Path(folder))
 
 
-class Walk:
+class ActivationRunner:
     """Where the images are: before the vision encoder at first, and a component further with every call."""
 
     def __init__(
@@ -97,7 +97,7 @@ class Walk:
         return {value.name: shape_at(value, self._tokens) for value in load_graph(graph).graph.input}
 
     def samples(self, graph: Path) -> Samples:
-        """What the component in ``graph`` reads, image by image; valid until the walk goes on.
+        """What the component in ``graph`` reads, image by image; valid until the runner goes on.
 
         Raises:
             CalibrationError: it does not read what the component before it writes.

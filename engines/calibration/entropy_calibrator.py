@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import CalibrationError, MissingDependencyError
-from engines.calibration.activation_runner import Walk
+from engines.calibration.activation_runner import ActivationRunner
 from engines.calibration.cache import load_cache, save_cache
 from engines.calibration.scales import binding_of, calibrate_on_cpu
 
@@ -35,25 +35,25 @@ if not hasattr(trt, "IInt8EntropyCalibrator2"):
 
 
 class EntropyCalibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]  # TensorRT has no types
-    """Calibrates the component in ``graph``, which is up next in ``walk``; to be used in a ``with`` statement.
+    """Calibrates the component in ``graph``, which is up next in ``runner``; to be used in a ``with`` statement.
 
     Where ``cache`` holds for the component, TensorRT is given that, and nothing is run; otherwise batches of one image,
     and what it finds is kept there. It takes any cache for its own: by another ``method`` than entropy, ranges are
-    found on the CPU first. Afterwards the walk is one component further. What goes wrong in here is raised
+    found on the CPU first. Afterwards the runner is one component further. What goes wrong in here is raised
     when the ``with`` ends, as an exception must not leave a callback of C++.
 
     Raises:
         CalibrationError: the cache is stale or damaged, the graph cannot be read, or there is no such method.
     """
 
-    def __init__(self, walk: Walk, graph: Path, cache: Path, method: str = "entropy") -> None:
+    def __init__(self, runner: ActivationRunner, graph: Path, cache: Path, method: str = "entropy") -> None:
         super().__init__()  # TensorRT crashes without
-        self._walk = walk
+        self._runner = runner
         self._graph = graph
         self._cache = cache
-        self._binding = binding_of(walk, graph, trt.__version__, method)
+        self._binding = binding_of(runner, graph, trt.__version__, method)
         if method != "entropy":
-            calibrate_on_cpu(walk, graph, cache, trt.__version__, method, stay=True)
+            calibrate_on_cpu(runner, graph, cache, trt.__version__, method, stay=True)
         self._text = load_cache(cache, self._binding)
         self._open = ExitStack()
         self._samples: Iterator[Mapping[str, NDArray[Any]]] | None = None
@@ -71,7 +71,7 @@ class EntropyCalibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]  # T
         if self._failure is not None:
             raise self._failure from error
         if error is None:
-            self._walk.skip(self._graph)
+            self._runner.skip(self._graph)
 
     def get_batch_size(self) -> int:
         """TensorRT's question: images a batch."""
@@ -100,7 +100,7 @@ class EntropyCalibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]  # T
 
     def _next_batch(self, names: Sequence[str]) -> list[int] | None:
         if self._samples is None:
-            self._samples = iter(self._walk.samples(self._graph))
+            self._samples = iter(self._runner.samples(self._graph))
         sample = next(self._samples, None)
         if sample is None:
             return None

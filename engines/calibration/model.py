@@ -1,4 +1,4 @@
-"""A checkpoint's components on calibration images: the walk that its own prompt, words and answers make."""
+"""A checkpoint's components on calibration images: the runner that its own prompt, words and answers make."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from edge_runtime.language.tokenizer import prompt_tokens
-from engines.calibration.activation_runner import Walk, open_walk
+from engines.calibration.activation_runner import ActivationRunner, open_runner
 from engines.calibration.images import CalibrationImages
 from engines.calibration.overflow import Overflow, find_overflow
 from engines.checkpoint import Checkpoint
@@ -25,10 +25,10 @@ from engines.reference.answers import ANSWER_TOKENS, answer_tokens
 
 
 @contextmanager
-def open_model_walk(
+def open_model_runner(
     checkpoint: Checkpoint, model: Model, images: CalibrationImages, directory: Path | None = None
-) -> Iterator[Walk]:
-    """A walk with the model's own prompt and embedding, and with beginnings of answers as it would write them.
+) -> Iterator[ActivationRunner]:
+    """A runner with the model's own prompt and embedding, and with beginnings of answers as it would write them.
 
     Raises:
         CheckpointError: the embedding cannot be read.
@@ -40,8 +40,8 @@ def open_model_walk(
     answers = answer_tokens(tokenizer, tokens=min(ANSWER_TOKENS, model.spec.max_positions - length))
     [table] = [name for part in model.parts if part.kind == "embedding" for name in part.parameters]
     embedding = _CheckpointEmbedding(checkpoint, table)
-    with open_walk(images, model.preprocessing, prompt, embedding, answers, directory) as walk:
-        yield walk
+    with open_runner(images, model.preprocessing, prompt, embedding, answers, directory) as runner:
+        yield runner
 
 
 def find_model_overflow(checkpoint: Checkpoint, model: Model, images: CalibrationImages) -> Mapping[str, Overflow]:
@@ -53,7 +53,7 @@ def find_model_overflow(checkpoint: Checkpoint, model: Model, images: Calibratio
         SourceError: there is no image.
     """
     found = {}
-    with open_model_walk(checkpoint, model, images) as walk:
+    with open_model_runner(checkpoint, model, images) as runner:
         for part in model.parts:
             if part.emit is not None:
                 with tempfile.TemporaryDirectory(prefix="float16-") as folder:
@@ -61,7 +61,7 @@ def find_model_overflow(checkpoint: Checkpoint, model: Model, images: Calibratio
                     with Graph(path) as graph:
                         part.emit(graph, TensorRTLowering(), checkpoint, Precision("float16", "cast", None))
                         graph.save()
-                    found[part.name] = find_overflow(walk, path)
+                    found[part.name] = find_overflow(runner, path)
     return found
 
 

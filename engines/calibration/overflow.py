@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto
 
 from edge_runtime.errors import CalibrationError
-from engines.calibration.activation_runner import Walk
+from engines.calibration.activation_runner import ActivationRunner
 from engines.calibration.cache import CacheBinding, load_text, save_cache
 from engines.onnx.tensors import activation_names, element_types, load_graph, sha256_of_graph
 
@@ -27,26 +27,26 @@ class Overflow:
     nodes: tuple[str, ...]  # that read or write one of them: to be kept in float32
 
 
-def find_overflow(walk: Walk, graph: Path, cache: Path | None = None, *, stay: bool = False) -> Overflow:
+def find_overflow(runner: ActivationRunner, graph: Path, cache: Path | None = None, *, stay: bool = False) -> Overflow:
     """Go behind the component in ``graph``, and say what overflows in it on any calibration image.
 
     That is read from ``cache`` where it is fresh, and then nothing is run; written there otherwise. With ``stay``, the
-    walk stays before the component, as there is more to be found out about it.
+    runner stays before the component, as there is more to be found out about it.
 
     Raises:
         CalibrationError: a tensor overflows that passes between components; the cache is stale or damaged; or as
-            :meth:`Walk.through`.
+            :meth:`ActivationRunner.through`.
         SourceError: there is no image.
     """
     model = load_graph(graph)
-    binding = CacheBinding("", sha256_of_graph(graph), walk.data_sha256, "largest magnitudes")
+    binding = CacheBinding("", sha256_of_graph(graph), runner.data_sha256, "largest magnitudes")
     text = load_text(cache, binding) if cache else None
     if text is not None:
         tensors = json.loads(text)  # as it was written: its hash was checked
         if not stay:
-            walk.skip(graph)
+            runner.skip(graph)
     else:
-        look = walk.look if stay else walk.through
+        look = runner.look if stay else runner.through
         tensors = overflowing_tensors(model, look(graph, peaks_of=activation_names(model)).peaks)
         if cache:
             save_cache(cache, json.dumps(tensors, indent=2) + "\n", binding)

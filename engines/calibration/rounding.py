@@ -21,9 +21,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from engines.calibration.activation_runner import Walk
+from engines.calibration.activation_runner import ActivationRunner
 from engines.calibration.images import CalibrationImages
-from engines.calibration.model import open_model_walk
+from engines.calibration.model import open_model_runner
 from engines.checkpoint import Checkpoint
 from engines.families import read_model
 from engines.families.base import Part
@@ -61,22 +61,27 @@ def open_calibrated(
     """
     model = read_model(checkpoint, _ONE_LAYER)
     with (
-        open_model_walk(checkpoint, model, images, directory) as walk,
+        open_model_runner(checkpoint, model, images, directory) as runner,
         tempfile.TemporaryDirectory(prefix="rounding-", dir=directory) as folder,
     ):
-        yield CalibratedCheckpoint(checkpoint, precisions, model.parts, walk, Path(folder))
+        yield CalibratedCheckpoint(checkpoint, precisions, model.parts, runner, Path(folder))
 
 
 class CalibratedCheckpoint:
     """Tensors in the order in which parts of the model are built, those that folded scales change as changed."""
 
     def __init__(
-        self, checkpoint: Checkpoint, precisions: PrecisionPlan, parts: Sequence[Part], walk: Walk, folder: Path
+        self,
+        checkpoint: Checkpoint,
+        precisions: PrecisionPlan,
+        parts: Sequence[Part],
+        runner: ActivationRunner,
+        folder: Path,
     ) -> None:
         self._checkpoint = checkpoint
         self._precisions = precisions
         self._parts = [part for part in parts if part.emit is not None]
-        self._walk = walk
+        self._runner = runner
         self._folder = folder
         self._walked = 0  # how many parts the images have passed
         self._part_of = {name: index for index, part in enumerate(self._parts) for name in part.parameters}
@@ -116,12 +121,12 @@ class CalibratedCheckpoint:
         self._activations, self._folded = {}, {}
         while self._walked < index:
             with _emitted(self._parts[self._walked], self._checkpoint, self._folder) as graph:
-                self._walk.through(graph)
+                self._runner.through(graph)
             self._walked += 1
         part = self._parts[index]
         precision = self._precisions.components[part.kind]
         with _emitted(part, self._checkpoint, self._folder) as graph:
-            self._activations = observe(self._walk, graph, lambda name: precision.of(name).looks_at_inputs)
+            self._activations = observe(self._runner, graph, lambda name: precision.of(name).looks_at_inputs)
             for fold in part.folds:
                 if fold.matrix in self._activations:
                     weight = _stored_weight(graph, fold.matrix)
@@ -188,22 +193,22 @@ def activations_by_part(
     """
     model = read_model(checkpoint, _ONE_LAYER)
     with (
-        open_model_walk(checkpoint, model, images) as walk,
+        open_model_runner(checkpoint, model, images) as runner,
         tempfile.TemporaryDirectory(prefix="rounding-") as folder,
     ):
         for part in model.parts:
             if part.emit is not None:
                 with _emitted(part, checkpoint, Path(folder)) as graph:
-                    yield part, observe(walk, graph, lambda _: True)
+                    yield part, observe(runner, graph, lambda _: True)
 
 
-def observe(walk: Walk, graph: Path, is_wanted: Callable[[str], bool]) -> dict[str, Activations]:
-    """What the matrices of a graph receive, by their names; the walk goes behind the graph."""
+def observe(runner: ActivationRunner, graph: Path, is_wanted: Callable[[str], bool]) -> dict[str, Activations]:
+    """What the matrices of a graph receive, by their names; the runner goes behind the graph."""
     model = load_graph(graph)
     columns = {tensor.name.removesuffix(".weight"): tensor.dims[0] for tensor in model.graph.initializer if tensor.dims}
     inputs = {name.removesuffix(".weight"): tensor for name, tensor in linear_inputs(model).items()}
     wanted = {name: tensor for name, tensor in inputs.items() if is_wanted(name)}
-    seen = walk.through(graph, products_of={tensor: columns[name] for name, tensor in wanted.items()})
+    seen = runner.through(graph, products_of={tensor: columns[name] for name, tensor in wanted.items()})
     measured = {}
     for tensor in list(seen.meters):
         meter, last = seen.meters.pop(tensor), seen.held_out.pop(tensor)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edge_runtime.errors import CalibrationError
-from engines.calibration.activation_runner import Walk
+from engines.calibration.activation_runner import ActivationRunner
 from engines.calibration.cache import (
     CacheBinding,
     load_cache,
@@ -24,7 +24,7 @@ from engines.quantize.histogram import Histogram
 _log = logging.getLogger(__name__)
 
 
-def binding_of(walk: Walk, graph: Path, tensorrt_version: str, method: str = "entropy") -> CacheBinding:
+def binding_of(runner: ActivationRunner, graph: Path, tensorrt_version: str, method: str = "entropy") -> CacheBinding:
     """What a cache of the component in ``graph``, which is up next, holds for; of a version, the first three numbers.
 
     Raises:
@@ -32,11 +32,17 @@ def binding_of(walk: Walk, graph: Path, tensorrt_version: str, method: str = "en
     """
     version_number(tensorrt_version)
     version = ".".join(tensorrt_version.split(".")[:3])
-    return CacheBinding(version, sha256_of_graph(graph), walk.data_sha256, method)
+    return CacheBinding(version, sha256_of_graph(graph), runner.data_sha256, method)
 
 
 def calibrate_on_cpu(
-    walk: Walk, graph: Path, cache: Path, tensorrt_version: str, method: str = "entropy", *, stay: bool = False
+    runner: ActivationRunner,
+    graph: Path,
+    cache: Path,
+    tensorrt_version: str,
+    method: str = "entropy",
+    *,
+    stay: bool = False,
 ) -> dict[str, float]:
     """Scales of the activations on both sides of every product in ``graph`` that is rounded, by name.
 
@@ -44,7 +50,7 @@ def calibrate_on_cpu(
     log says where.
 
     They are read from ``cache`` where it is fresh, and then nothing is run; written there otherwise. Such a cache is
-    what TensorRT reads too. The walk goes behind the graph, unless it is to ``stay`` before it.
+    what TensorRT reads too. The runner goes behind the graph, unless it is to ``stay`` before it.
 
     Raises:
         CalibrationError: the cache is stale or damaged, the graph is not up next, or an activation is not finite.
@@ -52,17 +58,17 @@ def calibrate_on_cpu(
     """
     if method not in RANGE_METHODS:
         raise CalibrationError(f"there is no method {method!r}; there are {', '.join(RANGE_METHODS)}")
-    binding = binding_of(walk, graph, tensorrt_version, method)
+    binding = binding_of(runner, graph, tensorrt_version, method)
     text = load_cache(cache, binding)
     if text is None:
-        look = walk.look if stay else walk.through
+        look = runner.look if stay else runner.through
         observed = look(graph, histograms_of=tensors_in_products(load_graph(graph)))
         ranges = _find_ranges(observed.histograms, RANGE_METHODS[method])
         scales = {name: scale_of_range(largest) for name, largest in ranges.items()}
         text = text_from_scales(scales, tensorrt_version)
         save_cache(cache, text, binding)
     elif not stay:
-        walk.skip(graph)
+        runner.skip(graph)
     return scales_from_text(text)
 
 

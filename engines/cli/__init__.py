@@ -164,7 +164,9 @@ def _add_sensitivity(commands: Any, shared: argparse.ArgumentParser) -> None:
         "--images", default="rendered:128", metavar="DIR", help="images to calibrate on (default: %(default)s)"
     )
     sensitivity.add_argument(
-        "--treatments", metavar="NAME,...", help="methods and bits, as rtn4,gptq3,awq4/32,nf4 (default: a grid of them)"
+        "--quantizations",
+        metavar="NAME,...",
+        help="methods and bits, as rtn4,gptq3,awq4/32,nf4 (default: a grid of them)",
     )
     for name, default, what in (
         ("scenes", 40, "rendered scenes, hard to read, that every experiment is put to"),

@@ -40,7 +40,7 @@ from engines.evaluation.sensitivity.executors import in_processes, on_ray
 from engines.evaluation.sensitivity.grid import combinations, one_at_a_time, whole_components
 from engines.evaluation.sensitivity.run import Study, run_experiments
 from engines.evaluation.sensitivity.table import as_json, sensitivity_table
-from engines.evaluation.sensitivity.treatments import DEFAULT_TREATMENTS, treatment_from_text
+from engines.evaluation.sensitivity.weight_quantization import DEFAULT_QUANTIZATIONS, quantization_from_text
 from engines.evaluation.solver.auto import plan_automatically
 from engines.evaluation.solver.solve import recipe_text
 from engines.evaluation.verify import record_fidelity, verify
@@ -163,18 +163,18 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _sensitivity(options: argparse.Namespace) -> None:
-    named = options.treatments.split(",") if options.treatments else ()
-    treatments = tuple(treatment_from_text(text) for text in named) or DEFAULT_TREATMENTS
+    named = options.quantizations.split(",") if options.quantizations else ()
+    quantizations = tuple(quantization_from_text(text) for text in named) or DEFAULT_QUANTIZATIONS
     study = Study(options.checkpoint, options.scenes, options.block_groups)
     images, groups = open_images(options.images), study.groups()
-    plans = combinations(groups, [t for t in treatments if t.bits in (3, 4)] or treatments, options.combinations)
-    experiments = [*one_at_a_time(groups, treatments), *whole_components(groups, treatments), *plans]
+    plans = combinations(groups, [t for t in quantizations if t.bits in (3, 4)] or quantizations, options.combinations)
+    experiments = [*one_at_a_time(groups, quantizations), *whole_components(groups, quantizations), *plans]
     journal = study.journal(options.out, images)
     here, there = partial(in_processes, processes=options.processes), partial(on_ray, address=options.ray)
     run_experiments(study, experiments, images, journal, there if options.ray else here)
-    table = sensitivity_table(journal, groups, treatments)
+    table = sensitivity_table(journal, groups, quantizations)
     text = f"by how much choices of the next token move, in nats a thousand:\n\n{table}"
-    _print_result(options, text, as_json(journal, groups, treatments))
+    _print_result(options, text, as_json(journal, groups, quantizations))
 
 
 def _load_images(path: Path) -> list[NDArray[np.uint8]]:

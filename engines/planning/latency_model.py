@@ -53,8 +53,8 @@ def predict(plan: BundlePlan, device: Device) -> Prediction:
     model, vision = plan.model.spec, plan.model.vision
     rows = model.num_image_tokens + _TEXT_TOKENS
     attention = 4 * rows**2 * model.num_heads * model.head_dim * model.num_layers
-    cached = plan.ledger.item("kv_cache").planned_bytes * (rows + REPORT_TOKENS / 2) / plan.context_tokens
-    read = sum(plan.ledger.item(kind).planned_bytes for kind in ("decoder", "lm_head")) + cached
+    cached = plan.memory_plan.item("kv_cache").planned_bytes * (rows + REPORT_TOKENS / 2) / plan.context_tokens
+    read = sum(plan.memory_plan.item(kind).planned_bytes for kind in ("decoder", "lm_head")) + cached
     return Prediction(
         vision_s=_compute_s(plan, device, {"vision_encoder", "connector"}, vision.rows, vision.attention_operations),
         prefill_s=_compute_s(plan, device, {"decoder"}, rows, attention),

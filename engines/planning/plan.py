@@ -12,7 +12,7 @@ from edge_runtime.bundle.manifest import SCHEMA_VERSION, Component, FileEntry, H
 from edge_runtime.errors import CheckpointError, EdgeRuntimeError, RecipeError
 from edge_runtime.language.tokenizer import PromptTokens, prompt_tokens
 from edge_runtime.memory.footprint import FOOTPRINTS
-from edge_runtime.memory.plan import Ledger, LedgerItem, plan_ledger
+from edge_runtime.memory.plan import MemoryPlan, MemoryPlanItem, plan_memory
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS, read_model
 from engines.families.base import Model, Part
@@ -32,7 +32,7 @@ class BundlePlan:
     model: Model
     parts: tuple[Part, ...]  # of the model, as the target wants them cut
     manifest: Manifest  # with the sizes that files will have, and no hashes
-    ledger: Ledger  # what the runtime will hold
+    memory_plan: MemoryPlan  # what the runtime will hold
     context_tokens: int  # of prompt, image and answer
 
     @property
@@ -78,7 +78,7 @@ def plan_bundle(
         prompt=model.prompt,
         components=tuple(_planned_component(part, precisions, kind, model) for part in parts),
         tokenizer=FileEntry("tokenizer.json", "", len(checkpoint.tokenizer_json)),
-        ledger={},
+        memory_plan={},
         build={"step_tokens": min(shortest_context(model), context_tokens)},  # no step is longer
         hashes=Hashes(checkpoint=None, recipe=precisions.sha256, calibration=None),
         fidelity=None,
@@ -125,13 +125,13 @@ def shortest_context(model: Model) -> int:
     return min(model.spec.num_image_tokens + _TEXT, model.spec.max_positions)
 
 
-def _plan_memory(manifest: Manifest, model: Model, context_tokens: int) -> Ledger:
-    """The runtime's ledger, and what a model needs that no runtime has yet."""
-    ledger = plan_ledger(manifest, context_tokens)
+def _plan_memory(manifest: Manifest, model: Model, context_tokens: int) -> MemoryPlan:
+    """The runtime's memory plan, and what a model needs that no runtime has yet."""
+    memory_plan = plan_memory(manifest, context_tokens)
     if not model.image_cache_numbers:
-        return ledger
+        return memory_plan
     image_cache = model.image_cache_numbers * FOOTPRINTS[manifest.target].number_bytes
-    return replace(ledger, items=(*ledger.items, LedgerItem("image_cache", image_cache)))
+    return replace(memory_plan, items=(*memory_plan.items, MemoryPlanItem("image_cache", image_cache)))
 
 
 def _check_patterns(precisions: PrecisionPlan, parts: Sequence[Part]) -> None:

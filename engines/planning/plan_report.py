@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-from edge_runtime.memory.plan import Ledger, format_bytes
+from edge_runtime.memory.plan import MemoryPlan, format_bytes
 from engines.checkpoint import Checkpoint
 from engines.planning.devices import Device
 from engines.planning.latency_model import Prediction, predict
@@ -18,7 +18,7 @@ class Outlook:
     """A plan against what there is; without a device and a budget, the plan alone."""
 
     plan: BundlePlan
-    ledger: Ledger  # with the budget, where there is one
+    memory_plan: MemoryPlan  # with the budget, where there is one
     device: Device | None
     prediction: Prediction | None
     changes: tuple[Change, ...]  # towards fitting; none where it fits
@@ -26,14 +26,14 @@ class Outlook:
     @property
     def fits(self) -> bool:
         """Whether the plan is within the budget."""
-        return self.ledger.budget_bytes is None or self.ledger.planned_bytes <= self.ledger.budget_bytes
+        return self.memory_plan.budget_bytes is None or self.memory_plan.planned_bytes <= self.memory_plan.budget_bytes
 
     @property
     def verdict(self) -> str:
         """Whether and how well it fits, in words; empty without a budget."""
-        if self.ledger.budget_bytes is None:
+        if self.memory_plan.budget_bytes is None:
             return ""
-        needed, budget = self.ledger.planned_bytes, self.ledger.budget_bytes
+        needed, budget = self.memory_plan.planned_bytes, self.memory_plan.budget_bytes
         comparison = f"{format_bytes(abs(budget - needed))} {'less' if self.fits else 'more'} than the budget of"
         return f"the plan needs {format_bytes(needed)}, {comparison} {format_bytes(budget)}"
 
@@ -42,7 +42,7 @@ class Outlook:
         lines = [f"{plan.manifest.name}, {plan.manifest.recipe}, {plan.manifest.target}, {plan.context_tokens} tokens"]
         if plan.model.only_planned:
             lines += [f"it can be planned, and not built: {plan.model.only_planned}"]
-        lines += ["", self.ledger.table(), "", f"on disk: {format_bytes(plan.disk_bytes)}"]
+        lines += ["", self.memory_plan.table(), "", f"on disk: {format_bytes(plan.disk_bytes)}"]
         if self.device:
             memory, reserve = format_bytes(self.device.memory_bytes), format_bytes(self.device.reserve_bytes)
             lines += [f"{self.device.name}: {self.device.summary}; {memory}, of which the system keeps {reserve}"]
@@ -63,10 +63,10 @@ class Outlook:
             "context_tokens": plan.context_tokens,
             "only_planned": plan.model.only_planned,
             "disk_bytes": plan.disk_bytes,
-            "memory_bytes": self.ledger.planned_bytes,
-            "budget_bytes": self.ledger.budget_bytes,
+            "memory_bytes": self.memory_plan.planned_bytes,
+            "budget_bytes": self.memory_plan.budget_bytes,
             "fits": self.fits,
-            "ledger": {item.name: item.planned_bytes for item in self.ledger.items},
+            "memory_plan": {item.name: item.planned_bytes for item in self.memory_plan.items},
             "device": asdict(device) if device else None,
             "changes": [{**asdict(change), "fits": change.fits} for change in self.changes],
             "prediction": prediction.as_json() if prediction else None,
@@ -87,11 +87,11 @@ def outlook(
     limits = [limit for limit in (budget_bytes, device.budget_bytes if device else None) if limit is not None]
     whole = Outlook(
         plan=plan,
-        ledger=replace(plan.ledger, budget_bytes=min(limits, default=None)),
+        memory_plan=replace(plan.memory_plan, budget_bytes=min(limits, default=None)),
         device=device,
         prediction=predict(plan, device) if device and device.target == plan.manifest.target else None,
         changes=(),
     )
-    if whole.fits or whole.ledger.budget_bytes is None:
+    if whole.fits or whole.memory_plan.budget_bytes is None:
         return whole
-    return replace(whole, changes=changes_towards(whole.ledger.budget_bytes, checkpoint, plan, precisions))
+    return replace(whole, changes=changes_towards(whole.memory_plan.budget_bytes, checkpoint, plan, precisions))

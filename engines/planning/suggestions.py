@@ -46,10 +46,10 @@ def changes_towards(
 
     def changes(recipe: PrecisionPlan, options: str) -> Iterator[Change]:
         def needed(context: int) -> int:
-            return plan_bundle(checkpoint, recipe, target, context).ledger.planned_bytes
+            return plan_bundle(checkpoint, recipe, target, context).memory_plan.planned_bytes
 
         whole, caution = needed(plan.context_tokens), _caution(recipe)
-        if options and whole >= plan.ledger.planned_bytes:
+        if options and whole >= plan.memory_plan.planned_bytes:
             return
         if options:
             yield Change(options, whole, budget_bytes, caution)
@@ -80,7 +80,7 @@ def _caution(recipe: PrecisionPlan) -> str:
 
 
 def _larger_devices(plan: BundlePlan) -> list[Change]:
-    needed_bytes, target = plan.ledger.planned_bytes, plan.manifest.target
+    needed_bytes, target = plan.memory_plan.planned_bytes, plan.manifest.target
     devices = [device for device in map(load_device, known_devices()) if device.target == target]
     changes = [Change(f"--device {device.name}", needed_bytes, device.budget_bytes) for device in devices]
     return sorted((change for change in changes if change.fits), key=lambda change: change.budget_bytes)[:1]

@@ -36,7 +36,7 @@ class Scores:
 
 
 @dataclass
-class Tally:
+class ScoreCounts:
     """Counts while scenes pass; ``scores`` closes the sum."""
 
     true_positive: dict[str, int] = field(default_factory=lambda: dict.fromkeys(DEFECT_CLASSES, 0))
@@ -121,12 +121,12 @@ def evaluate(bundles: Sequence[str], scenes: int, progress: Callable[[range], It
     """Scores by bundle path, all on the same ``scenes`` held-out scenes."""
     with ExitStack() as stack:
         inspectors = {bundle: stack.enter_context(Inspector.open(bundle)) for bundle in bundles}
-        tallies = {bundle: Tally() for bundle in bundles}
+        counts_by_bundle = {bundle: ScoreCounts() for bundle in bundles}
         for index in progress(range(scenes)):
             scene = render_scene(FIRST_HELD_OUT_SEED + index)
             for bundle, inspector in inspectors.items():
-                tallies[bundle].add(scene, inspector.inspect(scene.image))
-        return {bundle: tally.scores() for bundle, tally in tallies.items()}
+                counts_by_bundle[bundle].add(scene, inspector.inspect(scene.image))
+        return {bundle: counts.scores() for bundle, counts in counts_by_bundle.items()}
 
 
 def table(results: dict[str, Scores]) -> str:

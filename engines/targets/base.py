@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from edge_runtime.bundle.manifest import Component, FileEntry, TensorSpec
-from engines.calibration.activation_runner import Walk
+from engines.calibration.activation_runner import ActivationRunner
 from engines.families.base import Part
 from engines.layers.weights import TensorSource, Weights
 from engines.onnx.builder import HashedFile
@@ -37,7 +37,7 @@ class TargetOptions:
 class Calibration:
     """Calibration images, as far as they have come, and where what they told is kept."""
 
-    walk: Walk
+    runner: ActivationRunner
     caches: Path  # a directory, of a few files for every component
 
     def cache(self, name: str) -> Path:

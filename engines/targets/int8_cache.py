@@ -17,7 +17,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edge_runtime.bundle.manifest import TensorSpec
 from edge_runtime.errors import CalibrationError
-from engines.calibration.activation_runner import Walk
+from engines.calibration.activation_runner import ActivationRunner
 from engines.onnx.tensors import load_graph
 
 Float32 = NDArray[np.float32]
@@ -33,10 +33,10 @@ _LARGEST_CODE = 127
 _OPTIONAL_INPUTS = 12  # of the attention, before the two scales
 
 
-def with_int8_cache(walk: Walk, graph: Path, *, stay: bool = False) -> onnx.ModelProto:
+def with_int8_cache(runner: ActivationRunner, graph: Path, *, stay: bool = False) -> onnx.ModelProto:
     """The decoder group in ``graph``, which is up next, with a cache in 8 bits.
 
-    The walk goes behind the group, unless it is to ``stay`` before it.
+    The runner goes behind the group, unless it is to ``stay`` before it.
 
     Raises:
         CalibrationError: keys or values are not finite, or the graph is not up next.
@@ -44,7 +44,7 @@ def with_int8_cache(walk: Walk, graph: Path, *, stay: bool = False) -> onnx.Mode
     """
     model = load_graph(graph)
     attentions = [node for node in model.graph.node if node.op_type == _ATTENTION]
-    look = walk.look if stay else walk.through
+    look = runner.look if stay else runner.through
     peaks = look(graph, channel_peaks_of=[node.input[0] for node in attentions]).channel_peaks
     for node in attentions:
         qkv = peaks[node.input[0]]

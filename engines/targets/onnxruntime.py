@@ -58,18 +58,18 @@ class OnnxRuntimeTarget:
         inputs, outputs = tuple(graph.inputs), tuple(graph.outputs)
         has_int8_cache = part.kind == "decoder" and self._kv_cache == "int8"
         if calibration and (has_int8_cache or precision.int8):
-            walk, emitted = calibration.walk, keep_emitted(path)
+            runner, emitted = calibration.runner, keep_emitted(path)
             model = load_graph(emitted)
             if has_int8_cache:
-                model = with_int8_cache(walk, emitted, stay=precision.int8 is not None)
+                model = with_int8_cache(runner, emitted, stay=precision.int8 is not None)
                 inputs, outputs = int8_specs(inputs), int8_specs(outputs)
             if precision.int8:
                 ranges = calibration.cache(f"{part.name}.cache")
-                scales = calibrate_on_cpu(walk, emitted, ranges, _CACHE_VERSION, precision.int8.range_method)
+                scales = calibrate_on_cpu(runner, emitted, ranges, _CACHE_VERSION, precision.int8.range_method)
                 model = _in_int8(model, scales)
             files = (save_graph(model, path), files[1])
         elif calibration:
-            calibration.walk.skip(path)
+            calibration.runner.skip(path)
         return component_of(part, precision, files, inputs, outputs)
 
     def graph_of(self, directory: Path, part: Part) -> Path:

@@ -105,14 +105,14 @@ class TensorRTTarget:
 
         Returns those nodes and, by the implicit route, what to do with TensorRT's builder while ``stack`` lasts.
         """
-        walk, emitted, int8 = calibration.walk, keep_emitted(path), precision.int8
+        runner, emitted, int8 = calibration.runner, keep_emitted(path), precision.int8
         ranges = calibration.cache(f"{path.stem}.cache")
-        nodes = find_overflow(walk, emitted, calibration.cache(f"{path.stem}.overflow"), stay=int8 is not None).nodes
+        nodes = find_overflow(runner, emitted, calibration.cache(f"{path.stem}.overflow"), stay=int8 is not None).nodes
         if nodes:
             _log.warning("%s overflows float16, and stays float32 at %s", path.stem, ", ".join(nodes))
         model, is_implicit = load_graph(emitted), precision_to_emit(precision, self._route) != precision
         if int8 and not is_implicit:
-            scales = calibrate_on_cpu(walk, emitted, ranges, self._trt.__version__, int8.range_method)
+            scales = calibrate_on_cpu(runner, emitted, ranges, self._trt.__version__, int8.range_method)
             model = insert_qdq(model, scales, {*nodes, *products_of_others(model)})
         model = keep_float32(model, nodes)
         save_graph(model, path)
@@ -120,8 +120,8 @@ class TensorRTTarget:
             return nodes, None
         from engines.calibration.entropy_calibrator import EntropyCalibrator  # here, as it needs TensorRT
 
-        calibrator = stack.enter_context(EntropyCalibrator(walk, emitted, ranges, int8.range_method))
-        shapes = walk.shapes(emitted)
+        calibrator = stack.enter_context(EntropyCalibrator(runner, emitted, ranges, int8.range_method))
+        shapes = runner.shapes(emitted)
         return nodes, allow_int8(self._trt, model, shapes, calibrator, lambda name: precision.of(name).dtype == "int8")
 
 

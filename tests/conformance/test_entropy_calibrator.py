@@ -19,12 +19,12 @@ CALIBRATE = """
     import tensorrt
     from engines.calibration.entropy_calibrator import EntropyCalibrator
     from engines.calibration.images import open_images
-    from engines.calibration.activation_runner import open_walk
+    from engines.calibration.activation_runner import open_runner
     from tests.engines.calibration.graphs import MODEL, PROMPT, TinyEmbedding, save, two_layers
 
     folder = Path(tempfile.mkdtemp())
     graph, cache = save(two_layers(), folder / "graph.onnx"), folder / "graph.cache"
-    with open_walk(open_images("rendered:1"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
+    with open_runner(open_images("rendered:1"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
         with EntropyCalibrator(walk, graph, cache) as first:
             found = first.read_calibration_cache()
             first.write_calibration_cache(memoryview(b"TRT-100300-EntropyCalibration2\\nx: 3c009976\\n"))

@@ -110,7 +110,7 @@ def test_stream_writes_the_flight_log_and_the_page(tiny_bundle: Path, photos: Pa
     assert [(failure.index, failure.source) for failure in flight.failures] == [(1, "1.jpg")]
     assert flight.end is not None
     assert (flight.end.received, flight.end.failed) == (3, 1)
-    assert flight.end.ledger is not None
+    assert flight.end.memory_plan is not None
     assert page.read_text().lstrip().lower().startswith("<!doctype html>")
     assert "1.jpg is damaged" in page.read_text()
 
@@ -197,13 +197,13 @@ def test_bench_looks_at_every_frame_that_it_measures(
     for index in range(2):
         os.link(photos / "0.jpg", photos / "still" / f"{index}.jpg")
     was_there_already: list[bool] = []
-    see = LoadedBundle.see
+    see = LoadedBundle.encode_image
 
     def note(loaded: LoadedBundle, pixels: Float32) -> bool:
         was_there_already.append(see(loaded, pixels))
         return was_there_already[-1]
 
-    monkeypatch.setattr(LoadedBundle, "see", note)
+    monkeypatch.setattr(LoadedBundle, "encode_image", note)
     assert main(["bench", str(tiny_bundle), *(str(photos / name) for name in source), "--frames", str(frames)]) == 0
     assert was_there_already == [False] * (1 + frames)  # one that is not measured
 
@@ -285,7 +285,7 @@ def test_a_missing_source_is_one_line_and_exit_code_1(tiny_bundle: Path, capsys:
     assert "there is no '/nowhere.mp4'" in complaint(capsys)
 
 
-def test_a_budget_that_is_too_small_is_exit_code_4_with_the_ledger(
+def test_a_budget_that_is_too_small_is_exit_code_4_with_the_memory_plan(
     tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["bench", str(tiny_bundle), "--budget", "1MB"]) == 4

@@ -11,8 +11,8 @@ import pytest
 
 from edge_runtime.errors import FlightLogError
 from edge_runtime.flight.log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure, load_flight
-from edge_runtime.memory.monitor import Step
-from edge_runtime.memory.plan import Ledger, LedgerItem
+from edge_runtime.memory.monitor import LevelChange
+from edge_runtime.memory.plan import MemoryPlan, MemoryPlanItem
 from edge_runtime.reports.report import Finding, InspectionReport, Region, Timings
 
 HEADER = FlightHeader(bundle="reference, asymmetric-int4", source="rendered flight", started_unix_s=1.5)
@@ -25,8 +25,8 @@ END = FlightEnd(
     received=9,
     dropped=7,
     failed=1,
-    ledger=Ledger((LedgerItem("weights", 10, 12),), budget_bytes=20),
-    steps=(Step(1.5, "smaller context", "memory is low"),),
+    memory_plan=MemoryPlan((MemoryPlanItem("weights", 10, 12),), budget_bytes=20),
+    level_changes=(LevelChange(1.5, "smaller context", "memory is low"),),
 )
 
 
@@ -97,7 +97,7 @@ def test_names_that_are_no_unicode_survive(log_path: Path) -> None:
         b'{"kind":"frame","index":1}',
         b'{"kind":"failure","index":0,"stamp_s":1e999,"source":"","reason":""}',
         b'{"kind":"failure","index":0,"stamp_s":NaN,"source":"","reason":""}',
-        b'{"kind":"end","received":"many","dropped":0,"failed":0,"ledger":null}',
+        b'{"kind":"end","received":"many","dropped":0,"failed":0,"memory_plan":null}',
         b"\xff\xfe",
         b"[" * 100_000,
     ],

@@ -13,7 +13,7 @@ import pytest
 from edge_runtime.errors import FlightLogError
 from edge_runtime.flight.log import Flight, FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
 from edge_runtime.flight.page.page import page_from_flight, write_page
-from edge_runtime.memory.plan import Ledger, LedgerItem
+from edge_runtime.memory.plan import MemoryPlan, MemoryPlanItem
 from edge_runtime.reports.annotate import thumbnail_jpeg
 from edge_runtime.reports.report import DEFECT_CLASSES, SEVERITIES, Finding, InspectionReport, Region, Timings
 
@@ -87,7 +87,9 @@ def record(index: int, *findings: Finding, image: bytes | None = None, total_ms:
 @pytest.fixture
 def flight() -> Flight:
     """Six frames received: two with findings, one without, two dropped, one failed."""
-    ledger = Ledger((LedgerItem("weights", 4_000_000, 5_000_000), LedgerItem("frames", 1_000_000)), 2_000_000_000)
+    memory_plan = MemoryPlan(
+        (MemoryPlanItem("weights", 4_000_000, 5_000_000), MemoryPlanItem("frames", 1_000_000)), 2_000_000_000
+    )
     return Flight(
         header=FlightHeader("reference, asymmetric-int4", "front camera", 1_700_000_000.0),
         records=(
@@ -96,7 +98,7 @@ def flight() -> Flight:
             record(5, image=jpeg()),
         ),
         failures=(FrameFailure(3, 0.3, "camera", "the JPEG is truncated"),),
-        end=FlightEnd(received=6, dropped=2, failed=1, ledger=ledger),
+        end=FlightEnd(received=6, dropped=2, failed=1, memory_plan=memory_plan),
     )
 
 
@@ -169,8 +171,8 @@ def test_drops_and_failures_are_said_with_their_reasons(flight: Flight) -> None:
     assert "the JPEG is truncated 1 3" in words
 
 
-def test_the_ledger_shows_planned_beside_measured_and_what_was_not_measured(flight: Flight) -> None:
-    [table] = parse(page_from_flight(flight)).all("table", "ledger")
+def test_the_memory_plan_shows_planned_beside_measured_and_what_was_not_measured(flight: Flight) -> None:
+    [table] = parse(page_from_flight(flight)).all("table", "memory_plan")
     rows = [row.words() for row in table.all("tr")[1:]]
     assert rows == [
         "weights 4.00 MB 5.00 MB",
@@ -194,7 +196,7 @@ def test_hostile_text_is_shown_as_text(flight: Flight, where: str) -> None:
             FlightHeader(text["bundle"], text["source"]),
             (FlightRecord(0, 0.0, text["source"], InspectionReport((hostile,)), jpeg()), record(1, hostile)),
             (FrameFailure(2, 0.0, "", text["reason"]),),
-            FlightEnd(3, 0, 1, Ledger((LedgerItem(text["item"], 1),))),
+            FlightEnd(3, 0, 1, MemoryPlan((MemoryPlanItem(text["item"], 1),))),
         )
     )
     document = parse(page)

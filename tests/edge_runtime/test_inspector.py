@@ -103,7 +103,7 @@ def test_a_longer_report_needs_a_larger_budget(tiny_bundle: Path) -> None:
     planned = []
     for limit in (50, 100):
         with Inspector.open(tiny_bundle, max_report_tokens=limit) as inspector:
-            planned.append(inspector.ledger.planned_bytes)
+            planned.append(inspector.memory_plan.planned_bytes)
     assert planned[0] < planned[1]
 
 
@@ -121,7 +121,7 @@ def test_what_was_measured_stays_within_the_plan(tiny_bundle: Path) -> None:
         "import sys, numpy; from edge_runtime import Inspector\n"
         "with Inspector.open(sys.argv[1]) as inspector:\n"
         "    inspector.inspect(numpy.zeros((720, 1280, 3), 'uint8'))\n"
-        "    print(inspector.ledger.planned_bytes, inspector.ledger.measured_bytes)\n"
+        "    print(inspector.memory_plan.planned_bytes, inspector.memory_plan.measured_bytes)\n"
     )
     printed = subprocess.run(
         [sys.executable, "-c", script, tiny_bundle], capture_output=True, text=True, check=True, timeout=120
@@ -133,7 +133,7 @@ def test_what_was_measured_stays_within_the_plan(tiny_bundle: Path) -> None:
 def test_every_item_is_measured_but_those_that_are_not_held(tiny_bundle: Path) -> None:
     with Inspector.open(tiny_bundle, max_report_tokens=20) as inspector:
         inspector.inspect(frame())
-        unmeasured = {item.name for item in inspector.ledger.items if item.measured_bytes is None}
+        unmeasured = {item.name for item in inspector.memory_plan.items if item.measured_bytes is None}
     assert unmeasured == {"embedding", "load_peak", "frame"}
 
 
@@ -172,7 +172,7 @@ def test_a_second_thread_is_refused_and_the_first_one_s_report_is_whole(tiny_bun
 
     with Inspector.open(tiny_bundle, threads=1) as inspector:
         alone = timeless(inspector.inspect(frame(0)))
-        assert timeless(inspector.inspect(frame(0), go_on=meanwhile)) == alone
+        assert timeless(inspector.inspect(frame(0), should_continue=meanwhile)) == alone
         assert timeless(inspector.inspect(frame(0))) == alone
     assert refusals
     assert all(isinstance(refusal, BackendError) and "another thread" in str(refusal) for refusal in refusals)
@@ -189,12 +189,12 @@ def test_an_inspector_that_is_closed_does_not_inspect(tiny_bundle: Path) -> None
 def test_an_answer_ends_valid_and_truncated_when_it_is_told_not_to_go_on(tiny_bundle: Path) -> None:
     seen: list[str] = []
 
-    def go_on(written: str) -> bool:
+    def should_continue(written: str) -> bool:
         seen.append(written)
         return len(seen) < 10
 
     with Inspector.open(tiny_bundle, threads=1) as inspector:
-        report = inspector.inspect(frame(), go_on=go_on)
+        report = inspector.inspect(frame(), should_continue=should_continue)
         whole = inspector.inspect(frame())
     assert report.truncated
     assert report.tokens < whole.tokens
@@ -230,7 +230,7 @@ def test_another_question_about_a_frame_costs_neither_its_eyes_nor_its_tokens_ag
 
         def work_for(question: str) -> list[object]:
             work.clear()
-            inspector.inspect(frame(), question=question, go_on=lambda text: False)
+            inspector.inspect(frame(), question=question, should_continue=lambda text: False)
             return list(work)
 
         eyes, *first = work_for("bolts?")

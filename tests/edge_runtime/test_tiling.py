@@ -82,7 +82,9 @@ def test_tokens_and_times_are_summed():
 
 
 def test_tiles_that_come_after_the_deadline_are_left_out_and_the_report_says_so():
-    report = inspect_in_tiles(painted((0.1, 0.1, 0.2, 0.2)), Tiling(columns=4), see_white, go_on=lambda: False)
+    report = inspect_in_tiles(
+        painted((0.1, 0.1, 0.2, 0.2)), Tiling(columns=4), see_white, should_continue=lambda: False
+    )
     assert report.truncated
     assert len(report.findings) == 1
     assert report.timings.total_ms == 5.0

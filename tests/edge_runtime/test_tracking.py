@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from edge_runtime.reports.report import Finding, Region
 from edge_runtime.reports.tracking import FindingTracker
-from edge_runtime.vision.frame_signature import View, view_of
+from edge_runtime.vision.frame_signature import FrameSignature, signature_of
 from tests.edge_runtime.scenery import moved, noisy, wall
 from tests.fakes import CRACK
 
-STILL = view_of(wall())
+STILL = signature_of(wall())
 
 
 def at(x: float, y: float, defect_class: str = "crack", size: float = 0.2) -> Finding:
@@ -39,7 +39,7 @@ def test_one_crack_in_ten_frames_of_a_drifting_camera_is_one_track() -> None:
     seen = []
     for step in range(10):
         drift = 0.05 * step
-        view = view_of(noisy(moved(picture, drift, -drift / 2), seed=step))
+        view = signature_of(noisy(moved(picture, drift, -drift / 2), seed=step))
         wander = 0.02 * (-1) ** step  # a model's regions are no better than that
         seen += ids(tracker.follow([at(0.1 + drift, 0.6 - drift / 2 + wander, size=0.15)], view, float(step)))
     assert seen == [1] * 10
@@ -81,7 +81,7 @@ def test_a_finding_that_is_missed_once_is_known_again() -> None:
 
 def test_a_finding_that_left_the_frame_and_comes_back_is_known_again() -> None:
     tracker, picture = FindingTracker(count(1)), wall()
-    there, away = view_of(picture), view_of(moved(picture, -0.2, 0.0))
+    there, away = signature_of(picture), signature_of(moved(picture, -0.2, 0.0))
     tracker.follow([at(0.0, 0.4, size=0.1)], there, 0.0)
     tracker.follow([], away, 1.0)
     assert ids(tracker.follow([at(0.0, 0.4, size=0.1)], there, 2.0)) == [1]
@@ -90,7 +90,7 @@ def test_a_finding_that_left_the_frame_and_comes_back_is_known_again() -> None:
 def test_after_a_cut_to_another_scene_every_finding_is_new() -> None:
     tracker = FindingTracker(count(1))
     tracker.follow([at(0.3, 0.3)], STILL, 0.0)
-    assert ids(tracker.follow([at(0.3, 0.3)], view_of(wall(99)), 1.0)) == [2]
+    assert ids(tracker.follow([at(0.3, 0.3)], signature_of(wall(99)), 1.0)) == [2]
 
 
 def test_what_was_not_seen_for_long_is_new() -> None:
@@ -107,14 +107,14 @@ def test_cameras_that_share_numbers_never_give_one_twice() -> None:
     assert ids(front.follow([at(0.3, 0.3)], STILL, 1.0)) == [1]
 
 
-blank: View = view_of(np.full((48, 64, 3), 90, np.uint8))
+blank: FrameSignature = signature_of(np.full((48, 64, 3), 90, np.uint8))
 corners = st.floats(-0.2, 0.9)
 found = st.lists(st.builds(at, corners, corners, st.sampled_from(["crack", "spalling"]), st.floats(0, 0.5)), max_size=8)
 
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(found, st.sampled_from([STILL, blank])), max_size=6))
-def test_no_two_findings_of_a_frame_share_a_number(frames: list[tuple[list[Finding], View]]) -> None:
+def test_no_two_findings_of_a_frame_share_a_number(frames: list[tuple[list[Finding], FrameSignature]]) -> None:
     tracker = FindingTracker(count(1))
     for step, (findings, view) in enumerate(frames):
         followed = tracker.follow(findings, view, float(step))

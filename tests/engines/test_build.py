@@ -144,7 +144,7 @@ def test_an_image_token_that_no_tokenizer_has_is_refused(tmp_path, token):
 def test_a_larger_context_takes_more_memory():
     checkpoint, recipe = open_checkpoint("synthetic:llava-1.5-7b"), load_recipe("asymmetric-int4")
 
-    short, long = (plan_bundle(checkpoint, recipe, "onnxruntime", context).ledger for context in (1024, 2048))
+    short, long = (plan_bundle(checkpoint, recipe, "onnxruntime", context).memory_plan for context in (1024, 2048))
 
     assert long.planned_bytes > short.planned_bytes
 

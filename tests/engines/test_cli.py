@@ -26,7 +26,7 @@ def images(tmp_path):
     return str(directory)
 
 
-def test_plan_prints_the_ledger_and_writes_nothing(capsys, tmp_path, monkeypatch):
+def test_plan_prints_the_memory_plan_and_writes_nothing(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     assert main(["plan", "synthetic:llava-1.5-13b"]) == 0
@@ -42,7 +42,7 @@ def test_plan_as_json_is_one_document(capsys):
     assert main(["plan", TINY, "--json"]) == 0
 
     document = json.loads(capsys.readouterr().out)
-    assert document["memory_bytes"] == sum(document["ledger"].values())
+    assert document["memory_bytes"] == sum(document["memory_plan"].values())
 
 
 def test_a_plan_beyond_the_budget_ends_with_4(capsys):

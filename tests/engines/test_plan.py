@@ -98,7 +98,7 @@ def test_a_7b_in_4_bits_fits_an_orin_nx_16gb_and_in_float16_does_not(capsys):
 def test_with_words_keys_and_values_in_few_bits_a_model_fits_a_small_machine_with_2048_tokens(name, limit_bytes):
     plan = plan_of(name, "compact-int4")
     assert plan.context_tokens == 2048
-    assert plan.ledger.planned_bytes <= limit_bytes < plan_of(name).ledger.planned_bytes
+    assert plan.memory_plan.planned_bytes <= limit_bytes < plan_of(name).memory_plan.planned_bytes
 
 
 def test_a_recipe_is_not_advised_to_a_target_that_cannot_take_it(capsys):
@@ -107,7 +107,7 @@ def test_a_recipe_is_not_advised_to_a_target_that_cannot_take_it(capsys):
 
 
 def test_a_plan_that_needs_all_there_is_fits_and_one_byte_less_does_not(capsys):
-    needed_bytes = plan_of("tiny-llava").ledger.planned_bytes
+    needed_bytes = plan_of("tiny-llava").memory_plan.planned_bytes
     command = ["plan", "synthetic:tiny-llava", "--json", "--budget"]
 
     assert main([*command, str(needed_bytes)]) == 0
@@ -121,20 +121,20 @@ def test_a_plan_that_needs_all_there_is_fits_and_one_byte_less_does_not(capsys):
 def test_a_budget_below_what_a_device_has_counts_and_one_above_does_not():
     small, large = outlook_of(budget_bytes=10**9), outlook_of(budget_bytes=10**12)
 
-    assert small.ledger.budget_bytes == 10**9
-    assert large.ledger.budget_bytes == load_device("cpu-2-cores-24gb").budget_bytes
+    assert small.memory_plan.budget_bytes == 10**9
+    assert large.memory_plan.budget_bytes == load_device("cpu-2-cores-24gb").budget_bytes
 
 
 def test_what_is_named_to_make_it_fit_does_make_it_fit():
-    needed_bytes = plan_of(context=2048).ledger.planned_bytes
+    needed_bytes = plan_of(context=2048).memory_plan.planned_bytes
 
     found = outlook_of(budget_bytes=needed_bytes - 100_000_000)
 
     [context] = [change for change in found.changes if change.options.startswith("--context")]
-    again = plan_of(context=int(context.options.split()[-1])).ledger.planned_bytes
+    again = plan_of(context=int(context.options.split()[-1])).memory_plan.planned_bytes
     assert context.fits
     assert context.needed_bytes == again <= needed_bytes - 100_000_000
-    assert plan_of(context=int(context.options.split()[-1]) + 64).ledger.planned_bytes > needed_bytes - 100_000_000
+    assert plan_of(context=int(context.options.split()[-1]) + 64).memory_plan.planned_bytes > needed_bytes - 100_000_000
 
 
 def test_what_is_not_enough_is_named_with_what_is_still_missing():
@@ -225,7 +225,7 @@ def test_a_context_beyond_the_models_positions_is_refused_with_the_most_it_has(t
 
 
 def test_scratch_is_planned_for_the_longest_step_and_not_for_the_whole_context():
-    short, long = (plan_of(target="tensorrt-rtx", context=context).ledger for context in (2048, 4096))
+    short, long = (plan_of(target="tensorrt-rtx", context=context).memory_plan for context in (2048, 4096))
 
     grown_bytes = long.item("activations").planned_bytes - short.item("activations").planned_bytes
     assert grown_bytes == 4 * 32 * (576 + 512) * 2048  # scores of its rows with the tokens that are more
@@ -240,7 +240,7 @@ def test_a_tiled_model_is_planned_with_the_most_tokens_that_an_image_can_have():
 
 
 def test_a_model_that_attends_to_images_apart_keeps_their_keys_and_values_whatever_the_context():
-    short, long = (plan_of("llama-3.2-vision-11b", context=context).ledger for context in (1024, 4096))
+    short, long = (plan_of("llama-3.2-vision-11b", context=context).memory_plan for context in (1024, 4096))
 
     assert short.item("image_cache") == long.item("image_cache")
     assert short.item("image_cache").planned_bytes == 2 * 8 * 8 * 128 * 4 * 1601 * 4  # of 8 layers, 8 heads, 4 tiles

@@ -157,16 +157,16 @@ def test_a_timing_cache_shortens_the_next_build(figures: Figures, tmp_path: Path
 
 
 @pytest.mark.jetson
-def test_the_machine_loses_what_the_ledger_says(built: Built, figures: Figures) -> None:
+def test_the_machine_loses_what_the_memory_plan_says(built: Built, figures: Figures) -> None:
     with MemoryWatch() as watch, Inspector.open(built("asymmetric-int4", "tensorrt")) as inspector:
         inspector.inspect(render_scene(1).image)
-        ledger = inspector.ledger
-    figures["bytes: planned, measured by the ledger, taken from the machine at the worst moment"] = [
-        ledger.planned_bytes,
-        ledger.measured_bytes,
+        memory_plan = inspector.memory_plan
+    figures["bytes: planned, measured by the memory plan, taken from the machine at the worst moment"] = [
+        memory_plan.planned_bytes,
+        memory_plan.measured_bytes,
         watch.taken_bytes,
     ]
-    assert watch.taken_bytes < ledger.planned_bytes
+    assert watch.taken_bytes < memory_plan.planned_bytes
 
 
 @pytest.mark.jetson

@@ -18,7 +18,7 @@ from lifecycle_msgs.msg import Transition
 
 from edge_runtime.errors import BackendError, BundleNotFoundError
 from edge_runtime.inspector import Inspector
-from edge_runtime.memory.monitor import Watch
+from edge_runtime.memory.monitor import ResourceMonitor
 from edge_runtime.reports.report import InspectionReport
 from edge_runtime.ros.diagnostic_values import counters_from_values
 from edge_runtime.stream.loop import Counters
@@ -37,9 +37,9 @@ class Hanging(ScriptedInspector):
         super().__init__([SEEN])
         self.let_go = threading.Event()
 
-    def inspect(self, frame, question="", go_on=lambda written: True):
+    def inspect(self, frame, question="", should_continue=lambda written: True):
         assert self.let_go.wait(WAIT_S)
-        return super().inspect(frame, question, go_on)
+        return super().inspect(frame, question, should_continue)
 
 
 real = partial(Inspector.open, threads=1)
@@ -146,8 +146,8 @@ def overwrite(file, data):
 
 def test_memory_pressure_holds_frames_back_and_says_so_until_it_has_eased(rig, tiny_bundle):
     machine = Machine(PLENTY)
-    watch = Watch(replace(HASTY, patience_s=WAIT_S), machine)
-    take_off(rig, partial(real, watch=watch), bundle=str(tiny_bundle), max_report_tokens=20)
+    monitor = ResourceMonitor(replace(HASTY, patience_s=WAIT_S), machine)
+    take_off(rig, partial(real, monitor=monitor), bundle=str(tiny_bundle), max_report_tokens=20)
     fly_on(rig)
     machine.now = CRITICAL
     rig.wait_until(lambda: rig.health.values["given_up"] == "pause")

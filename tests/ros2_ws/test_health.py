@@ -4,15 +4,15 @@ import pytest
 from inspection_ros.health import ERROR, OK, STALE, WARN, assess
 from inspection_ros.pipeline_types import Status
 
-from edge_runtime.memory.monitor import NOTHING_GIVEN_UP, Step
-from edge_runtime.memory.plan import Ledger, LedgerItem
+from edge_runtime.memory.monitor import NOTHING_GIVEN_UP, LevelChange
+from edge_runtime.memory.plan import MemoryPlan, MemoryPlanItem
 from edge_runtime.memory.power import Power
 from edge_runtime.memory.telemetry import latency_statistics
-from edge_runtime.ros.diagnostic_values import counters_from_values, ledger_from_values, values_from_ledger
+from edge_runtime.ros.diagnostic_values import counters_from_values, memory_plan_from_values, values_from_memory_plan
 from edge_runtime.stream.loop import Counters
 
 COUNTERS = Counters(received=12, reported=6, skipped=3, dropped=2, failed=1)
-LEDGER = Ledger((LedgerItem("weights/vision", 100, 110), LedgerItem("kv_cache", 50)), budget_bytes=200)
+PLAN = MemoryPlan((MemoryPlanItem("weights/vision", 100, 110), MemoryPlanItem("kv_cache", 50)), budget_bytes=200)
 
 
 def status(since_frame_s=0.1, last_failure=None, counters=COUNTERS):
@@ -42,35 +42,38 @@ def test_a_transition_that_failed_is_an_error_with_its_reason():
 
 
 def test_counters_latencies_and_temperature_are_among_the_values():
-    values = assess("active", status(), LEDGER, 61.25, stale_after_s=2.0).values
+    values = assess("active", status(), PLAN, 61.25, stale_after_s=2.0).values
     assert counters_from_values(values) == COUNTERS
     assert values["latency_median_ms"] == "20.0"
     assert values["latency_max_ms"] == "90.0"
     assert values["temperature_c"] == "61.2"
 
 
-def test_a_ledger_survives_the_way_through_diagnostics():
-    values = assess("active", status(), LEDGER, None, stale_after_s=2.0).values
-    assert ledger_from_values(values) == LEDGER
-    assert values_from_ledger(LEDGER)["planned_bytes"] == "150"
+def test_a_memory_plan_survives_the_way_through_diagnostics():
+    values = assess("active", status(), PLAN, None, stale_after_s=2.0).values
+    assert memory_plan_from_values(values) == PLAN
+    assert values_from_memory_plan(PLAN)["planned_bytes"] == "150"
 
 
 def test_what_is_given_up_for_memory_or_heat_is_a_warning_with_every_step():
-    steps = (Step(0.0, "fewer report tokens", "little memory"), Step(3.0, "smaller context", "less memory"))
-    health = assess("active", status(), None, None, stale_after_s=2.0, steps=steps)
+    level_changes = (
+        LevelChange(0.0, "fewer report tokens", "little memory"),
+        LevelChange(3.0, "smaller context", "less memory"),
+    )
+    health = assess("active", status(), None, None, stale_after_s=2.0, level_changes=level_changes)
     assert (health.level, health.message) == (WARN, "smaller context: less memory")
     assert health.values["given_up"] == "smaller context"
-    assert health.values["step/0"] == "1970-01-01T00:00:00+00:00 fewer report tokens: little memory"
-    assert health.values["step/1"] == "1970-01-01T00:00:03+00:00 smaller context: less memory"
+    assert health.values["level_change/0"] == "1970-01-01T00:00:00+00:00 fewer report tokens: little memory"
+    assert health.values["level_change/1"] == "1970-01-01T00:00:03+00:00 smaller context: less memory"
 
 
 def test_what_was_taken_back_is_no_warning_any_more():
-    steps = (Step(0.0, "pause", "heat"), Step(3.0, NOTHING_GIVEN_UP, "the pressure has eased"))
-    assert assess("active", status(), None, None, stale_after_s=2.0, steps=steps).level == OK
+    level_changes = (LevelChange(0.0, "pause", "heat"), LevelChange(3.0, NOTHING_GIVEN_UP, "the pressure has eased"))
+    assert assess("active", status(), None, None, stale_after_s=2.0, level_changes=level_changes).level == OK
 
 
-def test_values_without_counters_or_ledger_give_none():
-    assert ledger_from_values({"state": "inactive"}) is None
+def test_values_without_counters_or_memory_plan_give_none():
+    assert memory_plan_from_values({"state": "inactive"}) is None
     assert counters_from_values({"state": "inactive"}) is None
 
 
@@ -83,7 +86,7 @@ def test_frames_stamped_in_the_future_or_long_ago_tell_of_a_wrong_clock(age_s, l
 
 def test_speed_and_what_was_left_behind_are_among_the_values():
     latency = latency_statistics([30.0])
-    running = Status(COUNTERS, latency, 0.1, None, first_token=latency, tokens_per_s=12.34, busy_s=1.5, relieved=1)
+    running = Status(COUNTERS, latency, 0.1, None, first_token=latency, tokens_per_s=12.34, busy_s=1.5, left_behind=1)
     values = assess("active", running, None, None, stale_after_s=2.0).values
     assert (values["tokens_per_s"], values["first_token_median_ms"]) == ("12.3", "30.0")
     assert (values["busy_s"], values["inspections_left_behind"]) == ("1.50", "1")

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_ros.py, then tests by ros2_ws/run")
 
 from action_msgs.msg import GoalStatus
-from inspection_msgs.srv import GetLedger
+from inspection_msgs.srv import GetMemoryPlan
 from lifecycle_msgs.msg import Transition
 
 from edge_runtime.errors import BackendError
@@ -94,13 +94,13 @@ def test_deactivate_answers_the_goal_that_waits_for_a_frame(rig):
     assert (status, result.failure) == (GoalStatus.STATUS_ABORTED, "the node is not active any more")
 
 
-def test_the_ledger_can_be_asked_for_while_a_bundle_is_open(rig):
+def test_the_memory_plan_can_be_asked_for_while_a_bundle_is_open(rig):
     rig.start_node(scripted(ScriptedInspector()))
-    assert not rig.call(GetLedger, "inspection/get_ledger").is_open
+    assert not rig.call(GetMemoryPlan, "inspection/get_memory_plan").is_open
     assert rig.configure()
-    ledger = rig.call(GetLedger, "inspection/get_ledger")
-    assert ledger.is_open
-    assert [(item.name, item.planned_bytes, item.measured_bytes) for item in ledger.items] == [
+    memory_plan = rig.call(GetMemoryPlan, "inspection/get_memory_plan")
+    assert memory_plan.is_open
+    assert [(item.name, item.planned_bytes, item.measured_bytes) for item in memory_plan.items] == [
         ("weights", 1_000_000, 1_100_000)
     ]
-    assert (ledger.planned_bytes, ledger.budget_bytes) == (1_000_000, 2_000_000)
+    assert (memory_plan.planned_bytes, memory_plan.budget_bytes) == (1_000_000, 2_000_000)

@@ -197,10 +197,10 @@ def test_a_camera_that_stops_is_called_stale_and_is_welcome_back(rig):
     rig.wait_until(lambda: len(rig.reports) == 2)
 
 
-def test_diagnostics_tell_state_and_ledger(rig):
+def test_diagnostics_tell_state_and_memory_plan(rig):
     rig.fly(scripted(ScriptedInspector()))
     rig.wait_until(lambda: rig.health and rig.health.values["state"] == "active")
-    assert rig.health.values["ledger/weights/planned_bytes"] == "1000000"
+    assert rig.health.values["memory_plan/weights/planned_bytes"] == "1000000"
     assert rig.health.values["measured_bytes"] == "1100000"
     assert rig.health.values["budget_bytes"] == "2000000"
 

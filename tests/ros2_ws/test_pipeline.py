@@ -37,11 +37,11 @@ class Patient:
         if not patient:
             self.let_go.set()
 
-    def inspect(self, frame, question="", go_on=lambda written: True):
+    def inspect(self, frame, question="", should_continue=lambda written: True):
         self.started.set()
         assert self.let_go.wait(WAIT_S)
         self.questions.append(question)
-        return InspectionReport(tokens=1, truncated=not go_on("x"))
+        return InspectionReport(tokens=1, truncated=not should_continue("x"))
 
     def rest_s(self):
         return self.rests.pop() if self.rests else 0.0
@@ -74,8 +74,10 @@ class Worker:
             raise FrameError(f"{number} is no picture")
         return FRAME
 
-    def ask(self, message=None, question="", go_on=lambda written: True, camera=CAMERA):
-        self.pipeline.ask(Request(camera, message, question, go_on, lambda *answer: self.answers.append(answer)))
+    def ask(self, message=None, question="", should_continue=lambda written: True, camera=CAMERA):
+        self.pipeline.ask(
+            Request(camera, message, question, should_continue, lambda *answer: self.answers.append(answer))
+        )
 
     def wait_until(self, condition):
         deadline_s = time.monotonic() + WAIT_S
@@ -253,7 +255,7 @@ def test_a_request_for_the_next_frame_waits_for_its_camera():
 
 def test_a_request_whose_time_is_up_before_a_frame_comes_is_told_so():
     worker = Worker()
-    worker.ask(go_on=lambda written: False)
+    worker.ask(should_continue=lambda written: False)
     worker.wait_until(lambda: worker.answers)
     assert worker.answers == [(None, None, "no frame came in time")]
 
@@ -277,7 +279,7 @@ def test_an_inspection_that_hangs_is_left_behind_as_failed_and_the_next_frame_in
     worker.pipeline.offer(CAMERA, 0)
     assert worker.started.wait(WAIT_S)
     assert worker.pipeline.status().busy_s > 0
-    worker.pipeline.relieve(Patient(patient=False))
+    worker.pipeline.replace_worker(Patient(patient=False))
     assert worker.pipeline.counters() == Counters(received=1, failed=1)
     assert worker.failures == [Failed(0, CAMERA, 0, "the inspection did not end, and was left behind")]
     worker.offer_and_wait(1)
@@ -285,7 +287,7 @@ def test_an_inspection_that_hangs_is_left_behind_as_failed_and_the_next_frame_in
     assert worker.inspector.closed.wait(WAIT_S)
     assert [inspected.message for inspected in worker.published] == [1]
     assert worker.pipeline.counters() == Counters(received=2, reported=1, failed=1)
-    assert worker.pipeline.status().relieved == 1
+    assert worker.pipeline.status().left_behind == 1
 
 
 def test_an_inspector_that_was_left_at_stop_is_closed_when_it_ends():

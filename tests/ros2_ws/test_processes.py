@@ -81,7 +81,7 @@ def test_a_flight_leaves_a_log_with_every_frame_accounted_for_and_a_page(picture
     flight = load_flight(tmp_path / "flight.jsonl")
     assert reports == len(flight.records) >= 1
     assert 1 <= accounted_for(flight) == flight.end.received <= 3
-    assert flight.end.ledger.planned_bytes == 1_000_000
+    assert flight.end.memory_plan.planned_bytes == 1_000_000
     assert flight.records[-1].index == flight.end.received - 1
     logged = [cv2.imdecode(np.frombuffer(record.image, np.uint8), cv2.IMREAD_COLOR) for record in flight.records]
     levels = [picture.mean() for picture in logged]

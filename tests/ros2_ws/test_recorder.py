@@ -91,7 +91,7 @@ def accounted_for(rig):
     return counters.reported + counters.failed if counters else None
 
 
-def test_a_recording_holds_reports_pictures_counters_and_ledger_and_becomes_a_page(recorded, capsys):
+def test_a_recording_holds_reports_pictures_counters_and_memory_plan_and_becomes_a_page(recorded, capsys):
     flight = load_recording(recorded)
     assert [(record.index, record.stamp_s, record.source) for record in flight.records] == [
         (0, 0.0, "image"),
@@ -102,7 +102,7 @@ def test_a_recording_holds_reports_pictures_counters_and_ledger_and_becomes_a_pa
     assert {finding.track_id for record in flight.records for finding in record.report.findings} == {1}
     assert any(record.image for record in flight.records)
     assert (flight.end.received, flight.end.dropped, flight.end.failed, flight.end.skipped) == (4, 0, 1, 0)
-    assert flight.end.ledger.planned_bytes == 1_000_000
+    assert flight.end.memory_plan.planned_bytes == 1_000_000
     assert (flight.header.bundle, flight.header.source) == ("reference", "image")
     assert main(["report", str(recorded)]) == 0
     page = recorded.with_suffix(".html")

@@ -2,11 +2,11 @@
 
 from types import SimpleNamespace
 
-from inspection_ros.stamped_buffer import Whereabouts
+from inspection_ros.stamped_buffer import StampedBuffer
 
 
 def heard_at(*seconds):
-    poses = Whereabouts()
+    poses = StampedBuffer()
     for second in seconds:
         stamp = SimpleNamespace(sec=int(second), nanosec=int(second % 1 * 1e9))
         poses.hear(SimpleNamespace(header=SimpleNamespace(stamp=stamp), second=second))

@@ -17,7 +17,7 @@ import pytest
 from edge_runtime import BudgetExceededError, BundleTargetError, Finding, Inspector
 from edge_runtime.bundle.opening import load_bundle, sha256_of_file
 from edge_runtime.errors import BackendError
-from edge_runtime.memory.monitor import Watch
+from edge_runtime.memory.monitor import ResourceMonitor
 from engines.cli import main as build_command
 from tests.edge_runtime.test_pressure import GB, HASTY, LOW, PLENTY, Machine
 from tests.simulated_jetson import driver
@@ -143,23 +143,23 @@ def test_what_cannot_be_opened_leaves_nothing(bundle_copy: Path) -> None:
     assert driver.alive() == nothing
 
 
-def test_every_byte_of_the_device_is_in_the_ledger(bundle: Path) -> None:
+def test_every_byte_of_the_device_is_in_the_memory_plan(bundle: Path) -> None:
     with Inspector.open(bundle, max_report_tokens=20) as inspector:
         inspector.inspect(frame())
-        ledger = inspector.ledger
-        on_device = ledger.measured_bytes - (ledger.item("process").measured_bytes or 0)
+        memory_plan = inspector.memory_plan
+        on_device = memory_plan.measured_bytes - (memory_plan.item("process").measured_bytes or 0)
         assert on_device == driver.count("device_bytes") + driver.count("host_bytes")
     # The process is that of all tests before this one too: it is left out.
-    assert on_device < ledger.planned_bytes - ledger.item("process").planned_bytes
+    assert on_device < memory_plan.planned_bytes - memory_plan.item("process").planned_bytes
 
 
 def test_a_cache_that_shrinks_under_pressure_gives_its_memory_back(build: Build) -> None:
     machine = Machine(PLENTY)
     on_device, found = [], []
-    with Inspector.open(build(TINY, "fp16", "tensorrt"), watch=Watch(HASTY, machine)) as inspector:
+    with Inspector.open(build(TINY, "fp16", "tensorrt"), monitor=ResourceMonitor(HASTY, machine)) as inspector:
         for reading in (PLENTY, LOW, LOW, PLENTY):
             machine.now = reading
-            inspector.watch.poll()
+            inspector.monitor.poll()
             machine.now = replace(PLENTY, available_bytes=GB + 1) if reading == LOW else PLENTY
             found.append(inspector.inspect(frame()))
             on_device.append(driver.count("device_bytes") + driver.count("host_bytes"))
@@ -170,21 +170,21 @@ def test_a_cache_that_shrinks_under_pressure_gives_its_memory_back(build: Build)
 
 def test_weights_weigh_on_the_device_what_was_planned(build: Build) -> None:
     with Inspector.open(build(TINY, "fp16", "tensorrt"), max_report_tokens=20) as inspector:
-        items = {item.name: item for item in inspector.ledger.items}
+        items = {item.name: item for item in inspector.memory_plan.items}
     for kind in ("vision_encoder", "connector", "decoder", "lm_head"):
         assert items[kind].measured_bytes == pytest.approx(items[kind].planned_bytes, rel=0.1)
 
 
-def test_a_budget_that_the_engines_outgrow_is_refused_with_the_ledger(bundle: Path) -> None:
+def test_a_budget_that_the_engines_outgrow_is_refused_with_the_memory_plan(bundle: Path) -> None:
     nothing = driver.alive()
     with Inspector.open(bundle) as inspector:
-        planned_bytes = inspector.ledger.planned_bytes
+        planned_bytes = inspector.memory_plan.planned_bytes
     with pytest.raises(BudgetExceededError, match=r"vision_encoder +\d"):
         Inspector.open(bundle, budget=planned_bytes - 1)
     assert driver.alive() == nothing
 
 
-def test_a_device_that_is_full_is_told_with_the_ledger(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_is_full_is_told_with_the_memory_plan(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = driver.alive()
     monkeypatch.setenv("SIMULATED_JETSON_BYTES", "400000")
     with pytest.raises(BudgetExceededError, match=r"(?s)the device has no .* bytes left.*kv_cache"):
@@ -202,7 +202,7 @@ def test_a_device_too_small_for_the_plan_is_refused_before_anything_is_loaded(
     assert (driver.alive(), driver.count("peak_bytes")) == (nothing, peak_bytes)
 
 
-def test_the_command_ends_with_code_4_and_the_ledger_where_a_budget_is_too_small(bundle: Path) -> None:
+def test_the_command_ends_with_code_4_and_the_memory_plan_where_a_budget_is_too_small(bundle: Path) -> None:
     command = [sys.executable, "-m", "edge_runtime.cli", "inspect", str(bundle), "none.jpg", "--budget", "0.5GB"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 4

@@ -32,7 +32,7 @@ from edge_runtime.flight.page.findings import (
 )
 from edge_runtime.flight.recording import SUFFIX as RECORDING_SUFFIX
 from edge_runtime.flight.recording import load_recording
-from edge_runtime.memory.plan import Ledger, LedgerItem, format_bytes
+from edge_runtime.memory.plan import MemoryPlan, MemoryPlanItem, format_bytes
 from edge_runtime.memory.telemetry import latency_statistics
 from edge_runtime.reports.annotate import SEVERITY_RGB
 from edge_runtime.reports.report import SEVERITIES
@@ -89,7 +89,7 @@ def page_from_flight(flight: Flight) -> str:
         clean_section(flight.records, pictures),
         _latency(flight),
         _losses(flight, counters),
-        _ledger(flight.end.ledger if flight.end else None),
+        _memory_plan(flight.end.memory_plan if flight.end else None),
     )
     return Template(template).substitute(
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{script_hash}'",
@@ -170,13 +170,15 @@ def _latency_tile(flight: Flight) -> str:
 
 
 def _memory_tile(flight: Flight) -> str:
-    ledger = flight.end.ledger if flight.end else None
-    if ledger is None:
+    memory_plan = flight.end.memory_plan if flight.end else None
+    if memory_plan is None:
         return _tile("memory", "–", "not recorded")
-    note = "no budget set" if ledger.budget_bytes is None else f"of {format_bytes(ledger.budget_bytes)} budget"
-    if _is_measured(ledger):
-        return _tile("memory measured", format_bytes(ledger.measured_bytes), note)
-    return _tile("memory planned", format_bytes(ledger.planned_bytes), note)
+    note = (
+        "no budget set" if memory_plan.budget_bytes is None else f"of {format_bytes(memory_plan.budget_bytes)} budget"
+    )
+    if _is_measured(memory_plan):
+        return _tile("memory measured", format_bytes(memory_plan.measured_bytes), note)
+    return _tile("memory planned", format_bytes(memory_plan.planned_bytes), note)
 
 
 def _timeline(flight: Flight, counters: _Counters, pictured: Container[int]) -> str:
@@ -250,23 +252,23 @@ def _failures_table(failures: tuple[FrameFailure, ...]) -> str:
 <th scope="col">frames</th><th scope="col">first</th></tr></thead><tbody>{rows}</tbody></table></div>"""
 
 
-def _ledger(ledger: Ledger | None) -> str:
-    if ledger is None:
+def _memory_plan(memory_plan: MemoryPlan | None) -> str:
+    if memory_plan is None:
         return ""
-    sizes_bytes = [size for item in ledger.items for size in (item.planned_bytes, item.measured_bytes or 0)]
-    rows = "".join(_ledger_row(item, max(sizes_bytes)) for item in ledger.items)
-    measured = format_bytes(ledger.measured_bytes) if _is_measured(ledger) else "–"
-    foot = _sum_row("total", format_bytes(ledger.planned_bytes), measured)
-    if ledger.budget_bytes is not None:
-        foot += _sum_row("budget", format_bytes(ledger.budget_bytes), "")
-    return f"""<section><h2>Memory ledger</h2>
+    sizes_bytes = [size for item in memory_plan.items for size in (item.planned_bytes, item.measured_bytes or 0)]
+    rows = "".join(_memory_plan_row(item, max(sizes_bytes)) for item in memory_plan.items)
+    measured = format_bytes(memory_plan.measured_bytes) if _is_measured(memory_plan) else "–"
+    foot = _sum_row("total", format_bytes(memory_plan.planned_bytes), measured)
+    if memory_plan.budget_bytes is not None:
+        foot += _sum_row("budget", format_bytes(memory_plan.budget_bytes), "")
+    return f"""<section><h2>Memory plan</h2>
 <p class="soft">What was planned before loading, and what was measured in flight.</p>
-<div class="panel"><table class="ledger"><thead><tr><td></td><th scope="col">planned</th><th scope="col">measured</th>
-<td class="bar"></td></tr></thead><tbody>{rows}</tbody><tfoot>{foot}</tfoot></table>
+<div class="panel"><table class="memory-plan"><thead><tr><td></td><th scope="col">planned</th>
+<th scope="col">measured</th><td class="bar"></td></tr></thead><tbody>{rows}</tbody><tfoot>{foot}</tfoot></table>
 <ul class="legend">{_swatch("prefill", "planned")}{_swatch("vision", "measured")}</ul></div></section>"""
 
 
-def _ledger_row(item: LedgerItem, largest_bytes: int) -> str:
+def _memory_plan_row(item: MemoryPlanItem, largest_bytes: int) -> str:
     measured = "–" if item.measured_bytes is None else format_bytes(item.measured_bytes)
     bars = "".join(
         f'<div class="{kind}"><i style="width:{100 * size_bytes / max(largest_bytes, 1):.2f}%"></i></div>'
@@ -281,8 +283,8 @@ def _sum_row(name: str, planned: str, measured: str) -> str:
     return f'<tr><th scope="row">{name}</th><td>{planned}</td><td>{measured}</td><td class="bar"></td></tr>'
 
 
-def _is_measured(ledger: Ledger) -> bool:
-    return any(item.measured_bytes is not None for item in ledger.items)
+def _is_measured(memory_plan: MemoryPlan) -> bool:
+    return any(item.measured_bytes is not None for item in memory_plan.items)
 
 
 def _swatch(colour: str, label: str) -> str:

@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 
 from edge_runtime.reports.report import DEFECT_CLASSES, Finding, InspectionReport
 from engines.evaluation.fidelity import Trace
-from engines.evaluation.sensitivity.questions import Script, answer_loss, are_choices, log_softmax, yes_probabilities
+from engines.evaluation.sensitivity.questions import (
+    TeacherForcing,
+    answer_loss,
+    are_choices,
+    log_softmax,
+    yes_probabilities,
+)
 from engines.reference.rendered import Scene
 
 _CORROSION = 1 << DEFECT_CLASSES.index("corrosion")
@@ -73,13 +79,13 @@ def reported(scene: Scene, report: InspectionReport) -> Reported:
     )
 
 
-def traced(trace: Trace, reference: Trace, script: Script) -> Traced:
-    """Compare what a model thinks along a script with what float16 does."""
-    shares, there = yes_probabilities(trace, script)
+def traced(trace: Trace, reference: Trace, forced: TeacherForcing) -> Traced:
+    """Compare what a model thinks along a forced with what float16 does."""
+    shares, there = yes_probabilities(trace, forced)
     right = np.where(there, shares, 1 - shares)
     moved = np.linalg.norm(trace.features - reference.features, axis=1)
     return Traced(
-        answer_loss=answer_loss(trace, script),
+        answer_loss=answer_loss(trace, forced),
         question_loss=-float(np.log(np.maximum(right, 1e-6)).mean()),
         questions_wrong=int((right < 0.5).sum()),
         features_error=float((moved / np.linalg.norm(reference.features, axis=1)).mean()),

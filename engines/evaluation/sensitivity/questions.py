@@ -22,8 +22,8 @@ from engines.evaluation.fidelity import Trace
 class Opening:
     """Where a finding may begin: the model goes on or closes the answer, then names a class."""
 
-    parting: int  # position in the script's tokens
-    go_on: int  # token
+    parting: int  # position in the forced's tokens
+    should_continue: int  # token
     close: int  # token
     naming: int  # position
     classes: tuple[int, ...]  # tokens that classes begin with, in the order of DEFECT_CLASSES
@@ -31,7 +31,7 @@ class Opening:
 
 
 @dataclass(frozen=True)
-class Script:
+class TeacherForcing:
     """What a model is led along: the true answer, left open for one more finding."""
 
     tokens: tuple[int, ...]
@@ -39,8 +39,8 @@ class Script:
     openings: tuple[Opening, ...]
 
 
-def script_of(findings: Sequence[Finding], tokenizer: Tokenizer) -> Script:
-    """The script for true findings, which are in the order of the classes."""
+def teacher_forcing_of(findings: Sequence[Finding], tokenizer: Tokenizer) -> TeacherForcing:
+    """The forced for true findings, which are in the order of the classes."""
 
     def encoded(found: Sequence[Finding]) -> list[int]:
         return list(tokenizer.encode(answer_from_findings(found), add_special_tokens=False).ids)
@@ -54,25 +54,25 @@ def script_of(findings: Sequence[Finding], tokenizer: Tokenizer) -> Script:
         classes = tuple(tokens[naming] for tokens in opened)
         openings.append(Opening(parting, opened[0][parting], closed[parting], naming, classes, following))
     last = openings[-1]
-    return Script(tuple(opened[0][: last.naming + 1]), tuple(closed[: last.parting + 1]), tuple(openings))
+    return TeacherForcing(tuple(opened[0][: last.naming + 1]), tuple(closed[: last.parting + 1]), tuple(openings))
 
 
-def answer_loss(trace: Trace, script: Script) -> float:
+def answer_loss(trace: Trace, forced: TeacherForcing) -> float:
     """Nats a choice that the true answer costs the model, to where it closes."""
-    logits = trace.logits[: len(script.answer)]
-    losses = -log_softmax(logits)[np.arange(len(logits)), list(script.answer)]
+    logits = trace.logits[: len(forced.answer)]
+    losses = -log_softmax(logits)[np.arange(len(logits)), list(forced.answer)]
     return float(losses[are_choices(logits)].mean())
 
 
-def yes_probabilities(trace: Trace, script: Script) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def yes_probabilities(trace: Trace, forced: TeacherForcing) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """For each class, how probable the model thinks it, and whether it is there."""
     shares, there = np.zeros(len(DEFECT_CLASSES)), np.zeros(len(DEFECT_CLASSES), np.bool_)
     first = 0  # classes before it have been asked about
-    for opening in script.openings:
+    for opening in forced.openings:
         if first == len(DEFECT_CLASSES):
             break  # all are there
-        go_on, close = _shares(trace.logits[opening.parting], (opening.go_on, opening.close))
-        named = go_on * _shares(trace.logits[opening.naming], opening.classes[first:])
+        should_continue, close = _shares(trace.logits[opening.parting], (opening.should_continue, opening.close))
+        named = should_continue * _shares(trace.logits[opening.naming], opening.classes[first:])
         left = close + named[::-1].cumsum()[::-1]  # once the classes before are denied
         asked = slice(first, opening.next_class + 1)
         shares[asked] = (named / left)[: opening.next_class + 1 - first]

@@ -20,12 +20,12 @@ from engines.evaluation.sensitivity.groups import WeightGroup, weight_groups
 from engines.evaluation.sensitivity.journal import Journal, open_journal
 from engines.evaluation.sensitivity.outcomes import Result, result_of
 from engines.evaluation.sensitivity.scoring import examine, hard_scenes, traces
-from engines.evaluation.sensitivity.tensors import TreatedCheckpoint, treated_file, write_treated
+from engines.evaluation.sensitivity.tensors import QuantizedCheckpoint, quantized_file, write_quantized
 from engines.families import read_model
 from engines.families.synthetic import open_checkpoint
 from engines.quantize.recipe import load_recipe
 
-_TARGET = "onnxruntime"  # treated weights run as float16 there, whatever an engine could do with them
+_TARGET = "onnxruntime"  # quantized weights run as float16 there, whatever an engine could do with them
 
 Execute = Callable[[OpenWorker[Experiment, tuple[str, Result]], Sequence[Experiment]], Iterator[tuple[str, Result]]]
 
@@ -71,9 +71,9 @@ def run_experiments(
     if not missing:
         return
     folder = tensors_of(journal.path).absolute()
-    wanted = sorted({t for experiment in missing for t in experiment.treatments.values()}, key=str)
+    wanted = sorted({t for experiment in missing for t in experiment.quantizations.values()}, key=str)
     checkpoint = open_checkpoint(study.checkpoint)
-    write_treated(checkpoint, images, wanted, folder)
+    write_quantized(checkpoint, images, wanted, folder)
     _prepare(study, checkpoint, folder / _PREPARED)
     done = execute(partial(_open_worker, study, folder), missing)
     for key, result in tqdm(done, desc="measuring", total=len(missing), unit="experiment", disable=None):
@@ -81,7 +81,7 @@ def run_experiments(
 
 
 def tensors_of(journal: Path) -> Path:
-    """Where the treated tensors of a journal lie."""
+    """Where the quantized tensors of a journal lie."""
     return journal.with_name(f"{journal.name}.tensors")
 
 
@@ -103,21 +103,21 @@ def _open_worker(study: Study, folder: Path) -> Callable[[Experiment], tuple[str
 
     def measure(experiment: Experiment) -> tuple[str, Result]:
         with tempfile.TemporaryDirectory(prefix="experiment-") as scratch:
-            treated = treated_checkpoint(checkpoint, groups, experiment, folder)
-            bundle = build(treated, load_recipe("fp16"), _TARGET, Path(scratch, "bundle"))
+            quantized = quantized_checkpoint(checkpoint, groups, experiment, folder)
+            bundle = build(quantized, load_recipe("fp16"), _TARGET, Path(scratch, "bundle"))
             return experiment.key, result_of(*examine(bundle.path, scenes, reference))
 
     return measure
 
 
-def treated_checkpoint(
+def quantized_checkpoint(
     checkpoint: Checkpoint, groups: Sequence[WeightGroup], experiment: Experiment, folder: Path
-) -> TreatedCheckpoint:
+) -> QuantizedCheckpoint:
     """The checkpoint with an experiment's tensors, which were written to ``folder``, in their places."""
     tensors = {group.name: group.tensors for group in groups}
     files = {
-        tensor: treated_file(folder, tensor, treatment)
-        for name, treatment in experiment.treatments.items()
+        tensor: quantized_file(folder, tensor, quantization)
+        for name, quantization in experiment.quantizations.items()
         for tensor in tensors[name]
     }
-    return TreatedCheckpoint(checkpoint, files)
+    return QuantizedCheckpoint(checkpoint, files)

@@ -17,7 +17,7 @@ from edge_runtime.vision.resampling import pixels_from_frame
 from engines.evaluation.execution import open_bundle_tracer
 from engines.evaluation.fidelity import Trace
 from engines.evaluation.sensitivity.outcomes import Reported, Traced, reported, traced
-from engines.evaluation.sensitivity.questions import Script, script_of
+from engines.evaluation.sensitivity.questions import TeacherForcing, teacher_forcing_of
 from engines.reference.rendered import FIRST_HELD_OUT_SEED, HARD, Scene, render_scene
 
 # Far from those that evaluation counts from, so that a plan is not chosen on the scenes it is judged by.
@@ -39,12 +39,15 @@ def examine(
     """
     with Inspector.open(bundle_path, threads=1) as inspector:
         reports = [reported(scene, inspector.inspect(scene.image)) for scene in scenes]
-    led, scripts = traces(bundle_path, scenes[: len(reference)]), scripts_of(bundle_path, scenes[: len(reference)])
-    return reports, [traced(*each) for each in zip(led, reference, scripts, strict=True)]
+    led, forced_answers = (
+        traces(bundle_path, scenes[: len(reference)]),
+        teacher_forcings_of(bundle_path, scenes[: len(reference)]),
+    )
+    return reports, [traced(*each) for each in zip(led, reference, forced_answers, strict=True)]
 
 
 def traces(bundle_path: Path, scenes: Sequence[Scene]) -> list[Trace]:
-    """What the bundle makes of scenes, led along the scripts of their true answers, and held to the grammar."""
+    """What the bundle makes of scenes, led along the forced_answers of their true answers, and held to the grammar."""
     bundle = load_bundle(bundle_path, verify_hashes=False)
     manifest, model = bundle.manifest, bundle.manifest.model
     tokenizer = load_tokenizer(bundle.file(manifest.tokenizer))
@@ -52,8 +55,8 @@ def traces(bundle_path: Path, scenes: Sequence[Scene]) -> list[Trace]:
     grammar = Grammar(tokenizer, model.vocab_size, model.eos_token_ids, answer_schema())
     with open_bundle_tracer(bundle, prompt) as trace:
         return [
-            held_to(grammar, trace(pixels_from_frame(scene.image, manifest.preprocessing), script.tokens))
-            for scene, script in zip(scenes, scripts_of(bundle_path, scenes), strict=True)
+            held_to(grammar, trace(pixels_from_frame(scene.image, manifest.preprocessing), forced.tokens))
+            for scene, forced in zip(scenes, teacher_forcings_of(bundle_path, scenes), strict=True)
         ]
 
 
@@ -68,8 +71,8 @@ def held_to(grammar: Grammar, trace: Trace) -> Trace:
     return replace(trace, logits=logits)
 
 
-def scripts_of(bundle_path: Path, scenes: Sequence[Scene]) -> list[Script]:
+def teacher_forcings_of(bundle_path: Path, scenes: Sequence[Scene]) -> list[TeacherForcing]:
     """What the bundle's tokenizer makes of the scenes' true answers."""
     bundle = load_bundle(bundle_path, verify_hashes=False)
     tokenizer = load_tokenizer(bundle.file(bundle.manifest.tokenizer))
-    return [script_of(scene.findings, tokenizer) for scene in scenes]
+    return [teacher_forcing_of(scene.findings, tokenizer) for scene in scenes]

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from engines.calibration.images import CalibrationImages
 from engines.calibration.rounding import activations_by_part
 from engines.checkpoint import Checkpoint
-from engines.evaluation.sensitivity.treatments import Problem, Treatment, treated
+from engines.evaluation.sensitivity.weight_quantization import Problem, WeightQuantization, quantized
 from engines.families import read_model
 from engines.families.base import Part
 from engines.quantize.activations import Activations
@@ -24,7 +24,7 @@ from engines.quantize.recipe import stack_of
 
 
 @dataclass(frozen=True)
-class TreatedCheckpoint:
+class QuantizedCheckpoint:
     """A checkpoint with some of its tensors read from other files."""
 
     original: Checkpoint
@@ -71,7 +71,7 @@ class TreatedCheckpoint:
         return self.original.shape(name)
 
     def tensor(self, name: str) -> NDArray[Any]:
-        """A tensor, treated or not."""
+        """A tensor, quantized or not."""
         file = self.files.get(name)
         return self.original.tensor(name) if file is None else np.load(file)
 
@@ -81,20 +81,20 @@ class TreatedCheckpoint:
         return hashlib.sha256(f"{self.original.sha256()}\n{text}".encode()).hexdigest()
 
 
-def treated_file(folder: Path, tensor: str, treatment: Treatment) -> Path:
-    """Where a treated tensor lies."""
-    return folder / f"{tensor}.{str(treatment).replace('/', '-')}.npy"
+def quantized_file(folder: Path, tensor: str, quantization: WeightQuantization) -> Path:
+    """Where a quantized tensor lies."""
+    return folder / f"{tensor}.{str(quantization).replace('/', '-')}.npy"
 
 
-def write_treated(
-    checkpoint: Checkpoint, images: CalibrationImages, treatments: Collection[Treatment], folder: Path
+def write_quantized(
+    checkpoint: Checkpoint, images: CalibrationImages, quantizations: Collection[WeightQuantization], folder: Path
 ) -> None:
     """Treat every matrix in every way, and write the results as float16; what is there already is kept.
 
-    Images are looked at only where a treatment asks for activations.
+    Images are looked at only where a quantization asks for activations.
 
-    Matrices that engines stack, as they read the same input, are treated as one. An embedding, which meets no input,
-    is rounded by ``fitted`` where a treatment asks for activations.
+    Matrices that engines stack, as they read the same input, are quantized as one. An embedding, which meets no input,
+    is rounded by ``fitted`` where a quantization asks for activations.
 
     Raises:
         CalibrationError: an activation is not finite, or nothing but zeros.
@@ -103,13 +103,13 @@ def write_treated(
     folder.mkdir(parents=True, exist_ok=True)
     parts = read_model(checkpoint).parts
     matrices = [name for part in parts for name, p in part.parameters.items() if p.is_matrix]
-    missing = [t for t in treatments if not all(treated_file(folder, name, t).exists() for name in matrices)]
+    missing = [t for t in quantizations if not all(quantized_file(folder, name, t).exists() for name in matrices)]
     if not missing:
         return
     [table] = [name for part in parts if part.kind == "embedding" for name in part.parameters]
     _write(checkpoint, [table], Problem(_matrix(checkpoint, table)), missing, folder)
     observed: Iterable[tuple[Part, Mapping[str, Activations]]] = ((part, {}) for part in parts if part.emit is not None)
-    if any(treatment.looks_at_inputs for treatment in missing):
+    if any(quantization.looks_at_inputs for quantization in missing):
         observed = activations_by_part(checkpoint, images)
     with tqdm(total=len(matrices) - 1, desc="rounding", unit="matrix", disable=None) as progress:
         for part, activations in observed:
@@ -137,15 +137,19 @@ def _matrix(checkpoint: Checkpoint, name: str) -> NDArray[np.float32]:
 
 
 def _write(
-    checkpoint: Checkpoint, names: Sequence[str], problem: Problem, treatments: Collection[Treatment], folder: Path
+    checkpoint: Checkpoint,
+    names: Sequence[str],
+    problem: Problem,
+    quantizations: Collection[WeightQuantization],
+    folder: Path,
 ) -> None:
     """Treat the stack of the tensors ``names``, and write each of them in its own shape."""
     ends = np.cumsum([checkpoint.shape(name)[0] for name in names])[:-1]
-    for treatment in treatments:
-        files = [treated_file(folder, name, treatment) for name in names]
+    for quantization in quantizations:
+        files = [quantized_file(folder, name, quantization) for name in names]
         if all(file.exists() for file in files):
             continue
-        for name, file, values in zip(names, files, np.split(treated(problem, treatment), ends), strict=True):
+        for name, file, values in zip(names, files, np.split(quantized(problem, quantization), ends), strict=True):
             temporary = file.with_suffix(".new")
             with temporary.open("wb") as stream:
                 np.save(stream, values.reshape(checkpoint.shape(name)).astype(np.float16))

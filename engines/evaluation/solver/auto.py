@@ -50,9 +50,9 @@ class AutoPlan:
         lines = ["| plan | memory | divergence, nats a choice | answer loss | macro-F1 | 4 bits in |"]
         lines += ["|---|---:|---:|---:|---:|---|"]
         for index, (solution, forecast) in enumerate(zip(self.solutions, self.forecasts, strict=True)):
-            coarse = [name for name, option in solution.options.items() if option.treatments]
+            coarse = [name for name, option in solution.options.items() if option.quantizations]
             lines.append(
-                f"| {'next best' if index else 'best'} | {format_bytes(solution.ledger.planned_bytes)} | "
+                f"| {'next best' if index else 'best'} | {format_bytes(solution.memory_plan.planned_bytes)} | "
                 f"{forecast.logits_divergence:.4f} | {forecast.answer_loss:.4f} | {forecast.macro_f1:.3f} | "
                 f"{_summary(solution, coarse)} |"
             )
@@ -80,7 +80,7 @@ def plan_automatically(
     groups = weight_groups(read_model(checkpoint), int(journal.binding["block_groups"]))
     context_tokens = plan_bundle(checkpoint, load_recipe("fp16"), target, context).context_tokens
     choices = choices_of(groups, journal, target, context_tokens)
-    solutions = solve(choices, lambda p: plan_bundle(checkpoint, p, target, context).ledger, budget_bytes)
+    solutions = solve(choices, lambda p: plan_bundle(checkpoint, p, target, context).memory_plan, budget_bytes)
     forecasts = tuple(forecast(journal, solution.loss) for solution in solutions)
     return AutoPlan(solutions, forecasts, forecast(journal, 0.0))
 
@@ -108,13 +108,17 @@ def forecast(journal: Journal, loss: float) -> Forecast:
 
 
 def _summary(solution: Solution, coarse: Sequence[str]) -> str:
-    by_treatment: dict[str, list[str]] = {}
+    by_quantization: dict[str, list[str]] = {}
     for name in coarse:
-        by_treatment.setdefault(str(next(iter(solution.options[name].treatments.values()))), []).append(name)
-    usual = max(by_treatment, key=lambda treatment: len(by_treatment[treatment]), default="")
+        by_quantization.setdefault(str(next(iter(solution.options[name].quantizations.values()))), []).append(name)
+    usual = max(by_quantization, key=lambda quantization: len(by_quantization[quantization]), default="")
     if coarse and len(coarse) == len(solution.options):
         others = [
-            f"{', '.join(names)} by {treatment}" for treatment, names in by_treatment.items() if treatment != usual
+            f"{', '.join(names)} by {quantization}"
+            for quantization, names in by_quantization.items()
+            if quantization != usual
         ]
         return ", but ".join([f"everything by {usual}", *(["; ".join(others)] if others else [])])
-    return "; ".join(f"{treatment}: {', '.join(names)}" for treatment, names in by_treatment.items()) or "nothing"
+    return (
+        "; ".join(f"{quantization}: {', '.join(names)}" for quantization, names in by_quantization.items()) or "nothing"
+    )

@@ -16,7 +16,7 @@ from edge_runtime.memory.plan import mapped_bytes
 from engines.evaluation.sensitivity.grid import Experiment
 from engines.evaluation.sensitivity.groups import WeightGroup
 from engines.evaluation.sensitivity.journal import Journal
-from engines.evaluation.sensitivity.treatments import Treatment, treatment_from_text
+from engines.evaluation.sensitivity.weight_quantization import WeightQuantization, quantization_from_text
 from engines.quantize import CALIBRATED, QUANTIZERS
 from engines.quantize.recipe import FLOAT16, NF4, Precision, stack_of
 from engines.targets import target_kind
@@ -27,7 +27,7 @@ class Option:
     """One way to store a group."""
 
     precision: Precision
-    treatments: Mapping[str, Treatment]  # by measured group; empty for float16
+    quantizations: Mapping[str, WeightQuantization]  # by measured group; empty for float16
     loss: float  # nats a choice, by which choices of the next token move (Kullback-Leibler)
     resident_bytes: int  # that the runtime will hold
 
@@ -74,22 +74,22 @@ def _choice(members: Sequence[WeightGroup], journal: Journal, target: str, conte
         return round(stored * FOOTPRINTS[target].resident_per_stored[precision.dtype])
 
     options = [Option(FLOAT16, {}, 0.0, resident_bytes(FLOAT16))]
-    for treatment in _measured(members, journal):
-        precision = _precision(treatment, component, target)
+    for quantization in _measured(members, journal):
+        precision = _precision(quantization, component, target)
         if precision is not None:
-            alone = [journal.results[Experiment({group.name: treatment}).key] for group in members]
+            alone = [journal.results[Experiment({group.name: quantization}).key] for group in members]
             loss = sum(result.logits_divergence - untouched.logits_divergence for result in alone)
-            treatments = dict.fromkeys((group.name for group in members), treatment)
-            options.append(Option(precision, treatments, loss, resident_bytes(precision)))
+            quantizations = dict.fromkeys((group.name for group in members), quantization)
+            options.append(Option(precision, quantizations, loss, resident_bytes(precision)))
     name = "+".join(group.name for group in members)
     return Choice(name, component, tuple(dict.fromkeys(map(stack_of, _matrices(members)))), tuple(options))
 
 
-def _measured(members: Sequence[WeightGroup], journal: Journal) -> list[Treatment]:
-    """Treatments of which each member alone was measured."""
+def _measured(members: Sequence[WeightGroup], journal: Journal) -> list[WeightQuantization]:
+    """WeightQuantizations of which each member alone was measured."""
     texts = {text for key in journal.results for text in _single(key, members[0].name)}
-    treatments = [treatment_from_text(text) for text in sorted(texts)]
-    return [t for t in treatments if all(Experiment({g.name: t}).key in journal.results for g in members)]
+    quantizations = [quantization_from_text(text) for text in sorted(texts)]
+    return [t for t in quantizations if all(Experiment({g.name: t}).key in journal.results for g in members)]
 
 
 def _single(key: str, group: str) -> list[str]:
@@ -97,16 +97,16 @@ def _single(key: str, group: str) -> list[str]:
     return [key[len(begin) : -len(end)]] if key.startswith(begin) and '", "' not in key else []
 
 
-def _precision(treatment: Treatment, component: str, target: str) -> Precision | None:
+def _precision(quantization: WeightQuantization, component: str, target: str) -> Precision | None:
     """How a recipe says it; None where no engine does that."""
-    if treatment.method == "nf":
+    if quantization.method == "nf":
         return NF4 if NF4.dtype in target_kind(target).weights and component != "embedding" else None
-    if treatment.bits != 4:
+    if quantization.bits != 4:
         return None
-    method = treatment.method
+    method = quantization.method
     if component == "embedding" and method in CALIBRATED:
         method = "fitted"  # as it was measured: a table meets no inputs
-    return Precision("int4", method, treatment.block_size) if method in {*QUANTIZERS, *CALIBRATED} else None
+    return Precision("int4", method, quantization.block_size) if method in {*QUANTIZERS, *CALIBRATED} else None
 
 
 def _matrices(groups: Sequence[WeightGroup]) -> list[str]:

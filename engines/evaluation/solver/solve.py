@@ -1,4 +1,4 @@
-"""The plan of least predicted loss whose ledger fits a budget: an integer program, solved by HiGHS through scipy."""
+"""The plan of least predicted loss that fits a memory budget: an integer program, solved by HiGHS through scipy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 
 from edge_runtime.bundle.manifest import COMPONENT_KINDS
 from edge_runtime.errors import BudgetExceededError
-from edge_runtime.memory.plan import Ledger, format_bytes
+from edge_runtime.memory.plan import MemoryPlan, format_bytes
 from engines.evaluation.solver.choices import Choice, Option
 from engines.quantize.recipe import FLOAT16, Precision, PrecisionPlan
 
@@ -27,7 +27,7 @@ class Solution:
     options: Mapping[str, Option]  # by the choice's name
     precisions: PrecisionPlan
     loss: float  # nats a choice
-    ledger: Ledger
+    memory_plan: MemoryPlan
 
     @property
     def weight_bytes(self) -> int:
@@ -36,39 +36,43 @@ class Solution:
 
 
 def solve(
-    choices: Sequence[Choice], ledger_of: Callable[[PrecisionPlan], Ledger], budget_bytes: int, alternatives: int = 3
+    choices: Sequence[Choice],
+    memory_plan_of: Callable[[PrecisionPlan], MemoryPlan],
+    budget_bytes: int,
+    alternatives: int = 3,
 ) -> tuple[Solution, ...]:
-    """The best plan whose ledger is within ``budget_bytes``, then the next best ones.
+    """The best plan whose memory plan is within ``budget_bytes``, then the next best ones.
 
-    What a plan takes beside its weights, and its peak while loading, are the ledger's business: the program knows
-    weights alone, and their share of the budget is bisected until the ledger fits.
+    What a plan takes beside its weights, and its peak while loading, are the memory plan's business: the program knows
+    weights alone, and their share of the budget is bisected until the memory plan fits.
 
     Raises:
         BudgetExceededError: the smallest plan is larger than the budget.
     """
     smallest = {choice.name: min(choice.options, key=lambda option: option.resident_bytes) for choice in choices}
-    best = _solution(choices, smallest, ledger_of)
-    if best.ledger.planned_bytes > budget_bytes:
+    best = _solution(choices, smallest, memory_plan_of)
+    if best.memory_plan.planned_bytes > budget_bytes:
         raise BudgetExceededError(
-            f"the smallest plan that was measured needs {format_bytes(best.ledger.planned_bytes)}, and the budget is "
-            f"{format_bytes(budget_bytes)}; raise it, shorten --context, or measure fewer bits\n\n{best.ledger.table()}"
+            f"the smallest plan that was measured needs {format_bytes(best.memory_plan.planned_bytes)}, and the budget "
+            f"is {format_bytes(budget_bytes)}; raise it, shorten --context, or measure fewer bits\n\n"
+            f"{best.memory_plan.table()}"
         )
     fits, limit, fails = best.weight_bytes, budget_bytes, budget_bytes + 1  # bytes of weights
     while fits < limit:
-        found = _solution(choices, _choose(choices, limit), ledger_of)
-        if found.ledger.planned_bytes <= budget_bytes:
+        found = _solution(choices, _choose(choices, limit), memory_plan_of)
+        if found.memory_plan.planned_bytes <= budget_bytes:
             best, fits = min(best, found, key=lambda solution: solution.loss), limit
         else:
             fails = min(limit, found.weight_bytes)
         limit = min((fits + fails) // 2, fails - 1) if fails <= budget_bytes else fits
-    room = budget_bytes - best.ledger.planned_bytes
+    room = budget_bytes - best.memory_plan.planned_bytes
     solutions = [best]
     while len(solutions) <= alternatives:
         chosen = _choose(choices, best.weight_bytes + room, [solution.options for solution in solutions])
         if not chosen:
             break
-        solutions.append(_solution(choices, chosen, ledger_of))
-    return tuple(solution for solution in solutions if solution.ledger.planned_bytes <= budget_bytes)
+        solutions.append(_solution(choices, chosen, memory_plan_of))
+    return tuple(solution for solution in solutions if solution.memory_plan.planned_bytes <= budget_bytes)
 
 
 def _choose(
@@ -90,10 +94,10 @@ def _choose(
 
 
 def _solution(
-    choices: Sequence[Choice], chosen: Mapping[str, Option], ledger_of: Callable[[PrecisionPlan], Ledger]
+    choices: Sequence[Choice], chosen: Mapping[str, Option], memory_plan_of: Callable[[PrecisionPlan], MemoryPlan]
 ) -> Solution:
     precisions = plan_from_options(choices, chosen)
-    return Solution(chosen, precisions, sum(option.loss for option in chosen.values()), ledger_of(precisions))
+    return Solution(chosen, precisions, sum(option.loss for option in chosen.values()), memory_plan_of(precisions))
 
 
 def plan_from_options(choices: Sequence[Choice], chosen: Mapping[str, Option]) -> PrecisionPlan:

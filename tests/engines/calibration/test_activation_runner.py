@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from edge_runtime.errors import BackendError, CalibrationError
 from edge_runtime.vision.resampling import pixels_from_frame
 from engines.build import build
-from engines.calibration.activation_runner import open_walk
+from engines.calibration.activation_runner import open_runner
 from engines.calibration.images import open_images
 from engines.calibration.scales import calibrate_on_cpu
 from engines.evaluation.execution import open_bundle_tracer
@@ -28,20 +28,20 @@ def parts(tmp_path_factory):
 
 
 @pytest.fixture
-def walk():
-    with open_walk(open_images("rendered:3"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
-        yield walk
+def runner():
+    with open_runner(open_images("rendered:3"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as runner:
+        yield runner
 
 
-def go(walk, parts, *names):
+def go(runner, parts, *names):
     for name in names:
-        walk.through(parts[name])
+        runner.through(parts[name])
 
 
-def test_the_model_computes_on_the_way_what_it_computes_in_flight(walk, parts, tmp_path):
+def test_the_model_computes_on_the_way_what_it_computes_in_flight(runner, parts, tmp_path):
     bundle = build(TINY, load_recipe("fp16"), "onnxruntime", tmp_path / "bundle")
-    go(walk, parts, *ORDER[:4])
-    largest = walk.through(parts["lm_head"], peaks_of=["logits"]).peaks["logits"]
+    go(runner, parts, *ORDER[:4])
+    largest = runner.through(parts["lm_head"], peaks_of=["logits"]).peaks["logits"]
 
     images = [pixels_from_frame(frame, MODEL.preprocessing) for frame in open_images("rendered:3")]
     with open_bundle_tracer(bundle, PROMPT) as trace:
@@ -52,9 +52,9 @@ def test_the_model_computes_on_the_way_what_it_computes_in_flight(walk, parts, t
 
 def test_answers_follow_the_prompt_by_turns(parts):
     answers = ((70, 71), (80, 81))
-    with open_walk(open_images("rendered:3"), MODEL.preprocessing, PROMPT, TinyEmbedding(), answers) as walk:
-        go(walk, parts, "vision_encoder", "connector")
-        last = [sample["hidden_states"][0, -2:] for sample in walk.samples(parts["decoder.00"])]
+    with open_runner(open_images("rendered:3"), MODEL.preprocessing, PROMPT, TinyEmbedding(), answers) as runner:
+        go(runner, parts, "vision_encoder", "connector")
+        last = [sample["hidden_states"][0, -2:] for sample in runner.samples(parts["decoder.00"])]
 
     np.testing.assert_array_equal(last, [TinyEmbedding().rows(answers[i % 2]) for i in range(3)])
 
@@ -73,11 +73,11 @@ def test_answers_are_what_a_model_writes():
     assert tokenizer.decode(list(first)).startswith('{"findings":[{"class":"crack","severity":')
 
 
-def test_hidden_states_are_the_prompts_rows_with_the_images_between(walk, parts):
-    go(walk, parts, "vision_encoder", "connector")
+def test_hidden_states_are_the_prompts_rows_with_the_images_between(runner, parts):
+    go(runner, parts, "vision_encoder", "connector")
     before, after = (TinyEmbedding().rows(ids) for ids in (PROMPT.before_image, PROMPT.after_image))
 
-    for sample in walk.samples(parts["decoder.00"]):
+    for sample in runner.samples(parts["decoder.00"]):
         rows = sample["hidden_states"]
         assert rows.shape == (1, 3 + 16 + 4, 128)
         np.testing.assert_array_equal(rows[0, :3], before)
@@ -85,9 +85,9 @@ def test_hidden_states_are_the_prompts_rows_with_the_images_between(walk, parts)
         assert np.abs(rows[0, 3:-4]).max() > 0
 
 
-def test_samples_are_what_the_component_reads_and_can_be_read_again(walk, parts):
-    go(walk, parts, "vision_encoder", "connector")
-    samples = walk.samples(parts["decoder.00"])
+def test_samples_are_what_the_component_reads_and_can_be_read_again(runner, parts):
+    go(runner, parts, "vision_encoder", "connector")
+    samples = runner.samples(parts["decoder.00"])
 
     one, other = list(samples), list(samples)
 
@@ -95,32 +95,32 @@ def test_samples_are_what_the_component_reads_and_can_be_read_again(walk, parts)
     assert set(one[0]) == {value.name for value in load_graph(parts["decoder.00"]).graph.input}
     assert one[0]["total_sequence_length"] == one[0]["seqlens_k"] + 1 == 23
     assert not one[0]["past_key.0"].any()
-    assert walk.shapes(parts["decoder.00"]) == {name: array.shape for name, array in one[1].items()}
+    assert runner.shapes(parts["decoder.00"]) == {name: array.shape for name, array in one[1].items()}
     np.testing.assert_array_equal(one[2]["hidden_states"], other[2]["hidden_states"])
 
 
-def test_shapes_are_known_before_any_image_passes(walk, parts):
+def test_shapes_are_known_before_any_image_passes(runner, parts):
     for name, behind in pairwise(ORDER):
-        walk.skip(parts[name])
-        rows = next(iter(walk.shapes(parts[behind]).values()))
+        runner.skip(parts[name])
+        rows = next(iter(runner.shapes(parts[behind]).values()))
         assert rows[1] == {"connector": 16, "lm_head": 1}.get(behind, 3 + 16 + 4)
 
 
-def test_a_component_out_of_order_is_refused(walk, parts):
+def test_a_component_out_of_order_is_refused(runner, parts):
     with pytest.raises(CalibrationError, match=r"connector.onnx reads features, and pixel_values are up next"):
-        walk.through(parts["connector"])
+        runner.through(parts["connector"])
 
 
-def test_a_tensor_of_another_graph_is_refused(walk, parts):
+def test_a_tensor_of_another_graph_is_refused(runner, parts):
     with pytest.raises(CalibrationError, match="has no tensor 'nonsense'"):
-        walk.through(parts["vision_encoder"], histograms_of=["nonsense"])
+        runner.through(parts["vision_encoder"], histograms_of=["nonsense"])
 
 
-def test_histograms_and_peaks_agree(walk, parts):
+def test_histograms_and_peaks_agree(runner, parts):
     model = load_graph(parts["vision_encoder"])
     names = sorted(set(linear_inputs(model).values()))
 
-    seen = walk.through(parts["vision_encoder"], histograms_of=names, peaks_of=names)
+    seen = runner.through(parts["vision_encoder"], histograms_of=names, peaks_of=names)
 
     assert len(names) == 9  # the patches, and four matrices in each of two layers
     assert {name: histogram.largest for name, histogram in seen.histograms.items()} == seen.peaks
@@ -129,9 +129,9 @@ def test_histograms_and_peaks_agree(walk, parts):
 
 def test_the_data_hash_follows_images_prompt_and_components(parts, tmp_path):
     def data(images="rendered:2", prompt=PROMPT, through=()):
-        with open_walk(open_images(images), MODEL.preprocessing, prompt, TinyEmbedding()) as walk:
-            go(walk, parts, *through)
-            return walk.data_sha256
+        with open_runner(open_images(images), MODEL.preprocessing, prompt, TinyEmbedding()) as runner:
+            go(runner, parts, *through)
+            return runner.data_sha256
 
     other_prompt = type(PROMPT)(PROMPT.before_image, (*PROMPT.after_image, 44))
     hashes = [data(), data("rendered:3"), data(prompt=other_prompt), data(through=["vision_encoder"])]
@@ -161,14 +161,14 @@ def test_weights_are_named_as_their_matrices(parts):
     assert len(set(weights.values())) == len(weights)
 
 
-def calibrate_all(walk, parts, cache: Path, names=ORDER):
-    return {name: calibrate_on_cpu(walk, parts[name], cache / f"{name}.cache", "10.3.0") for name in names}
+def calibrate_all(runner, parts, cache: Path, names=ORDER):
+    return {name: calibrate_on_cpu(runner, parts[name], cache / f"{name}.cache", "10.3.0") for name in names}
 
 
 def test_scales_come_from_the_caches_where_these_are_fresh(parts, tmp_path):
     def calibrate():
-        with open_walk(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
-            return calibrate_all(walk, parts, tmp_path)
+        with open_runner(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as runner:
+            return calibrate_all(runner, parts, tmp_path)
 
     first = calibrate()
     written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
@@ -180,8 +180,8 @@ def test_scales_come_from_the_caches_where_these_are_fresh(parts, tmp_path):
 
 def test_a_cache_that_is_missing_behind_fresh_ones_is_made_again(parts, tmp_path):
     def calibrate():
-        with open_walk(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
-            return calibrate_all(walk, parts, tmp_path, ORDER[:3])
+        with open_runner(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as runner:
+            return calibrate_all(runner, parts, tmp_path, ORDER[:3])
 
     first = calibrate()
     (tmp_path / "decoder.00.cache").unlink()
@@ -191,34 +191,34 @@ def test_a_cache_that_is_missing_behind_fresh_ones_is_made_again(parts, tmp_path
 
 def test_a_cache_of_other_images_is_refused(parts, tmp_path):
     for images, expected in (("rendered:2", None), ("rendered:3", "another set of images")):
-        with open_walk(open_images(images), MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
+        with open_runner(open_images(images), MODEL.preprocessing, PROMPT, TinyEmbedding()) as runner:
             if expected is None:
-                calibrate_all(walk, parts, tmp_path, ORDER[:1])
+                calibrate_all(runner, parts, tmp_path, ORDER[:1])
             else:
                 with pytest.raises(CalibrationError, match=expected):
-                    calibrate_all(walk, parts, tmp_path, ORDER[:1])
+                    calibrate_all(runner, parts, tmp_path, ORDER[:1])
 
 
 def test_a_cache_of_another_graph_is_refused(parts, tmp_path):
     images = open_images("rendered:2")
-    with open_walk(images, MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
-        calibrate_all(walk, parts, tmp_path, ORDER[:1])
+    with open_runner(images, MODEL.preprocessing, PROMPT, TinyEmbedding()) as runner:
+        calibrate_all(runner, parts, tmp_path, ORDER[:1])
     model = load_graph(parts["vision_encoder"])
     model.graph.node[-1].name = "renamed"
     other = parts["vision_encoder"].with_name("other.onnx")
     other.write_bytes(model.SerializeToString())
 
     with (
-        open_walk(images, MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk,
+        open_runner(images, MODEL.preprocessing, PROMPT, TinyEmbedding()) as runner,
         pytest.raises(CalibrationError, match="another graph"),
     ):
-        calibrate_all(walk, {"vision_encoder": other}, tmp_path, ORDER[:1])
+        calibrate_all(runner, {"vision_encoder": other}, tmp_path, ORDER[:1])
 
 
 def test_a_walk_leaves_nothing_behind(parts, tmp_path):
     images = open_images("rendered:2")
-    with open_walk(images, MODEL.preprocessing, PROMPT, TinyEmbedding(), directory=tmp_path) as walk:
-        go(walk, parts, *ORDER[:3])
+    with open_runner(images, MODEL.preprocessing, PROMPT, TinyEmbedding(), directory=tmp_path) as runner:
+        go(runner, parts, *ORDER[:3])
         files = [file for folder in tmp_path.iterdir() for file in folder.iterdir()]
 
     assert len(files) == 1  # what the component up next reads
@@ -226,13 +226,13 @@ def test_a_walk_leaves_nothing_behind(parts, tmp_path):
     assert not list(parts["lm_head"].parent.glob("*observed*"))
 
 
-def test_an_unknown_method_is_refused(walk, parts, tmp_path):
+def test_an_unknown_method_is_refused(runner, parts, tmp_path):
     with pytest.raises(CalibrationError, match="no method 'guess'; there are entropy"):
-        calibrate_on_cpu(walk, parts["vision_encoder"], tmp_path / "x.cache", "10.3.0", "guess")
+        calibrate_on_cpu(runner, parts["vision_encoder"], tmp_path / "x.cache", "10.3.0", "guess")
 
 
-def test_a_graph_that_is_none_is_refused(walk, tmp_path):
+def test_a_graph_that_is_none_is_refused(runner, tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"nonsense")
 
     with pytest.raises((CalibrationError, BackendError)):
-        walk.through(tmp_path / "x.onnx")
+        runner.through(tmp_path / "x.onnx")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import CalibrationError, SourceError
-from engines.calibration.activation_runner import open_walk
+from engines.calibration.activation_runner import open_runner
 from engines.calibration.cache import scales_from_text
 from engines.calibration.images import open_images
 from engines.calibration.scales import binding_of, calibrate_on_cpu
@@ -29,14 +29,14 @@ def parts(tmp_path_factory):
 
 @contextmanager
 def walk_before(name, parts, images="rendered:3"):
-    """A walk up to the component of that name."""
-    with open_walk(open_images(images), MODEL.preprocessing, PROMPT, TinyEmbedding(), ANSWERS) as walk:
+    """A runner up to the component of that name."""
+    with open_runner(open_images(images), MODEL.preprocessing, PROMPT, TinyEmbedding(), ANSWERS) as runner:
         for earlier in ORDER[: ORDER.index(name)]:
-            walk.skip(parts[earlier])
-        yield walk
+            runner.skip(parts[earlier])
+        yield runner
 
 
-def calibrated_build(walk, graph, cache, method="entropy"):
+def calibrated_build(runner, graph, cache, method="entropy"):
     """What TensorRT's builder does with a calibrator; the engine, or None."""
     import tensorrt as trt
 
@@ -50,21 +50,21 @@ def calibrated_build(walk, graph, cache, method="entropy"):
     for flag in (trt.BuilderFlag.FP16, trt.BuilderFlag.INT8):
         config.set_flag(flag)
     profile = builder.create_optimization_profile()
-    for name, shape in walk.shapes(graph).items():
+    for name, shape in runner.shapes(graph).items():
         profile.set_shape(name, shape, shape, shape)
     config.add_optimization_profile(profile)
     config.set_calibration_profile(profile)
-    with EntropyCalibrator(walk, graph, cache, method) as calibrator:
+    with EntropyCalibrator(runner, graph, cache, method) as calibrator:
         config.int8_calibrator = calibrator
         return builder.build_serialized_network(network, config)
 
 
 @pytest.mark.parametrize("name", ORDER)
 def test_its_ranges_are_those_that_the_cpu_finds(name, parts, tmp_path):
-    with walk_before(name, parts) as walk:
-        assert calibrated_build(walk, parts[name], tmp_path / "gpu.cache")
-    with walk_before(name, parts) as walk:
-        expected = calibrate_on_cpu(walk, parts[name], tmp_path / "cpu.cache", "10.3.0")
+    with walk_before(name, parts) as runner:
+        assert calibrated_build(runner, parts[name], tmp_path / "gpu.cache")
+    with walk_before(name, parts) as runner:
+        expected = calibrate_on_cpu(runner, parts[name], tmp_path / "cpu.cache", "10.3.0")
 
     found = scales_from_text((tmp_path / "gpu.cache").read_text())
     assert list(found) == list(expected) == tensors_in_products(load_graph(parts[name]))
@@ -72,14 +72,14 @@ def test_its_ranges_are_those_that_the_cpu_finds(name, parts, tmp_path):
 
 
 def test_a_cache_from_the_cpu_spares_it_all_batches(parts, tmp_path):
-    with walk_before("decoder.00", parts) as walk:
-        calibrate_on_cpu(walk, parts["decoder.00"], tmp_path / "x.cache", "10.3.0")
+    with walk_before("decoder.00", parts) as runner:
+        calibrate_on_cpu(runner, parts["decoder.00"], tmp_path / "x.cache", "10.3.0")
         written = (tmp_path / "x.cache").read_bytes()
-    with walk_before("decoder.00", parts) as walk:
+    with walk_before("decoder.00", parts) as runner:
         for earlier in ORDER[:2]:
             parts[earlier].rename(parts[earlier].with_suffix(".away"))  # so that no image can pass
         try:
-            assert calibrated_build(walk, parts["decoder.00"], tmp_path / "x.cache")
+            assert calibrated_build(runner, parts["decoder.00"], tmp_path / "x.cache")
         finally:
             for earlier in ORDER[:2]:
                 parts[earlier].with_suffix(".away").rename(parts[earlier])
@@ -88,29 +88,29 @@ def test_a_cache_from_the_cpu_spares_it_all_batches(parts, tmp_path):
 
 
 def test_what_tensorrt_found_is_a_fresh_cache_on_the_cpu(parts, tmp_path):
-    with walk_before("vision_encoder", parts) as walk:
-        calibrated_build(walk, parts["vision_encoder"], tmp_path / "x.cache")
+    with walk_before("vision_encoder", parts) as runner:
+        calibrated_build(runner, parts["vision_encoder"], tmp_path / "x.cache")
     written = (tmp_path / "x.cache").stat().st_mtime_ns
-    with walk_before("vision_encoder", parts) as walk:
-        calibrate_on_cpu(walk, parts["vision_encoder"], tmp_path / "x.cache", "10.3.0")
+    with walk_before("vision_encoder", parts) as runner:
+        calibrate_on_cpu(runner, parts["vision_encoder"], tmp_path / "x.cache", "10.3.0")
 
     assert (tmp_path / "x.cache").stat().st_mtime_ns == written
 
 
 def test_ranges_by_another_method_are_the_cpus(parts, tmp_path):
-    with walk_before("decoder.00", parts) as walk:
-        assert calibrated_build(walk, parts["decoder.00"], tmp_path / "gpu.cache", "percentile")
-    with walk_before("decoder.00", parts) as walk:
-        calibrate_on_cpu(walk, parts["decoder.00"], tmp_path / "cpu.cache", "10.3.0", "percentile")
+    with walk_before("decoder.00", parts) as runner:
+        assert calibrated_build(runner, parts["decoder.00"], tmp_path / "gpu.cache", "percentile")
+    with walk_before("decoder.00", parts) as runner:
+        calibrate_on_cpu(runner, parts["decoder.00"], tmp_path / "cpu.cache", "10.3.0", "percentile")
 
     assert (tmp_path / "gpu.cache").read_text() == (tmp_path / "cpu.cache").read_text()
 
 
 @pytest.mark.parametrize("method", ["entropy", "percentile"])
 def test_the_walk_is_behind_the_component_afterwards(parts, tmp_path, method):
-    with walk_before("vision_encoder", parts) as walk:
-        calibrated_build(walk, parts["vision_encoder"], tmp_path / "x.cache", method)
-        assert len(walk.samples(parts["connector"])) == 3
+    with walk_before("vision_encoder", parts) as runner:
+        calibrated_build(runner, parts["vision_encoder"], tmp_path / "x.cache", method)
+        assert len(runner.samples(parts["connector"])) == 3
 
 
 def test_batches_are_in_the_order_in_which_tensorrt_names_inputs(parts, tmp_path):
@@ -121,9 +121,9 @@ def test_batches_are_in_the_order_in_which_tensorrt_names_inputs(parts, tmp_path
 
     graph, device = parts["decoder.00"], Device()
     names = ["past_value.0", "hidden_states", "past_length"]
-    with walk_before("decoder.00", parts) as walk:
-        [first, *_] = walk.samples(graph)
-        with EntropyCalibrator(walk, graph, tmp_path / "x.cache") as calibrator:
+    with walk_before("decoder.00", parts) as runner:
+        [first, *_] = runner.samples(graph)
+        with EntropyCalibrator(runner, graph, tmp_path / "x.cache") as calibrator:
             addresses = calibrator.get_batch(names)
             found = {name: np.full_like(first[name], 7) for name in names}
             with device.current():
@@ -148,11 +148,11 @@ def test_no_device_memory_is_left_taken(parts, tmp_path):
         with device.current():
             return cuda.mem_get_info()[0]
 
-    with walk_before("decoder.00", parts) as walk:
-        calibrated_build(walk, parts["decoder.00"], tmp_path / "first.cache")
+    with walk_before("decoder.00", parts) as runner:
+        calibrated_build(runner, parts["decoder.00"], tmp_path / "first.cache")
     before = free_bytes()
-    with walk_before("decoder.00", parts) as walk:
-        calibrated_build(walk, parts["decoder.00"], tmp_path / "second.cache")
+    with walk_before("decoder.00", parts) as runner:
+        calibrated_build(runner, parts["decoder.00"], tmp_path / "second.cache")
 
     assert free_bytes() == before
     device.close()
@@ -160,8 +160,8 @@ def test_no_device_memory_is_left_taken(parts, tmp_path):
 
 @pytest.mark.parametrize("changed", ["images", "graph"])
 def test_a_stale_cache_is_refused_before_anything_is_built(changed, parts, tmp_path):
-    with walk_before("vision_encoder", parts) as walk:
-        calibrated_build(walk, parts["vision_encoder"], tmp_path / "x.cache")
+    with walk_before("vision_encoder", parts) as runner:
+        calibrated_build(runner, parts["vision_encoder"], tmp_path / "x.cache")
     graph = parts["vision_encoder"]
     if changed == "graph":
         model = load_graph(graph)
@@ -170,10 +170,10 @@ def test_a_stale_cache_is_refused_before_anything_is_built(changed, parts, tmp_p
         graph.write_bytes(model.SerializeToString())
 
     with (
-        walk_before("vision_encoder", parts, "rendered:2" if changed == "images" else "rendered:3") as walk,
+        walk_before("vision_encoder", parts, "rendered:2" if changed == "images" else "rendered:3") as runner,
         pytest.raises(CalibrationError, match=f"is of another .*{changed}"),
     ):
-        calibrated_build(walk, graph, tmp_path / "x.cache")
+        calibrated_build(runner, graph, tmp_path / "x.cache")
 
 
 def test_what_fails_in_a_callback_is_raised_afterwards_and_no_cache_is_kept(parts, tmp_path):
@@ -181,8 +181,8 @@ def test_what_fails_in_a_callback_is_raised_afterwards_and_no_cache_is_kept(part
 
     def ask_wrongly():
         with (
-            walk_before("vision_encoder", parts) as walk,
-            EntropyCalibrator(walk, parts["vision_encoder"], tmp_path / "x.cache") as calibrator,
+            walk_before("vision_encoder", parts) as runner,
+            EntropyCalibrator(runner, parts["vision_encoder"], tmp_path / "x.cache") as calibrator,
         ):
             assert calibrator.get_batch(["nonsense"]) is None
             calibrator.write_calibration_cache(memoryview(b"TRT-100300-EntropyCalibration2\n"))
@@ -197,12 +197,12 @@ def test_images_that_cannot_be_read_are_told_of_after_the_build(parts, tmp_path)
     (tmp_path / "damaged.png").write_bytes(b"no image")
 
     with (
-        walk_before("vision_encoder", parts, str(tmp_path)) as walk,
+        walk_before("vision_encoder", parts, str(tmp_path)) as runner,
         pytest.raises(SourceError, match="holds no image that can be read"),
     ):
-        calibrated_build(walk, parts["vision_encoder"], tmp_path / "x.cache")
+        calibrated_build(runner, parts["vision_encoder"], tmp_path / "x.cache")
 
 
 def test_it_binds_a_cache_as_the_cpu_does(parts):
-    with walk_before("vision_encoder", parts) as walk:
-        assert binding_of(walk, parts["vision_encoder"], "10.3.0.26").tensorrt == "10.3.0"
+    with walk_before("vision_encoder", parts) as runner:
+        assert binding_of(runner, parts["vision_encoder"], "10.3.0.26").tensorrt == "10.3.0"

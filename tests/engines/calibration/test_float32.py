@@ -5,7 +5,7 @@ import pytest
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.errors import CalibrationError
-from engines.calibration.activation_runner import open_walk
+from engines.calibration.activation_runner import open_runner
 from engines.calibration.images import open_images
 from engines.calibration.observe import open_observed
 from engines.calibration.overflow import find_overflow, float32_nodes, overflowing_tensors
@@ -152,8 +152,8 @@ def test_an_overflow_between_components_is_refused():
 
 
 def test_nothing_overflows_in_a_quiet_model(tmp_path):
-    with open_walk(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
-        found = [find_overflow(walk, graph) for graph in emit_parts(tmp_path, TensorRTLowering).values()]
+    with open_runner(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as runner:
+        found = [find_overflow(runner, graph) for graph in emit_parts(tmp_path, TensorRTLowering).values()]
 
     assert [(overflow.tensors, overflow.nodes) for overflow in found] == [({}, ())] * 5
 
@@ -163,9 +163,9 @@ def test_components_for_tensorrt_compute_on_the_way_what_those_for_onnx_runtime_
     for name, lowering in (("trt", TensorRTLowering), ("ort", OnnxRuntimeLowering)):
         (tmp_path / name).mkdir()
         parts = emit_parts(tmp_path / name, lowering)
-        with open_walk(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
+        with open_runner(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as runner:
             for graph in parts.values():
-                peaks = walk.through(graph, peaks_of=["logits"] if graph == parts["lm_head"] else []).peaks
+                peaks = runner.through(graph, peaks_of=["logits"] if graph == parts["lm_head"] else []).peaks
         logits.append(peaks["logits"])
 
     assert logits[0] == pytest.approx(logits[1], rel=1e-4)
@@ -174,12 +174,12 @@ def test_components_for_tensorrt_compute_on_the_way_what_those_for_onnx_runtime_
 def test_a_loud_layer_of_a_real_component_is_found(tmp_path):
     """The second layer's MLP grown until its activation exceeds float16, and the way back as much less."""
     parts = emit_parts(tmp_path, TensorRTLowering)
-    with open_walk(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
+    with open_runner(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as runner:
         for name in ("vision_encoder", "connector"):
-            walk.through(parts[name])
+            runner.through(parts[name])
         grow(parts["decoder.00"], "layers.1.mlp.gate_up_proj.weight", 3000.0)
         grow(parts["decoder.00"], "layers.1.mlp.down_proj.weight", 1 / 3000.0)
-        found = find_overflow(walk, parts["decoder.00"])
+        found = find_overflow(runner, parts["decoder.00"])
 
     assert found.nodes
     assert all(name.startswith("layers.1/") for name in found.nodes)
@@ -188,13 +188,13 @@ def test_a_loud_layer_of_a_real_component_is_found(tmp_path):
 
 def test_there_is_more_to_be_found_out_where_the_walk_stays(tmp_path):
     parts = emit_parts(tmp_path, TensorRTLowering)
-    with open_walk(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
-        before = walk.data_sha256
-        found = find_overflow(walk, parts["vision_encoder"], tmp_path / "x.overflow", stay=True)
-        assert find_overflow(walk, parts["vision_encoder"], tmp_path / "x.overflow", stay=True) == found
-        assert walk.data_sha256 == before
-        walk.through(parts["vision_encoder"])
-        walk.through(parts["connector"])
+    with open_runner(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as runner:
+        before = runner.data_sha256
+        found = find_overflow(runner, parts["vision_encoder"], tmp_path / "x.overflow", stay=True)
+        assert find_overflow(runner, parts["vision_encoder"], tmp_path / "x.overflow", stay=True) == found
+        assert runner.data_sha256 == before
+        runner.through(parts["vision_encoder"])
+        runner.through(parts["connector"])
 
 
 def test_what_overflows_is_read_from_a_cache_that_is_fresh(tmp_path):
@@ -203,8 +203,8 @@ def test_what_overflows_is_read_from_a_cache_that_is_fresh(tmp_path):
     grow(graph, "layers.1.mlp.fc2.weight", 1 / 60000.0)
 
     def find(images="rendered:2"):
-        with open_walk(open_images(images), MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
-            return find_overflow(walk, graph, tmp_path / "vision_encoder.overflow")
+        with open_runner(open_images(images), MODEL.preprocessing, PROMPT, TinyEmbedding()) as runner:
+            return find_overflow(runner, graph, tmp_path / "vision_encoder.overflow")
 
     first = find()
     written = (tmp_path / "vision_encoder.overflow").stat().st_mtime_ns

@@ -1,4 +1,4 @@
-"""A checkpoint's own walk: its prompt and words reach the decoder, and what overflows float16 in it is named."""
+"""A checkpoint's own runner: its prompt and words reach the decoder, and what overflows float16 in it is named."""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +7,7 @@ import pytest
 
 from edge_runtime.errors import CalibrationError
 from engines.calibration.images import open_images
-from engines.calibration.model import find_model_overflow, open_model_walk
+from engines.calibration.model import find_model_overflow, open_model_runner
 from tests.engines.calibration.graphs import MODEL, TINY, emit_parts
 
 IMAGES = "rendered:2"
@@ -33,10 +33,10 @@ class Louder:
 
 def test_the_decoder_reads_the_models_prompt_and_answers(tmp_path):
     parts = emit_parts(tmp_path)
-    with open_model_walk(TINY, MODEL, open_images(IMAGES)) as walk:
+    with open_model_runner(TINY, MODEL, open_images(IMAGES)) as runner:
         for name in ("vision_encoder", "connector"):
-            walk.skip(parts[name])
-        samples = list(walk.samples(parts["decoder.00"]))
+            runner.skip(parts[name])
+        samples = list(runner.samples(parts["decoder.00"]))
 
     [table] = [name for part in MODEL.parts if part.kind == "embedding" for name in part.parameters]
     bos = TINY.tensor(table)[MODEL.spec.bos_token_id]
@@ -50,10 +50,10 @@ def test_where_positions_end_answers_do(tmp_path):
     parts = emit_parts(tmp_path)
 
     def tokens(model):
-        with open_model_walk(TINY, model, open_images(IMAGES)) as walk:
+        with open_model_runner(TINY, model, open_images(IMAGES)) as runner:
             for name in ("vision_encoder", "connector"):
-                walk.skip(parts[name])
-            return walk.shapes(parts["decoder.00"])["hidden_states"][1]
+                runner.skip(parts[name])
+            return runner.shapes(parts["decoder.00"])["hidden_states"][1]
 
     most = tokens(MODEL)
 

@@ -28,7 +28,7 @@ from engines.reference.renderer.scenes import (
 )
 from engines.reference.renderer.surfaces import SURFACES
 from engines.reference.renderer.truth import finding_from_mask, region_from_mask, severity_of
-from engines.reference.scores import Tally
+from engines.reference.scores import ScoreCounts
 
 SEEDS = range(40)
 
@@ -177,19 +177,19 @@ def test_a_flight_repeats_from_its_seed_and_moves_between_frames():
 
 
 def test_a_perfect_report_scores_one(scenes):
-    tally = Tally()
+    counts = ScoreCounts()
     for scene in scenes:
-        tally.add(scene, InspectionReport(findings=scene.findings))
-    scores = tally.scores()
+        counts.add(scene, InspectionReport(findings=scene.findings))
+    scores = counts.scores()
     assert scores.macro_f1 == scores.region_iou_03 == scores.severity_exact == scores.hairline_recall == 1.0
     assert scores.corrosion_missed == scores.false_alarms_distractors == 0.0
 
 
 def test_a_blind_report_misses_everything_and_alarms_nobody(scenes):
-    tally = Tally()
+    counts = ScoreCounts()
     for scene in scenes:
-        tally.add(scene, InspectionReport())
-    scores = tally.scores()
+        counts.add(scene, InspectionReport())
+    scores = counts.scores()
     assert scores.macro_f1 == scores.hairline_recall == scores.region_iou_03 == 0.0
     assert scores.corrosion_missed == 1.0
     assert scores.false_alarms_distractors == scores.false_alarms_clean == 0.0
@@ -198,6 +198,6 @@ def test_a_blind_report_misses_everything_and_alarms_nobody(scenes):
 def test_a_finding_on_a_sound_frame_is_a_false_alarm():
     scene = compose_scene(np.random.default_rng(1), SIZE, "concrete", set(), ("moss",))
     wrong = Finding("corrosion", SEVERITIES[0], Region(0, 0, 1, 1), 0.5, "", "monitor")
-    tally = Tally()
-    tally.add(scene, InspectionReport(findings=(wrong,)))
-    assert tally.scores().false_alarms_distractors == 1.0
+    counts = ScoreCounts()
+    counts.add(scene, InspectionReport(findings=(wrong,)))
+    assert counts.scores().false_alarms_distractors == 1.0

@@ -13,14 +13,14 @@ from engines.evaluation.sensitivity.grid import Experiment, combinations, one_at
 from engines.evaluation.sensitivity.journal import load_journal
 from engines.evaluation.sensitivity.run import Study, run_experiments
 from engines.evaluation.sensitivity.table import alone, sensitivity_table
-from engines.evaluation.sensitivity.tensors import write_treated
-from engines.evaluation.sensitivity.treatments import Treatment
+from engines.evaluation.sensitivity.tensors import write_quantized
+from engines.evaluation.sensitivity.weight_quantization import WeightQuantization
 from engines.families.synthetic import open_checkpoint
 
 STUDY = Study("synthetic:tiny-llava", scenes=2, block_groups=2)
 IMAGES = open_images("rendered:3")
 HERE = partial(in_processes, processes=1)
-COARSE, FINE = Treatment("rtn", 2), Treatment("rtn", 8)
+COARSE, FINE = WeightQuantization("rtn", 2), WeightQuantization("rtn", 8)
 EXPERIMENTS = [
     Experiment({}),
     Experiment({"vision_encoder.0.ffn": COARSE}),
@@ -95,7 +95,7 @@ def test_another_file_is_refused(text, tmp_path):
         load_journal(tmp_path / "x.jsonl")
 
 
-def test_the_table_says_what_every_group_lost_by_every_treatment(journal):
+def test_the_table_says_what_every_group_lost_by_every_quantization(journal):
     groups = STUDY.groups()
 
     losses = alone(journal, groups, [COARSE, FINE], "features_error")
@@ -112,8 +112,8 @@ def test_rounding_by_weights_alone_looks_at_no_images_and_gives_what_it_gives_be
         raise AssertionError("images were looked at")
 
     checkpoint, unread = open_checkpoint(STUDY.checkpoint), CalibrationImages("none", "", 1, no_images)
-    write_treated(checkpoint, unread, [COARSE], tmp_path / "alone")
-    write_treated(checkpoint, IMAGES, [COARSE, Treatment("gptq", 4)], tmp_path / "beside")
+    write_quantized(checkpoint, unread, [COARSE], tmp_path / "alone")
+    write_quantized(checkpoint, IMAGES, [COARSE, WeightQuantization("gptq", 4)], tmp_path / "beside")
 
     alone = {path.name: path.read_bytes() for path in (tmp_path / "alone").iterdir()}
     assert alone
@@ -123,7 +123,7 @@ def test_rounding_by_weights_alone_looks_at_no_images_and_gives_what_it_gives_be
 def test_the_command_measures_every_group_and_says_what_it_found(tmp_path, capsys):
     counts = {"scenes": 1, "combinations": 1, "processes": 1, "block-groups": 1}
     options = [text for name, count in counts.items() for text in (f"--{name}", str(count))]
-    where = ["--out", str(tmp_path / "found.jsonl"), "--images", "rendered:2", "--treatments", "rtn3", "--json"]
+    where = ["--out", str(tmp_path / "found.jsonl"), "--images", "rendered:2", "--quantizations", "rtn3", "--json"]
 
     assert main(["sensitivity", STUDY.checkpoint, *where, *options]) == 0
 
@@ -146,7 +146,7 @@ def test_every_matrix_is_in_one_group():
     assert "decoder.0-1.qk" in {group.name for group in STUDY.groups()}
 
 
-def test_the_grid_has_every_treatment_of_every_group_once():
+def test_the_grid_has_every_quantization_of_every_group_once():
     groups = STUDY.groups()
 
     grid = list(one_at_a_time(groups, [COARSE, FINE]))
@@ -158,4 +158,4 @@ def test_combinations_are_the_same_every_time_and_differ_in_how_much_they_treat(
     first, second = (list(combinations(STUDY.groups(), [COARSE, FINE], 20)) for _ in range(2))
 
     assert [experiment.key for experiment in first] == [experiment.key for experiment in second]
-    assert len({len(experiment.treatments) for experiment in first}) > 5
+    assert len({len(experiment.quantizations) for experiment in first}) > 5

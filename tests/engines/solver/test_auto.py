@@ -12,7 +12,7 @@ from engines.cli import main
 from engines.evaluation.sensitivity.grid import Experiment, one_at_a_time
 from engines.evaluation.sensitivity.outcomes import Result
 from engines.evaluation.sensitivity.run import Study
-from engines.evaluation.sensitivity.treatments import Treatment
+from engines.evaluation.sensitivity.weight_quantization import WeightQuantization
 from engines.evaluation.solver.auto import forecast, plan_automatically
 from engines.families.synthetic import open_checkpoint
 from engines.planning.plan import plan_bundle
@@ -24,36 +24,38 @@ STUDY = Study(TINY, scenes=2, block_groups=2)
 UNTOUCHED = Result(0.9, 0.8, 0.1, 0.1, 0.9, 0.8, 0.5, 0.0, 0.0)
 
 
-def ledger(recipe):
-    return plan_bundle(CHECKPOINT, load_recipe(recipe), "onnxruntime").ledger.planned_bytes
+def memory_plan(recipe):
+    return plan_bundle(CHECKPOINT, load_recipe(recipe), "onnxruntime").memory_plan.planned_bytes
 
 
 @pytest.fixture
 def measurements(tmp_path):
     """As if the eyes lost ten times what speech loses, and rounding to nearest twice what GPTQ does."""
     journal = STUDY.journal(tmp_path / "measured.jsonl", open_images("rendered:1"))
-    for experiment in one_at_a_time(STUDY.groups(), [Treatment("rtn", 4), Treatment("gptq", 4), Treatment("rtn", 8)]):
+    for experiment in one_at_a_time(
+        STUDY.groups(), [WeightQuantization("rtn", 4), WeightQuantization("gptq", 4), WeightQuantization("rtn", 8)]
+    ):
         loss = 0.0
-        for group, treatment in experiment.treatments.items():
-            loss = (0.01 if group.startswith("vision") else 0.001) * (1 if treatment.method == "gptq" else 2)
+        for group, quantization in experiment.quantizations.items():
+            loss = (0.01 if group.startswith("vision") else 0.001) * (1 if quantization.method == "gptq" else 2)
         found = replace(UNTOUCHED, macro_f1=0.9 - loss, answer_loss=0.5 + loss, logits_divergence=loss)
         journal.add(experiment.key, found)
     return journal.path
 
 
 def test_with_room_for_the_eyes_the_eyes_keep_float16(measurements):
-    auto = plan_automatically(CHECKPOINT, measurements, "onnxruntime", ledger("asymmetric-int4"))
+    auto = plan_automatically(CHECKPOINT, measurements, "onnxruntime", memory_plan("asymmetric-int4"))
 
     components = auto.best.precisions.components
     coarse = {kind: {p.method for _, p in precision.exceptions} for kind, precision in components.items()}
     assert not coarse["vision_encoder"]
     assert coarse["decoder"] == {"gptq"}
-    assert auto.best.ledger.planned_bytes <= ledger("asymmetric-int4")
+    assert auto.best.memory_plan.planned_bytes <= memory_plan("asymmetric-int4")
     assert len(auto.solutions) == 4
 
 
 def test_a_forecast_follows_what_was_measured(measurements):
-    auto = plan_automatically(CHECKPOINT, measurements, "onnxruntime", ledger("uniform-int4") + 20_000)
+    auto = plan_automatically(CHECKPOINT, measurements, "onnxruntime", memory_plan("uniform-int4") + 20_000)
 
     expected = auto.forecasts[0]
     assert expected.macro_f1 == pytest.approx(0.9 - auto.best.loss)
@@ -62,7 +64,7 @@ def test_a_forecast_follows_what_was_measured(measurements):
 
 
 def test_it_builds_and_weighs_what_was_planned(measurements, tmp_path):
-    budget = ledger("asymmetric-int4")
+    budget = memory_plan("asymmetric-int4")
     best = plan_automatically(CHECKPOINT, measurements, "onnxruntime", budget).best
 
     bundle = build(
@@ -83,7 +85,14 @@ def test_it_builds_and_weighs_what_was_planned(measurements, tmp_path):
 
 
 def test_the_command_says_what_was_chosen_and_what_else_there_was(measurements, capsys):
-    arguments = ["--recipe", "auto", "--measurements", str(measurements), "--budget", str(ledger("asymmetric-int4"))]
+    arguments = [
+        "--recipe",
+        "auto",
+        "--measurements",
+        str(measurements),
+        "--budget",
+        str(memory_plan("asymmetric-int4")),
+    ]
 
     assert main(["plan", TINY, *arguments]) == 0
 
@@ -115,7 +124,7 @@ def test_measurements_of_another_checkpoint_are_refused(measurements):
 
 def test_a_target_that_executes_nothing_of_what_was_measured_is_told(tmp_path):
     journal = STUDY.journal(tmp_path / "m.jsonl", open_images("rendered:1"))
-    for experiment in one_at_a_time(STUDY.groups(), [Treatment("rtn", 2)]):
+    for experiment in one_at_a_time(STUDY.groups(), [WeightQuantization("rtn", 2)]):
         journal.add(experiment.key, UNTOUCHED)
 
     with pytest.raises(RecipeError, match="no experiment that onnxruntime could execute"):
@@ -131,7 +140,8 @@ def test_broken_models_do_not_bend_the_forecast(measurements):
     journal = STUDY.journal(measurements, open_images("rendered:1"))
     before = forecast(journal, 0.02)
     journal.add(
-        Experiment({"lm_head": Treatment("rtn", 2)}).key, Result(**{**asdict(UNTOUCHED), "logits_divergence": 9})
+        Experiment({"lm_head": WeightQuantization("rtn", 2)}).key,
+        Result(**{**asdict(UNTOUCHED), "logits_divergence": 9}),
     )
 
     assert forecast(journal, 0.02) == before

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.errors import BudgetExceededError
-from edge_runtime.memory.plan import Ledger, LedgerItem
-from engines.evaluation.sensitivity.treatments import Treatment
+from edge_runtime.memory.plan import MemoryPlan, MemoryPlanItem
+from engines.evaluation.sensitivity.weight_quantization import WeightQuantization
 from engines.evaluation.solver.choices import Choice, Option
 from engines.evaluation.solver.solve import recipe_text, solve
 from engines.quantize.recipe import FLOAT16, Precision, load_recipe
 
 INT4 = Precision("int4", "rtn", 128)
-BESIDE = 1000  # bytes of a ledger that no plan changes
+BESIDE = 1000  # bytes of a memory plan that no plan changes
 
 
 @st.composite
@@ -27,20 +27,22 @@ def choices(draw):
         options = [Option(FLOAT16, {}, 0.0, wide)]
         for method in ("rtn", "gptq")[: draw(st.integers(0, 2))]:
             loss, size = draw(st.integers(1, 1000)) / 1000, draw(st.integers(20, wide))
-            options.append(Option(Precision("int4", method, 128), {f"g{index}": Treatment(method, 4)}, loss, size))
+            options.append(
+                Option(Precision("int4", method, 128), {f"g{index}": WeightQuantization(method, 4)}, loss, size)
+            )
         found.append(Choice(f"g{index}", "decoder", (f"layers.{index}.down_proj",), tuple(options)))
     return found
 
 
-def ledger_of(choices):
+def memory_plan_of(choices):
     """Weights, what lies beside, and a peak that follows the largest matrix, as loading has."""
 
-    def ledger(plan):
+    def memory_plan(plan):
         sizes = [size_of(choice, plan) for choice in choices]
         items = {"beside": BESIDE, "decoder": sum(sizes), "load_peak": max(sizes) // 2}
-        return Ledger(tuple(LedgerItem(name, size) for name, size in items.items()))
+        return MemoryPlan(tuple(MemoryPlanItem(name, size) for name, size in items.items()))
 
-    return ledger
+    return memory_plan
 
 
 def size_of(choice, plan):
@@ -55,13 +57,13 @@ def key(precision):
 
 @given(choices(), st.integers(1000, 30_000))
 def test_what_is_chosen_fits_and_no_worse_than_without_the_peak_would(choices, budget):
-    ledger = ledger_of(choices)
+    memory_plan = memory_plan_of(choices)
     try:
-        best, *others = solve(choices, ledger, budget)
+        best, *others = solve(choices, memory_plan, budget)
     except BudgetExceededError:
         return
 
-    assert best.ledger.planned_bytes <= budget
+    assert best.memory_plan.planned_bytes <= budget
     assert all(best.loss <= other.loss + 1e-9 for other in others)
     plans = [{c.name: id(s.options[c.name]) for c in choices} for s in (best, *others)]
     assert all(one != other for one, other in itertools.combinations(plans, 2))
@@ -69,22 +71,22 @@ def test_what_is_chosen_fits_and_no_worse_than_without_the_peak_would(choices, b
 
 @given(choices(), st.integers(1000, 30_000))
 def test_no_plan_does_better_where_only_weights_count(choices, budget):
-    def ledger(plan):
-        return Ledger((LedgerItem("decoder", sum(size_of(choice, plan) for choice in choices)),))
+    def memory_plan(plan):
+        return MemoryPlan((MemoryPlanItem("decoder", sum(size_of(choice, plan) for choice in choices)),))
 
     every = list(itertools.product(*(choice.options for choice in choices)))
     fitting = [sum(o.loss for o in plan) for plan in every if sum(o.resident_bytes for o in plan) <= budget]
     if not fitting:
         with pytest.raises(BudgetExceededError, match="smallest plan"):
-            solve(choices, ledger, budget)
+            solve(choices, memory_plan, budget)
         return
 
-    assert solve(choices, ledger, budget)[0].loss == pytest.approx(min(fitting), abs=1e-6)
+    assert solve(choices, memory_plan, budget)[0].loss == pytest.approx(min(fitting), abs=1e-6)
 
 
 @given(choices())
 def test_all_the_room_there_is_leaves_float16(choices):
-    best = solve(choices, ledger_of(choices), 10**9)[0]
+    best = solve(choices, memory_plan_of(choices), 10**9)[0]
 
     assert best.loss == 0
     assert all(size_of(choice, best.precisions) for choice in choices)
@@ -93,20 +95,20 @@ def test_all_the_room_there_is_leaves_float16(choices):
 def test_more_budget_never_costs_accuracy():
     rng = np.random.default_rng(0)
     options = [
-        (Option(FLOAT16, {}, 0.0, 400), Option(INT4, {f"g{i}": Treatment("rtn", 4)}, float(rng.gamma(1)), 100))
+        (Option(FLOAT16, {}, 0.0, 400), Option(INT4, {f"g{i}": WeightQuantization("rtn", 4)}, float(rng.gamma(1)), 100))
         for i in range(12)
     ]
     choices = [Choice(f"g{i}", "decoder", (f"layers.{i}.down_proj",), pair) for i, pair in enumerate(options)]
 
-    losses = [solve(choices, ledger_of(choices), budget)[0].loss for budget in range(2500, 7000, 300)]
+    losses = [solve(choices, memory_plan_of(choices), budget)[0].loss for budget in range(2500, 7000, 300)]
 
     assert losses == sorted(losses, reverse=True)
 
 
 def test_a_plan_is_a_recipe_that_can_be_read_again(tmp_path):
-    gptq = Option(Precision("int4", "gptq", 64), {"g": Treatment("gptq", 4, 64)}, 0.1, 10)
+    gptq = Option(Precision("int4", "gptq", 64), {"g": WeightQuantization("gptq", 4, 64)}, 0.1, 10)
     choice = Choice("g", "decoder", ("layers.0.mlp.down_proj",), (Option(FLOAT16, {}, 0.0, 100), gptq))
-    best = solve([choice], ledger_of([choice]), 1020)[0]
+    best = solve([choice], memory_plan_of([choice]), 1020)[0]
     (tmp_path / "auto.yaml").write_text(recipe_text(best.precisions.components))
 
     again = load_recipe(str(tmp_path / "auto.yaml"))

@@ -9,7 +9,7 @@ import pytest
 from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import CalibrationError, RecipeError
 from edge_runtime.language.tokenizer import PromptTokens
-from edge_runtime.memory.plan import plan_ledger
+from edge_runtime.memory.plan import plan_memory
 from engines.build import build
 from engines.calibration.images import open_images
 from engines.calibration.observe import Observation
@@ -59,13 +59,13 @@ def test_the_manifest_says_how_keys_and_values_are_kept(bundles):
 
 
 def test_they_take_a_quarter_of_the_bytes_as_planned_and_as_built(bundles):
-    def cache_bytes(ledger):
-        return ledger.item("kv_cache").planned_bytes
+    def cache_bytes(memory_plan):
+        return memory_plan.item("kv_cache").planned_bytes
 
-    wide, narrow = (cache_bytes(plan_ledger(bundle.manifest, 500)) for bundle in bundles.values())
+    wide, narrow = (cache_bytes(plan_memory(bundle.manifest, 500)) for bundle in bundles.values())
     assert wide == 4 * narrow
     planned = plan_bundle(CHECKPOINT, replace(load_recipe("fp16"), kv_cache="int8"), "onnxruntime", 500)
-    assert cache_bytes(planned.ledger) == narrow
+    assert cache_bytes(planned.memory_plan) == narrow
 
 
 def test_prefill_and_every_token_behind_it_are_near_those_with_a_cache_in_float32(bundles):
@@ -94,7 +94,7 @@ def test_an_interrupted_build_goes_on_with_the_group_that_was_missing_and_finds_
 
 
 class QuietWalk:
-    """A walk on which every channel of keys and values is as large as ``peaks`` says."""
+    """A runner on which every channel of keys and values is as large as ``peaks`` says."""
 
     def __init__(self, peaks):
         self.peaks = peaks

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.backends.native import find_operators
 from edge_runtime.errors import BundleTargetError
-from edge_runtime.memory.plan import plan_ledger
+from edge_runtime.memory.plan import plan_memory
 from engines.build import build
 from engines.calibration.images import open_images
 from engines.cli import main
@@ -86,7 +86,7 @@ def test_weights_are_planned_once_and_as_they_are_stored():
     for target, least in (("onnxruntime", 2.0), ("onnxruntime-amx", 0.99)):
         plan = plan_bundle(checkpoint, load_recipe("asymmetric-int4"), target)
         eyes = plan.manifest.component("vision_encoder")
-        planned_bytes = plan_ledger(plan.manifest, 2048).item("vision_encoder").planned_bytes
+        planned_bytes = plan_memory(plan.manifest, 2048).item("vision_encoder").planned_bytes
         assert least <= planned_bytes / eyes.size_bytes < least + 0.2
 
 

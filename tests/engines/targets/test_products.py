@@ -162,7 +162,10 @@ def test_a_bundle_says_that_its_products_are_rounded_and_plans_their_room(tmp_pa
 
     checkpoint = open_checkpoint("synthetic:llava-1.5-7b")  # of a tiny one, the decoder takes more
     rounded, plain = (
-        {item.name: item.planned_bytes for item in plan_bundle(checkpoint, load_recipe(r), "onnxruntime").ledger.items}
+        {
+            item.name: item.planned_bytes
+            for item in plan_bundle(checkpoint, load_recipe(r), "onnxruntime").memory_plan.items
+        }
         for r in (recipe, "fp16")
     )
     assert rounded["activations"] - plain["activations"] == pytest.approx(135e6, rel=0.2)  # as measured

@@ -113,7 +113,7 @@ def test_only_heads_are_split():
 def test_a_plan_for_tensorrt_needs_no_tensorrt():
     plan = plan_bundle(open_checkpoint("synthetic:llava-1.5-13b"), load_recipe("asymmetric-int4"), "tensorrt-rtx")
 
-    items = {item.name: item.planned_bytes for item in plan.ledger.items}
+    items = {item.name: item.planned_bytes for item in plan.memory_plan.items}
     assert items["decoder"] == pytest.approx(6.8e9, rel=0.03)
     weights = 303e6 * 2  # ViT-L/14 at 336 pixels
     assert items["vision_encoder"] == pytest.approx(weights, rel=0.05)

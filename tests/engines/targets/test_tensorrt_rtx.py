@@ -7,10 +7,10 @@ import pytest
 
 from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import BackendError
-from edge_runtime.memory.plan import plan_ledger
+from edge_runtime.memory.plan import plan_memory
 from engines.build import build
 from engines.calibration.images import open_images
-from engines.calibration.model import open_model_walk
+from engines.calibration.model import open_model_runner
 from engines.cli import main
 from engines.families.synthetic import open_checkpoint
 from engines.layers.lowering.tensorrt import TensorRTLowering
@@ -168,7 +168,7 @@ AT_13B = {
     [(name, precision, recipe) for (name, precision), recipe in AT_13B.items()],
     ids=[f"{name}-{precision.dtype}" for name, precision in AT_13B],
 )
-def test_a_component_of_13b_weighs_what_the_ledger_predicts(name, precision, recipe, tmp_path):
+def test_a_component_of_13b_weighs_what_the_memory_plan_predicts(name, precision, recipe, tmp_path):
     checkpoint = open_checkpoint("synthetic:llava-1.5-13b")
     plan = plan_bundle(checkpoint, load_recipe(recipe), "tensorrt-rtx")
     [part] = [part for part in plan.parts if part.name == name]
@@ -178,10 +178,10 @@ def test_a_component_of_13b_weighs_what_the_ledger_predicts(name, precision, rec
 
     [planned] = [component for component in plan.manifest.components if component.name == name]
     assert component.size_bytes == pytest.approx(planned.size_bytes, rel=0.03)
-    if part.kind == "embedding":  # mapped: the ledger counts the pages that a context can touch
+    if part.kind == "embedding":  # mapped: the memory plan counts the pages that a context can touch
         return
-    ledger = plan_ledger(plan.manifest, 2048)
-    predicted = ledger.item(part.kind).planned_bytes
+    memory_plan = plan_memory(plan.manifest, 2048)
+    predicted = memory_plan.item(part.kind).planned_bytes
     groups = sum(other.kind == part.kind for other in plan.parts)
     assert component.size_bytes * groups == pytest.approx(predicted, rel=0.03)
 
@@ -195,13 +195,13 @@ def test_a_layer_group_of_13b_in_int8_weighs_what_was_planned(tmp_path):
         next(part for part in plan.parts if part.name == name) for name in ("vision_encoder", "connector", "decoder.00")
     )
 
-    with open_model_walk(checkpoint, plan.model, open_images("rendered:1"), tmp_path) as walk:
+    with open_model_runner(checkpoint, plan.model, open_images("rendered:1"), tmp_path) as runner:
         for part in (eyes, connector):
             with Graph(tmp_path / f"{part.name}.onnx") as graph:
                 part.emit(graph, TensorRTLowering(), checkpoint, FLOAT16)
                 graph.save()
-            walk.skip(tmp_path / f"{part.name}.onnx")
-        calibration = Calibration(walk, tmp_path / "calibration")
+            runner.skip(tmp_path / f"{part.name}.onnx")
+        calibration = Calibration(runner, tmp_path / "calibration")
         component = target.write_component(tmp_path, group, checkpoint, precisions.components["decoder"], calibration)
 
     [planned] = [component for component in plan.manifest.components if component.name == "decoder.00"]

@@ -14,12 +14,12 @@ from inspection_ros.pipeline_types import Status
 _ANSWERS = 32  # the speed is that of so many
 
 
-class Tally:
-    """Any thread may tell it, and any may ask. What was dropped is counted by the intake, which drops it."""
+class FrameCounters:
+    """Any thread may tell it, and any may ask. What was dropped is counted by the queue, which drops it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._received = self._reported = self._skipped = self._failed = self._relieved = 0
+        self._received = self._reported = self._skipped = self._failed = self._left_behind = 0
         self._engine_failures = 0
         self._newest_frame_s = time.monotonic()
         self._latency, self._first_token, self._handover = LatencyWindow(), LatencyWindow(), LatencyWindow()
@@ -64,10 +64,10 @@ class Tally:
         """Remember what kept frames from being taken, until a frame succeeds."""
         self._last_failure = what
 
-    def relieve(self) -> None:
+    def leave_behind(self) -> None:
         """Count an inspection that was left behind."""
         with self._lock:
-            self._relieved += 1
+            self._left_behind += 1
 
     def counters(self, dropped: int) -> Counters:
         """What became of the frames so far; ``dropped`` as it was just before."""
@@ -87,6 +87,6 @@ class Tally:
             handover=self._handover.statistics(),
             tokens_per_s=1000 * sum(tokens for tokens, _ in answers) / written_ms if written_ms else None,
             busy_s=busy_s,
-            relieved=self._relieved,
+            left_behind=self._left_behind,
             engine_failures=self._engine_failures,
         )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from edge_runtime.memory.monitor import NOTHING_GIVEN_UP, Step
-from edge_runtime.memory.plan import Ledger
+from edge_runtime.memory.monitor import NOTHING_GIVEN_UP, LevelChange
+from edge_runtime.memory.plan import MemoryPlan
 from edge_runtime.memory.power import Power
 from edge_runtime.memory.telemetry import LatencyStatistics
-from edge_runtime.ros.diagnostic_values import values_from_counters, values_from_ledger, values_from_steps
+from edge_runtime.ros.diagnostic_values import values_from_counters, values_from_level_changes, values_from_memory_plan
 from inspection_ros.pipeline_types import Status
 
 OK, WARN, ERROR, STALE = range(4)  # the levels of diagnostic_msgs/DiagnosticStatus
@@ -31,11 +31,11 @@ class Health:
 def assess(
     state: str,
     status: Status | None,
-    ledger: Ledger | None,
+    memory_plan: MemoryPlan | None,
     temperature_c: float | None,
     stale_after_s: float,
     frame_age_s: float = 0.0,
-    steps: Sequence[Step] = (),
+    level_changes: Sequence[LevelChange] = (),
     failed_transition: str = "",
     power: Power = _UNTOLD,
 ) -> Health:
@@ -43,14 +43,15 @@ def assess(
 
     Cameras that have been silent for ``stale_after_s`` are stale; so are those that never spoke. ``frame_age_s`` is
     that of the latest report's frame, by its stamp: one from the future, or from long ago, tells of a wrong clock.
-    ``steps`` are what the inspector gave up for memory or for heat, and took back. ``failed_transition`` says why the
-    node is not active although someone wanted it to be; nothing is inspected in other states, which is a warning.
+    ``level_changes`` are what the inspector gave up for memory or for heat, and took back. ``failed_transition`` says
+    why the node is not active although someone wanted it to be; nothing is inspected in other states, which is a
+    warning.
     """
-    values: dict[str, str] = {"state": state, **values_from_steps(steps)}
+    values: dict[str, str] = {"state": state, **values_from_level_changes(level_changes)}
     if status is not None:
         values |= _values_from_status(status)
-    if ledger is not None:
-        values |= values_from_ledger(ledger)
+    if memory_plan is not None:
+        values |= values_from_memory_plan(memory_plan)
     if temperature_c is not None:
         values["temperature_c"] = f"{temperature_c:.1f}"
     values |= _values_from_power(power, status)
@@ -59,8 +60,8 @@ def assess(
         level, message = (ERROR, failed_transition) if failed_transition else (WARN, f"{state}: nothing is inspected")
     else:
         level, message = _verdict(status, stale_after_s, frame_age_s)
-    if level == OK and steps and steps[-1].rung != NOTHING_GIVEN_UP:
-        level, message = WARN, f"{steps[-1].rung}: {steps[-1].reason}"
+    if level == OK and level_changes and level_changes[-1].level != NOTHING_GIVEN_UP:
+        level, message = WARN, f"{level_changes[-1].level}: {level_changes[-1].reason}"
     return Health(level, message, values)
 
 
@@ -81,7 +82,7 @@ def _values_from_status(status: Status) -> dict[str, str]:
     values = values_from_counters(status.counters)
     values["since_frame_s"] = f"{status.since_frame_s:.2f}"
     values["busy_s"] = f"{status.busy_s:.2f}"
-    values["inspections_left_behind"] = str(status.relieved)
+    values["inspections_left_behind"] = str(status.left_behind)
     if status.tokens_per_s is not None:
         values["tokens_per_s"] = f"{status.tokens_per_s:.1f}"
     return (

@@ -1,4 +1,4 @@
-"""What can be asked of the node: an inspection, another prompt, the ledger; passes it on, and inspects nothing."""
+"""What can be asked of the node: an inspection, another prompt, the memory plan; passes it on, and inspects nothing."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, Protocol
 
 from inspection_msgs.action import Inspect
 from inspection_msgs.msg import InspectionReport as InspectionReportMessage
-from inspection_msgs.msg import LedgerItem
-from inspection_msgs.srv import GetLedger, SetPrompt
+from inspection_msgs.msg import MemoryPlanItem
+from inspection_msgs.srv import GetMemoryPlan, SetPrompt
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.task import Future
 
-from edge_runtime.memory.plan import Ledger
+from edge_runtime.memory.plan import MemoryPlan
 from edge_runtime.reports.report import InspectionReport
 from edge_runtime.stream.loop import within
 from inspection_ros.pipeline import Pipeline
@@ -33,7 +33,7 @@ class Asked(Protocol):
         """None while the node is not active."""
 
     @property
-    def ledger(self) -> Ledger | None:
+    def memory_plan(self) -> MemoryPlan | None:
         """None while no bundle is open."""
 
     @property
@@ -41,7 +41,7 @@ class Asked(Protocol):
         """The topics that the node subscribes to while it is active."""
 
 
-class Desk:
+class InspectServer:
     """Where the node is asked; lives as long as the node, and turns goals away while that is not active.
 
     ``answer`` makes the message of a report. rclpy has no word for why a goal was turned away, so the log says it.
@@ -52,7 +52,7 @@ class Desk:
         self._asked = asked
         self._answer = answer
         node.create_service(SetPrompt, "inspection/set_prompt", self._set_prompt)
-        node.create_service(GetLedger, "inspection/get_ledger", self._get_ledger)
+        node.create_service(GetMemoryPlan, "inspection/get_memory_plan", self._get_memory_plan)
         self._actions = ActionServer(
             node,
             Inspect,
@@ -84,7 +84,7 @@ class Desk:
         in_time = within(asked.deadline_s or None)
         answered = Future(executor=self._node.executor)
 
-        def go_on(written: str) -> bool:
+        def should_continue(written: str) -> bool:
             if written:
                 goal.publish_feedback(Inspect.Feedback(text=written))
             return in_time(written) and not goal.is_cancel_requested
@@ -97,7 +97,7 @@ class Desk:
             goal.abort()
             return Inspect.Result(failure="the node is not active any more")
         image = asked.image[0] if asked.image else None
-        pipeline.ask(Request(camera, image, asked.question, go_on, done))
+        pipeline.ask(Request(camera, image, asked.question, should_continue, done))
         message, report, failure = await answered
         result = Inspect.Result(failure=failure)
         if report is not None:
@@ -115,18 +115,18 @@ class Desk:
         response.accepted, response.reason = outcome.successful, outcome.reason
         return response
 
-    def _get_ledger(self, request: Any, response: Any) -> Any:
-        ledger = self._asked.ledger
-        response.is_open = ledger is not None
-        if ledger is not None:
+    def _get_memory_plan(self, request: Any, response: Any) -> Any:
+        memory_plan = self._asked.memory_plan
+        response.is_open = memory_plan is not None
+        if memory_plan is not None:
             response.items = [
-                LedgerItem(
+                MemoryPlanItem(
                     name=item.name,
                     planned_bytes=item.planned_bytes,
                     measured_bytes=-1 if item.measured_bytes is None else item.measured_bytes,
                 )
-                for item in ledger.items
+                for item in memory_plan.items
             ]
-            response.planned_bytes, response.measured_bytes = ledger.planned_bytes, ledger.measured_bytes
-            response.budget_bytes = ledger.budget_bytes or 0
+            response.planned_bytes, response.measured_bytes = memory_plan.planned_bytes, memory_plan.measured_bytes
+            response.budget_bytes = memory_plan.budget_bytes or 0
         return response

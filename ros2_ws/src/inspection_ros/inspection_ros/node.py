@@ -15,19 +15,19 @@ from rclpy.parameter import Parameter
 
 from edge_runtime.errors import BackendError, EdgeRuntimeError
 from edge_runtime.inspector import Inspector
-from edge_runtime.memory.monitor import Step
-from edge_runtime.memory.plan import Ledger
+from edge_runtime.memory.monitor import LevelChange
+from edge_runtime.memory.plan import MemoryPlan
 from edge_runtime.memory.power import read_power
 from edge_runtime.memory.telemetry import read_temperature_c
 from inspection_ros.health import assess
-from inspection_ros.inspect_server import Desk
+from inspection_ros.inspect_server import InspectServer
 from inspection_ros.lifecycle_guard import answer_impossible_transitions
 from inspection_ros.pipeline import Pipeline
 from inspection_ros.pipeline_types import ClosableInspector, Failed, Status
-from inspection_ros.publishers import Voice, diagnostics_of
+from inspection_ros.publishers import Publishers, diagnostics_of
 from inspection_ros.settings import SETTINGS, check_setting, declare_settings, refusal, rules_from
 from inspection_ros.spin import run_node
-from inspection_ros.subscriptions import Ears, frame_from_message
+from inspection_ros.subscriptions import Subscriptions, frame_from_message
 
 DIAGNOSTICS_PERIOD_S = 1.0
 STOP_TIMEOUT_S = 60.0  # a report in progress may take this long on a slow machine before the node gives up on it
@@ -41,11 +41,11 @@ class OpenInspector(ClosableInspector, Protocol):
     """What the node needs of an inspector: everything that :class:`edge_runtime.inspector.Inspector` has."""
 
     @property
-    def ledger(self) -> Ledger:
+    def memory_plan(self) -> MemoryPlan:
         """Planned and measured bytes."""
 
     @property
-    def steps(self) -> tuple[Step, ...]:
+    def level_changes(self) -> tuple[LevelChange, ...]:
         """What was given up for memory or for heat."""
 
 
@@ -61,8 +61,8 @@ class InspectionNode(LifecycleNode):
         super().__init__("inspection", **node_options)
         self._open_inspector = open_inspector
         self._inspector: OpenInspector | None = None
-        self._voice = Voice(self, self._locate)
-        self._ears: Ears | None = None
+        self._publishers = Publishers(self, self._locate)
+        self._subscriptions: Subscriptions | None = None
         self._failed_transition = ""
         self._engine_fails = ""  # why what is open must not go on
         self._opened_anew = False  # because of that
@@ -70,7 +70,7 @@ class InspectionNode(LifecycleNode):
         self.given_up = ""  # why the process must be started anew; empty while it need not
         declare_settings(self)
         self.add_on_set_parameters_callback(self._consider_parameters)
-        self._desk = Desk(self, self, self._voice.message_of)
+        self._inspect_server = InspectServer(self, self, self._publishers.message_of)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # health is told even where simulated time stands still
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._watch, clock=steady)
@@ -79,9 +79,9 @@ class InspectionNode(LifecycleNode):
         answer_impossible_transitions(self)
 
     @property
-    def ledger(self) -> Ledger | None:
+    def memory_plan(self) -> MemoryPlan | None:
         """Planned and measured bytes; None while no bundle is open."""
-        return None if self._inspector is None else self._inspector.ledger
+        return None if self._inspector is None else self._inspector.memory_plan
 
     @property
     def cameras(self) -> Sequence[str]:
@@ -109,12 +109,12 @@ class InspectionNode(LifecycleNode):
             for setting in SETTINGS:  # what the node was started with has passed no callback
                 check_setting(setting.name, self._value(setting.name))
             self._inspector = self._open()
-            self._voice.open()
+            self._publishers.open()
         except Exception as error:
             return self._failed("configure", error)
         self._retry.cancel()
         self._failed_transition = ""
-        self.get_logger().info(f"bundle {self._value('bundle')} is open\n{self._inspector.ledger.table()}")
+        self.get_logger().info(f"bundle {self._value('bundle')} is open\n{self._inspector.memory_plan.table()}")
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -123,17 +123,17 @@ class InspectionNode(LifecycleNode):
         result = super().on_activate(state)
         cameras = self.cameras
         try:
-            self._voice.begin_flight()
+            self._publishers.begin_flight()
             self.pipeline = Pipeline(
                 cameras,
                 frame_from_message,
                 self._inspector,
-                self._voice.report,
+                self._publishers.report,
                 self._tell_failure,
                 rules=lambda: rules_from(self._value),
                 priorities=dict(zip(cameras, self._value("priorities"), strict=False)),
             )
-            self._ears = Ears(self, self._value("image_transport"), cameras, self.pipeline.offer)
+            self._subscriptions = Subscriptions(self, self._value("image_transport"), cameras, self.pipeline.offer)
         except Exception as error:
             return self._failed("activate", error)
         return result
@@ -176,7 +176,7 @@ class InspectionNode(LifecycleNode):
             self._stop(STOP_TIMEOUT_S)
         except TimeoutError as error:
             self.get_logger().error(str(error))
-        self._voice.close()
+        self._publishers.close()
         if self._inspector is not None:
             self._inspector.close()
             self._inspector = None
@@ -189,8 +189,8 @@ class InspectionNode(LifecycleNode):
         )
 
     def _stop(self, timeout_s: float) -> None:
-        if self._ears is not None:
-            self._ears.close()
+        if self._subscriptions is not None:
+            self._subscriptions.close()
         pipeline, self.pipeline = self.pipeline, None
         if pipeline is not None:
             try:
@@ -202,12 +202,12 @@ class InspectionNode(LifecycleNode):
     # What the worker calls, on its own thread.
 
     def _locate(self, report: Any, camera: str) -> None:
-        if self._ears is not None:
-            self._ears.locate(report, camera)
+        if self._subscriptions is not None:
+            self._subscriptions.locate(report, camera)
 
     def _tell_failure(self, failed: Failed[Any]) -> None:
         if self.context.ok():  # a frame in progress when ROS is shut down finds no topic to go to
-            self._voice.failure(failed)
+            self._publishers.failure(failed)
             self.get_logger().warning(f"frame {failed.index}: {failed.reason}", throttle_duration_sec=LOG_PERIOD_S)
 
     # Health, in every state.
@@ -216,12 +216,12 @@ class InspectionNode(LifecycleNode):
         if self.pipeline is not None:
             status = self.pipeline.status()
             if 0 < self._value("stuck_after_s") < status.busy_s:
-                self._relieve(self.pipeline, status)
+                self._replace_worker(self.pipeline, status)
             elif status.engine_failures >= FAILURES_IN_A_ROW:
                 self._open_anew(status)
         self._publish_diagnostics()
 
-    def _relieve(self, pipeline: Pipeline[Any], status: Status) -> None:
+    def _replace_worker(self, pipeline: Pipeline[Any], status: Status) -> None:
         """Leave an inspection that hangs, with its engines, and open the bundle once more.
 
         Frames would have nobody to inspect them meanwhile, so nothing is lost by doing it here.
@@ -232,7 +232,7 @@ class InspectionNode(LifecycleNode):
         except Exception as error:
             self._give_up(f"an inspection hangs, and the bundle cannot be opened beside it: {error}")
         else:
-            pipeline.relieve(self._inspector)
+            pipeline.replace_worker(self._inspector)
 
     def _open_anew(self, status: Status) -> None:
         """End a flight whose engine fails at every frame, through the lifecycle's error, and start another.
@@ -259,11 +259,11 @@ class InspectionNode(LifecycleNode):
         health = assess(
             state="unconfigured" if inspector is None else "inactive" if pipeline is None else "active",
             status=None if pipeline is None else pipeline.status(),
-            ledger=None if inspector is None else inspector.ledger,
+            memory_plan=None if inspector is None else inspector.memory_plan,
             temperature_c=read_temperature_c(),
             stale_after_s=self._value("stale_after_s"),
-            frame_age_s=self._voice.frame_age_s,
-            steps=() if inspector is None else inspector.steps,
+            frame_age_s=self._publishers.frame_age_s,
+            level_changes=() if inspector is None else inspector.level_changes,
             failed_transition=self._failed_transition,
             power=read_power(),
         )
@@ -274,7 +274,7 @@ class InspectionNode(LifecycleNode):
 
     def destroy_node(self) -> None:
         """Take everything down; the node is of no use afterwards."""
-        self._desk.close()
+        self._inspect_server.close()
         super().destroy_node()
 
 

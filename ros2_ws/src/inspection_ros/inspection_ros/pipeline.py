@@ -2,7 +2,7 @@
 
 Knows neither ROS nor models: what makes a frame of a message, what inspects it and what publishes the result are
 handed in. A frame that fails is told about, and the next one is taken. An inspection that never ends is left behind
-with its inspector (:meth:`Pipeline.relieve`), as no thread can be ended from outside.
+with its inspector (:meth:`Pipeline.replace_worker`), as no thread can be ended from outside.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Generic
 
 from edge_runtime.reports.report import InspectionReport
 from edge_runtime.ros.messages import Frame
-from edge_runtime.stream.camera_state import Continuity
-from edge_runtime.stream.latest_frame_queue import Intake
+from edge_runtime.stream.camera_state import CameraState
+from edge_runtime.stream.latest_frame_queue import LatestFrameQueue
 from edge_runtime.stream.loop import Counters, within
 from edge_runtime.stream.tiling import Tiling, inspect_in_tiles
-from inspection_ros.frame_counters import Tally
+from inspection_ros.frame_counters import FrameCounters
 from inspection_ros.pipeline_types import ClosableInspector, Failed, Inspected, Message, Request, Rules, Status
 
 _IDLE_WAIT_S = 0.5
-_REQUESTS = "\n"  # a lane of the intake beside the cameras' topics, whose names hold no line ends
+_REQUESTS = "\n"  # a lane of the queue beside the cameras' topics, whose names hold no line ends
 _FIRST = 2**31  # its priority, above every camera's
 _BLAMELESS = (ValueError, MemoryError)  # of what is raised: the frame's fault, the question's or the machine's
 _LEFT_BEHIND = "the inspection did not end, and was left behind"
@@ -48,11 +48,14 @@ class _UnderWay(Generic[Message]):
 
 
 def look(
-    inspector: ClosableInspector, frame: Frame, tiling: Tiling, question: str, go_on: Callable[[str], bool]
+    inspector: ClosableInspector, frame: Frame, tiling: Tiling, question: str, should_continue: Callable[[str], bool]
 ) -> InspectionReport:
     """The report of a frame, in as many pieces as the tiling says."""
     return inspect_in_tiles(
-        frame, tiling, lambda tile: inspector.inspect(tile, question, go_on), go_on=lambda: go_on("")
+        frame,
+        tiling,
+        lambda tile: inspector.inspect(tile, question, should_continue),
+        should_continue=lambda: should_continue(""),
     )
 
 
@@ -60,7 +63,7 @@ class Pipeline(Generic[Message]):
     """Starts its thread at once; :meth:`stop` ends it. The inspector is the caller's to close, unless it is left.
 
     ``rules`` is asked before every frame. ``publish`` and ``on_failure`` are called by the worker; ``on_failure`` also
-    by who calls :meth:`relieve`.
+    by who calls :meth:`replace_worker`.
     """
 
     def __init__(
@@ -78,10 +81,10 @@ class Pipeline(Generic[Message]):
         self._publish = publish
         self._on_failure = on_failure
         self._rules = rules
-        self._intake: Intake[_Arrival[Message] | None] = Intake(
+        self._queue: LatestFrameQueue[_Arrival[Message] | None] = LatestFrameQueue(
             (*cameras, _REQUESTS), {**(priorities or {}), _REQUESTS: _FIRST}
         )
-        self._tally = Tally()
+        self._counters = FrameCounters()
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # held for a moment: around the requests, and who works on what
         self._ready: deque[Request[Message]] = deque()
@@ -94,34 +97,34 @@ class Pipeline(Generic[Message]):
     def offer(self, camera: str, message: Message) -> None:
         """Hand over the camera's newest message, in place of one that still waits; never blocks."""
         arrived_s = time.monotonic()
-        index = self._tally.receive(arrived_s)
+        index = self._counters.receive(arrived_s)
         with self._lock:
             asked = [request for request in self._awaiting if request.camera == camera]
             for request in asked:
                 self._awaiting.remove(request)
                 request.message = message
             self._ready.extend(asked)
-        self._intake.put(camera, _Arrival(index, camera, message, arrived_s))
+        self._queue.put(camera, _Arrival(index, camera, message, arrived_s))
         if asked:
-            self._intake.put(_REQUESTS, None)
-        self._tally.hand_over((time.monotonic() - arrived_s) * 1000)
+            self._queue.put(_REQUESTS, None)
+        self._counters.hand_over((time.monotonic() - arrived_s) * 1000)
 
     def ask(self, request: Request[Message]) -> None:
         """Have a frame inspected before those that wait."""
         with self._lock:
             (self._awaiting if request.message is None else self._ready).append(request)
-        self._intake.put(_REQUESTS, None)
+        self._queue.put(_REQUESTS, None)
 
     def counters(self) -> Counters:
         """What became of the frames so far."""
-        return self._tally.counters(self._dropped)
+        return self._counters.counters(self._dropped)
 
     def status(self) -> Status:
         """A snapshot for diagnostics."""
         under_way = self._under_way
-        return self._tally.status(self._dropped, time.monotonic() - under_way.began_s if under_way else 0.0)
+        return self._counters.status(self._dropped, time.monotonic() - under_way.began_s if under_way else 0.0)
 
-    def relieve(self, inspector: ClosableInspector) -> None:
+    def replace_worker(self, inspector: ClosableInspector) -> None:
         """Leave the inspection in progress behind, as failed, and go on with another inspector on another thread.
 
         Should the one that was left ever end, its result is thrown away and its inspector closed.
@@ -129,7 +132,7 @@ class Pipeline(Generic[Message]):
         with self._lock:
             self._shift += 1
             under_way = self._under_way
-        self._tally.relieve()
+        self._counters.leave_behind()
         self._start_shift(inspector)
         if under_way and under_way.arrival:
             self._fail(under_way.arrival, TimeoutError(_LEFT_BEHIND), by_engine=True)
@@ -141,7 +144,7 @@ class Pipeline(Generic[Message]):
             TimeoutError: the inspection did not end in time; it is left behind, and closes its inspector should it end.
         """
         self._stopping.set()
-        self._intake.close()
+        self._queue.close()
         self._worker.join(timeout_s)
         self._refuse(lambda request: True, "the node is not active any more")
         if self._worker.is_alive():
@@ -151,11 +154,11 @@ class Pipeline(Generic[Message]):
 
     @property
     def _dropped(self) -> int:
-        return sum(map(self._intake.dropped, self._cameras))
+        return sum(map(self._queue.dropped, self._cameras))
 
     def _start_shift(self, inspector: ClosableInspector) -> None:
         self._under_way: _UnderWay[Message] | None = None
-        self._continuity = {camera: Continuity(self._track_ids) for camera in self._cameras}
+        self._camera_state = {camera: CameraState(self._track_ids) for camera in self._cameras}
         self._worker = threading.Thread(
             target=self._work, args=(self._shift, inspector), name="inspection", daemon=True
         )
@@ -170,16 +173,16 @@ class Pipeline(Generic[Message]):
     def _take_turn(self, shift: int, inspector: ClosableInspector) -> None:
         too_soon_s = self._rest(inspector)
         if too_soon_s > 0:  # no camera has its turn, so that none loses it
-            turn = self._intake.take(min(too_soon_s, _IDLE_WAIT_S), among=(_REQUESTS,))
+            turn = self._queue.take(min(too_soon_s, _IDLE_WAIT_S), among=(_REQUESTS,))
         else:
-            turn = self._intake.take(_IDLE_WAIT_S)
+            turn = self._queue.take(_IDLE_WAIT_S)
         try:
             if turn is not None and turn[1] is not None:
                 self._process(shift, inspector, turn[1])
             if shift == self._shift:
                 self._serve_requests(shift, inspector)
         except Exception as error:  # of those who are told; without this thread the node would only seem alive
-            self._tally.worry(_words(error))
+            self._counters.worry(_words(error))
 
     def _rest(self, inspector: ClosableInspector) -> float:
         """Wait as long as memory or heat ask for, before a frame is taken that would be an old one afterwards.
@@ -191,7 +194,7 @@ class Pipeline(Generic[Message]):
                 pass
             return self._inspection_began_s + self._rules().period_s - time.monotonic()
         except Exception as error:  # memory does not come back; the frame itself will tell whether there is enough
-            self._tally.worry(_words(error))
+            self._counters.worry(_words(error))
             self._stopping.wait(_IDLE_WAIT_S)
             return 0.0
 
@@ -206,7 +209,7 @@ class Pipeline(Generic[Message]):
         self._under_way = _UnderWay(began_s, arrival)
         try:
             frame = self._to_frame(arrival.message)
-            report = self._continuity[arrival.camera].inspect(frame, began_s, rules.gate, inspect)
+            report = self._camera_state[arrival.camera].inspect(frame, began_s, rules.gate, inspect)
         except Exception as error:  # whatever it is, the next frame deserves its chance
             if self._ended(shift):
                 self._fail(arrival, error, by_engine=not isinstance(error, _BLAMELESS))
@@ -214,7 +217,7 @@ class Pipeline(Generic[Message]):
         if not self._ended(shift):
             return
         if report is None:
-            self._tally.skip()
+            self._counters.skip()
             return
         try:
             self._publish(
@@ -225,7 +228,7 @@ class Pipeline(Generic[Message]):
         except Exception as error:  # of the topics
             self._fail(arrival, error, by_engine=False)
         else:
-            self._tally.report(report, (time.monotonic() - arrival.arrived_s) * 1000)
+            self._counters.report(report, (time.monotonic() - arrival.arrived_s) * 1000)
 
     def _ended(self, shift: int) -> bool:
         """Note that the inspection in progress has ended; False where it had been left behind."""
@@ -237,11 +240,11 @@ class Pipeline(Generic[Message]):
 
     def _fail(self, arrival: _Arrival[Message], error: Exception, by_engine: bool) -> None:
         reason = _words(error)
-        self._tally.fail(f"frame {arrival.index}: {reason}", by_engine)
+        self._counters.fail(f"frame {arrival.index}: {reason}", by_engine)
         self._on_failure(Failed(arrival.index, arrival.camera, arrival.message, reason))
 
     def _serve_requests(self, shift: int, inspector: ClosableInspector) -> None:
-        self._refuse(lambda request: not request.go_on(""), "no frame came in time")
+        self._refuse(lambda request: not request.should_continue(""), "no frame came in time")
         while self._ready and shift == self._shift and not self._stopping.is_set():
             request = self._ready.popleft()
             assert request.message is not None, "only those with a message are ready"
@@ -249,7 +252,7 @@ class Pipeline(Generic[Message]):
             report, failure = None, ""
             try:
                 frame = self._to_frame(request.message)
-                report = look(inspector, frame, self._rules().tiling, request.question, request.go_on)
+                report = look(inspector, frame, self._rules().tiling, request.question, request.should_continue)
             except Exception as error:
                 failure = _words(error)
             if self._ended(shift):

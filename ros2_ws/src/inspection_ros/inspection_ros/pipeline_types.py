@@ -19,7 +19,9 @@ Message = TypeVar("Message")
 class ClosableInspector(Protocol):
     """What the pipeline needs of an inspector."""
 
-    def inspect(self, frame: Frame, question: str = ..., go_on: Callable[[str], bool] = ...) -> InspectionReport:
+    def inspect(
+        self, frame: Frame, question: str = ..., should_continue: Callable[[str], bool] = ...
+    ) -> InspectionReport:
         """The report of one frame; see :meth:`edge_runtime.inspector.Inspector.inspect`."""
 
     def rest_s(self) -> float:
@@ -52,7 +54,7 @@ class Status:
     handover: LatencyStatistics | None = None  # how long a camera's callback took
     tokens_per_s: float | None = None  # while it writes, over the latest reports
     busy_s: float = 0.0  # for how long the inspection in progress has been going on
-    relieved: int = 0  # inspections that were left behind
+    left_behind: int = 0  # inspections that were left behind
     engine_failures: int = 0  # since the last report
 
 
@@ -83,12 +85,12 @@ class Failed(Generic[Message]):
 class Request(Generic[Message]):
     """A frame to be inspected on demand: ``message``, or the camera's next one where that is None.
 
-    ``go_on`` is asked before each token of the answer, and now and then while no frame comes. ``done`` gets the
-    message with its report, or the reason why there is none; on the worker's thread.
+    ``should_continue`` is asked before each token of the answer, and now and then while no frame comes. ``done`` gets
+    the message with its report, or the reason why there is none; on the worker's thread.
     """
 
     camera: str
     message: Message | None
     question: str
-    go_on: Callable[[str], bool]
+    should_continue: Callable[[str], bool]
     done: Callable[[Message | None, InspectionReport | None, str], None]

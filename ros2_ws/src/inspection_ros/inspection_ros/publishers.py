@@ -26,7 +26,7 @@ from inspection_ros.subscriptions import camera_qos
 REPORT_DEPTH = 10
 
 
-class Voice:
+class Publishers:
     """Has topics from :meth:`open` to :meth:`close`, and is heard while the node is active.
 
     ``locate(message, camera)`` puts into a report's message where its frame was taken. Its topics take

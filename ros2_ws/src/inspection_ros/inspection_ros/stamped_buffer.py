@@ -14,7 +14,7 @@ _KEPT = 512  # 5 s of an autopilot's poses at 100 Hz: longer than a report takes
 _NEAR_NS = 1_000_000_000  # what was stamped further off says nothing of where the frame was taken
 
 
-class Whereabouts(Generic[Message]):
+class StampedBuffer(Generic[Message]):
     """The latest messages of one topic; any thread may hear or ask."""
 
     def __init__(self) -> None:

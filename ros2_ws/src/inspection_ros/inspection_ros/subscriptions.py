@@ -13,7 +13,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, NavSatFix
 
 from edge_runtime.ros.messages import Frame, frame_from_compressed, frame_from_image, nanoseconds
-from inspection_ros.stamped_buffer import Whereabouts
+from inspection_ros.stamped_buffer import StampedBuffer
 
 # By the parameter `image_transport`: message type, and what a camera's topic ends with.
 _TRANSPORTS: dict[str, tuple[Any, str]] = {"raw": (Image, ""), "compressed": (CompressedImage, "/compressed")}
@@ -33,7 +33,7 @@ def frame_from_message(message: Any) -> Frame:
     return _TO_FRAME[type(message)](message)
 
 
-class Ears:
+class Subscriptions:
     """Subscribes at once, and gives every camera's messages to ``offer(camera, message)``; must be closed.
 
     Each subscription takes the parameters ``qos_overrides./TOPIC.subscription.*``.
@@ -43,8 +43,8 @@ class Ears:
         self._node = node
         self._subscriptions: list[Any] = []
         self._infos: dict[str, Any] = {}
-        self._poses: Whereabouts[Any] = Whereabouts()
-        self._positions: Whereabouts[Any] = Whereabouts()
+        self._poses: StampedBuffer[Any] = StampedBuffer()
+        self._positions: StampedBuffer[Any] = StampedBuffer()
         message_type, suffix = _TRANSPORTS[transport]
         places = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
         try:

@@ -31,7 +31,7 @@ from edge_runtime.flight.log import FlightHeader, load_flight
 from edge_runtime.flight.page.defects import defects_of
 from edge_runtime.flight.page.page import write_page
 from edge_runtime.reports.report import InspectionReport, text_from_report
-from edge_runtime.ros.diagnostic_values import counters_from_values, ledger_from_values
+from edge_runtime.ros.diagnostic_values import counters_from_values, memory_plan_from_values
 from inspection_ros.demo.ground_station import GroundStation
 from inspection_ros.demo.logbook import Logbook
 from inspection_ros.loopback_only import keep_ros_local
@@ -73,7 +73,7 @@ def fly(node: Sequence[str], camera: Sequence[str], header: FlightHeader, out: P
             bring_up_and_watch(station, logbook, node_process, camera, timeout_s)
     finally:
         counters = counters_from_values(station.health)
-        logbook.close(counters, ledger_from_values(station.health))
+        logbook.close(counters, memory_plan_from_values(station.health))
         station.close()
         write_page(log, page)
     lost = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge_runtime.flight.log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
-from edge_runtime.memory.plan import Ledger
+from edge_runtime.memory.plan import MemoryPlan
 from edge_runtime.reports.annotate import thumbnail_jpeg
 from edge_runtime.reports.report import InspectionReport
 from edge_runtime.ros.messages import Frame
@@ -56,10 +56,10 @@ class Logbook:
             self._first_ns = stamp_ns
         return (stamp_ns - self._first_ns) / 1e9
 
-    def close(self, counters: Counters | None, ledger: Ledger | None) -> None:
+    def close(self, counters: Counters | None, memory_plan: MemoryPlan | None) -> None:
         """Write how the flight ended, as far as that is known, and close the log."""
         with self._log:
             if counters is not None:
                 self._log.write_end(
-                    FlightEnd(counters.received, counters.dropped, counters.failed, ledger, counters.skipped)
+                    FlightEnd(counters.received, counters.dropped, counters.failed, memory_plan, counters.skipped)
                 )

@@ -1,4 +1,4 @@
-"""When memory or heat presses, less is asked for, rung by rung; nobody is killed, and nothing is lost."""
+"""When memory or heat presses, less is asked for, level by level; nobody is killed, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -14,8 +14,16 @@ import pytest
 
 from edge_runtime import BudgetExceededError, Inspector
 from edge_runtime.flight.log import FlightHeader, FlightLog, FlightRecord, load_flight
-from edge_runtime.memory.monitor import LADDER, NOTHING_GIVEN_UP, Limits, Reading, Watch, limits_of, read_machine
-from edge_runtime.memory.plan import Ledger, LedgerItem
+from edge_runtime.memory.monitor import (
+    LEVELS,
+    NOTHING_GIVEN_UP,
+    Limits,
+    Reading,
+    ResourceMonitor,
+    limits_of,
+    read_machine,
+)
+from edge_runtime.memory.plan import MemoryPlan, MemoryPlanItem
 from edge_runtime.stream.loop import Stream
 from tests.fakes import FakeCamera
 
@@ -39,85 +47,88 @@ class Machine:
         return next(self._first, self.now)
 
 
-def rungs_of(watch: Watch, polls: int) -> list[str]:
-    return [watch.poll().name for _ in range(polls)]
+def levels_of(monitor: ResourceMonitor, polls: int) -> list[str]:
+    return [monitor.poll().name for _ in range(polls)]
 
 
 def test_without_pressure_nothing_is_given_up() -> None:
-    watch = Watch(HASTY, Machine(PLENTY))
-    assert set(rungs_of(watch, 5)) == {NOTHING_GIVEN_UP}
-    assert watch.steps == ()
-    assert watch.rest_s() == 0
+    monitor = ResourceMonitor(HASTY, Machine(PLENTY))
+    assert set(levels_of(monitor, 5)) == {NOTHING_GIVEN_UP}
+    assert monitor.level_changes == ()
+    assert monitor.rest_s() == 0
 
 
 @pytest.mark.parametrize("reading", [LOW, HOT])
 def test_pressure_takes_one_rung_after_another_down_to_a_pause(reading: Reading) -> None:
-    watch = Watch(HASTY, Machine(reading))
-    assert rungs_of(watch, 6) == [*(rung.name for rung in LADDER[1:]), "pause", "pause"]
+    monitor = ResourceMonitor(HASTY, Machine(reading))
+    assert levels_of(monitor, 6) == [*(level.name for level in LEVELS[1:]), "pause", "pause"]
 
 
 def test_relief_takes_the_rungs_back_one_by_one() -> None:
     machine = Machine(LOW)
-    watch = Watch(HASTY, machine)
-    rungs_of(watch, 4)
+    monitor = ResourceMonitor(HASTY, machine)
+    levels_of(monitor, 4)
     machine.now = PLENTY
-    assert rungs_of(watch, 5) == [*(rung.name for rung in reversed(LADDER[:-1])), NOTHING_GIVEN_UP]
+    assert levels_of(monitor, 5) == [*(level.name for level in reversed(LEVELS[:-1])), NOTHING_GIVEN_UP]
 
 
 def test_a_rung_is_given_time_to_help() -> None:
-    watch = Watch(replace(HASTY, settle_s=30.0), Machine(LOW))
-    assert set(rungs_of(watch, 20)) == {"fewer report tokens"}
+    monitor = ResourceMonitor(replace(HASTY, settle_s=30.0), Machine(LOW))
+    assert set(levels_of(monitor, 20)) == {"fewer report tokens"}
 
 
 def test_what_has_barely_eased_takes_no_rung_back() -> None:
     machine = Machine(LOW)
-    watch = Watch(HASTY, machine)
-    rungs_of(watch, 1)
+    monitor = ResourceMonitor(HASTY, machine)
+    levels_of(monitor, 1)
     machine.now = replace(PLENTY, available_bytes=GB + 1)
-    assert set(rungs_of(watch, 5)) == {"fewer report tokens"}
+    assert set(levels_of(monitor, 5)) == {"fewer report tokens"}
 
 
 @pytest.mark.parametrize("reading", [CRITICAL, replace(PLENTY, temperature_c=98.0)])
 def test_a_critical_reading_pauses_at_once(reading: Reading) -> None:
-    watch = Watch(replace(HASTY, settle_s=30.0), Machine(PLENTY, reading))
-    assert rungs_of(watch, 2) == [NOTHING_GIVEN_UP, "pause"]
+    monitor = ResourceMonitor(replace(HASTY, settle_s=30.0), Machine(PLENTY, reading))
+    assert levels_of(monitor, 2) == [NOTHING_GIVEN_UP, "pause"]
 
 
 def test_a_process_beyond_its_budget_gets_smaller_and_does_not_pause_in_vain() -> None:
-    watch = Watch(HASTY, Machine(PLENTY, replace(PLENTY, resident_bytes=2 * GB)))
-    watch.admit(Ledger((LedgerItem("weights", GB),)), GB)
-    assert rungs_of(watch, 5)[-3:] == ["smaller context"] * 3
-    assert "more than its budget of 1.00 GB" in watch.steps[0].reason
+    monitor = ResourceMonitor(HASTY, Machine(PLENTY, replace(PLENTY, resident_bytes=2 * GB)))
+    monitor.admit(MemoryPlan((MemoryPlanItem("weights", GB),)), GB)
+    assert levels_of(monitor, 5)[-3:] == ["smaller context"] * 3
+    assert "more than its budget of 1.00 GB" in monitor.level_changes[0].reason
 
 
 def test_every_step_is_logged_and_kept_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
-    watch = Watch(HASTY, Machine(LOW, PLENTY))
+    monitor = ResourceMonitor(HASTY, Machine(LOW, PLENTY))
     with caplog.at_level(logging.INFO):
-        rungs_of(watch, 2)
-    assert [step.rung for step in watch.steps] == ["fewer report tokens", NOTHING_GIVEN_UP]
-    assert "1000.00 MB of memory are available, less than 1.00 GB" in watch.steps[0].reason
+        levels_of(monitor, 2)
+    assert [step.level for step in monitor.level_changes] == ["fewer report tokens", NOTHING_GIVEN_UP]
+    assert "1000.00 MB of memory are available, less than 1.00 GB" in monitor.level_changes[0].reason
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
 def test_at_a_lower_frame_rate_a_frame_waits_as_long_as_the_last_one_took() -> None:
     machine = Machine(HOT)
-    watch = Watch(replace(HASTY, settle_s=0.0), machine)
-    rungs_of(watch, 3)
+    monitor = ResourceMonitor(replace(HASTY, settle_s=0.0), machine)
+    levels_of(monitor, 3)
     machine.now = replace(HOT, temperature_c=89.0)  # neither presses nor has eased
     began_s = time.monotonic()
-    watch.begin_report()
+    monitor.begin_report()
     time.sleep(0.5)
-    watch.end_report()
+    monitor.end_report()
     took_s = time.monotonic() - began_s  # a busy machine sleeps long
-    assert watch.rung.name == "lower frame rate"
-    rest_s = watch.rest_s()
+    assert monitor.level.name == "lower frame rate"
+    rest_s = monitor.rest_s()
     assert 0 < rest_s <= took_s
     time.sleep(rest_s)
-    assert watch.rest_s() == 0
+    assert monitor.rest_s() == 0
 
 
 def test_a_pause_for_want_of_memory_ends_with_an_error_and_one_for_heat_goes_on() -> None:
-    starving, hot = Watch(HASTY, Machine(CRITICAL)), Watch(HASTY, Machine(replace(PLENTY, temperature_c=98.0)))
+    starving, hot = (
+        ResourceMonitor(HASTY, Machine(CRITICAL)),
+        ResourceMonitor(HASTY, Machine(replace(PLENTY, temperature_c=98.0))),
+    )
     assert starving.rest_s() > 0
     assert hot.rest_s() > 0
     time.sleep(0.25)
@@ -134,8 +145,8 @@ def test_readings_are_taken_no_more_often_than_asked_for() -> None:
         next(readings)
         return PLENTY
 
-    watch = Watch(replace(HASTY, period_s=30.0), read)
-    rungs_of(watch, 50)
+    monitor = ResourceMonitor(replace(HASTY, period_s=30.0), read)
+    levels_of(monitor, 50)
     assert next(readings) == 1
 
 
@@ -152,23 +163,23 @@ def test_this_machine_can_be_read() -> None:
 @pytest.fixture
 def needed_bytes(tiny_bundle: Path) -> int:
     with Inspector.open(tiny_bundle) as inspector:
-        return inspector.ledger.planned_bytes
+        return inspector.memory_plan.planned_bytes
 
 
 def test_a_plan_of_all_that_can_be_had_is_admitted_and_one_byte_less_is_not(
     tiny_bundle: Path, needed_bytes: int
 ) -> None:
     exact = replace(PLENTY, available_bytes=needed_bytes + HASTY.low_bytes)
-    Inspector.open(tiny_bundle, watch=Watch(HASTY, Machine(exact))).close()
+    Inspector.open(tiny_bundle, monitor=ResourceMonitor(HASTY, Machine(exact))).close()
     short = replace(exact, available_bytes=exact.available_bytes - 1)
     with pytest.raises(BudgetExceededError, match=r"1 B more than the budget[\s\S]*kv_cache"):
-        Inspector.open(tiny_bundle, watch=Watch(HASTY, Machine(short)))
+        Inspector.open(tiny_bundle, monitor=ResourceMonitor(HASTY, Machine(short)))
 
 
 def test_a_bundle_that_fits_its_budget_and_not_the_machine_is_refused(tiny_bundle: Path, needed_bytes: int) -> None:
     small = replace(PLENTY, available_bytes=needed_bytes // 2 + HASTY.low_bytes)
     with pytest.raises(BudgetExceededError, match=r"not this machine[\s\S]*vision_encoder") as refused:
-        Inspector.open(tiny_bundle, budget="100GB", watch=Watch(HASTY, Machine(small)))
+        Inspector.open(tiny_bundle, budget="100GB", monitor=ResourceMonitor(HASTY, Machine(small)))
     assert refused.value.exit_code == 4
 
 
@@ -178,19 +189,19 @@ def test_memory_that_another_process_takes_between_admission_and_load_is_refused
 ) -> None:
     machine = Machine(*[PLENTY] * (1 + loaded), CRITICAL)
     with pytest.raises(BudgetExceededError, match=r"another process has taken memory since[\s\S]*kv_cache"):
-        Inspector.open(tiny_bundle, watch=Watch(HASTY, machine))
+        Inspector.open(tiny_bundle, monitor=ResourceMonitor(HASTY, machine))
 
 
 def test_memory_that_runs_out_during_a_report_ends_it_with_what_is_whole(tiny_bundle: Path) -> None:
     machine = Machine(PLENTY)
-    with Inspector.open(tiny_bundle, threads=1, watch=Watch(HASTY, machine)) as inspector:
+    with Inspector.open(tiny_bundle, threads=1, monitor=ResourceMonitor(HASTY, machine)) as inspector:
         whole = inspector.inspect(FRAME)
 
         def take_memory(written: str) -> bool:
             machine.now = CRITICAL
             return True
 
-        cut = inspector.inspect(FRAME, go_on=take_memory)
+        cut = inspector.inspect(FRAME, should_continue=take_memory)
         assert cut.truncated
         assert cut.tokens < whole.tokens
         machine.now = PLENTY
@@ -200,7 +211,7 @@ def test_memory_that_runs_out_during_a_report_ends_it_with_what_is_whole(tiny_bu
 
 def test_a_frame_that_comes_while_memory_is_short_waits_for_it_and_then_gives_up(tiny_bundle: Path) -> None:
     machine = Machine(PLENTY)
-    with Inspector.open(tiny_bundle, threads=1, watch=Watch(HASTY, machine)) as inspector:
+    with Inspector.open(tiny_bundle, threads=1, monitor=ResourceMonitor(HASTY, machine)) as inspector:
         machine.now = CRITICAL
         with pytest.raises(BudgetExceededError, match="no frame could be inspected"):
             inspector.inspect(FRAME)
@@ -210,21 +221,23 @@ def test_a_frame_that_comes_while_memory_is_short_waits_for_it_and_then_gives_up
 
 def test_under_pressure_reports_get_shorter_and_the_cache_smaller_and_then_as_before(tiny_bundle: Path) -> None:
     machine = Machine(PLENTY)
-    with Inspector.open(tiny_bundle, max_report_tokens=200, threads=1, watch=Watch(HASTY, machine)) as inspector:
-        before = inspector.ledger.item("kv_cache").measured_bytes
+    with Inspector.open(
+        tiny_bundle, max_report_tokens=200, threads=1, monitor=ResourceMonitor(HASTY, machine)
+    ) as inspector:
+        before = inspector.memory_plan.item("kv_cache").measured_bytes
         machine.now = LOW
-        inspector.watch.poll()
+        inspector.monitor.poll()
         machine.now = replace(PLENTY, available_bytes=GB + 1)
         half = inspector.inspect(FRAME)
         machine.now = LOW
-        inspector.watch.poll()
+        inspector.monitor.poll()
         machine.now = replace(PLENTY, available_bytes=GB + 1)
         quarter = inspector.inspect(FRAME)
-        smaller = inspector.ledger.item("kv_cache").measured_bytes
+        smaller = inspector.memory_plan.item("kv_cache").measured_bytes
         machine.now = PLENTY
-        rungs_of(inspector.watch, 2)
+        levels_of(inspector.monitor, 2)
         full = inspector.inspect(FRAME)
-        after = inspector.ledger.item("kv_cache").measured_bytes
+        after = inspector.memory_plan.item("kv_cache").measured_bytes
     assert half.tokens <= 100
     assert quarter.tokens <= 50
     assert full.tokens > quarter.tokens
@@ -244,7 +257,9 @@ def test_a_flight_that_memory_ends_keeps_every_report_so_far(tiny_bundle: Path, 
                 machine.now = CRITICAL
 
     with (
-        Inspector.open(tiny_bundle, max_report_tokens=20, threads=1, watch=Watch(HASTY, machine)) as inspector,
+        Inspector.open(
+            tiny_bundle, max_report_tokens=20, threads=1, monitor=ResourceMonitor(HASTY, machine)
+        ) as inspector,
         closing(Stream(inspector, FakeCamera(1000, period_s=0.005))) as stream,
         FlightLog(log_path, FlightHeader("tiny", "camera", 0.0)) as log,
     ):

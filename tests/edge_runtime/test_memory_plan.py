@@ -12,9 +12,9 @@ from edge_runtime.backends import open_backend
 from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import BudgetExceededError
 from edge_runtime.memory.footprint import FOOTPRINTS
-from edge_runtime.memory.plan import Ledger, LedgerItem, check_fits, format_bytes, parse_bytes, plan_ledger
+from edge_runtime.memory.plan import MemoryPlan, MemoryPlanItem, check_fits, format_bytes, parse_bytes, plan_memory
 
-LEDGER = Ledger((LedgerItem("weights", 6_600_000_000), LedgerItem("kv_cache", 400_000_000)))
+PLAN = MemoryPlan((MemoryPlanItem("weights", 6_600_000_000), MemoryPlanItem("kv_cache", 400_000_000)))
 
 
 @pytest.mark.parametrize(
@@ -50,12 +50,12 @@ def test_amounts_are_written_for_people() -> None:
 
 
 def test_a_plan_that_fits_is_admitted_and_remembers_its_budget() -> None:
-    assert check_fits(LEDGER, 7_000_000_000).budget_bytes == 7_000_000_000
+    assert check_fits(PLAN, 7_000_000_000).budget_bytes == 7_000_000_000
 
 
 def test_a_plan_that_does_not_fit_is_refused_item_by_item() -> None:
     with pytest.raises(BudgetExceededError) as refused:
-        check_fits(LEDGER, 6_900_000_000)
+        check_fits(PLAN, 6_900_000_000)
     message = str(refused.value)
     assert "100.00 MB more than the budget of 6.90 GB" in message
     assert "edge-engines plan CHECKPOINT --budget ... says what would fit" in message
@@ -64,8 +64,8 @@ def test_a_plan_that_does_not_fit_is_refused_item_by_item() -> None:
 
 
 def test_measurements_stand_beside_the_plan() -> None:
-    measured = LEDGER.with_measured({"weights": 6_500_000_000, "surprise": 1000})
-    assert measured.planned_bytes == LEDGER.planned_bytes
+    measured = PLAN.with_measured({"weights": 6_500_000_000, "surprise": 1000})
+    assert measured.planned_bytes == PLAN.planned_bytes
     assert measured.measured_bytes == 6_500_001_000
     assert [item.name for item in measured.items] == ["weights", "kv_cache", "surprise"]
     assert "6.50 GB" in measured.table()
@@ -76,7 +76,7 @@ def test_the_plan_grows_with_the_cache_by_exactly_its_bytes(tiny_bundle: Path) -
     model = manifest.model
 
     def planned(tokens: int) -> int:
-        return next(i.planned_bytes for i in plan_ledger(manifest, tokens).items if i.name == "kv_cache")
+        return next(i.planned_bytes for i in plan_memory(manifest, tokens).items if i.name == "kv_cache")
 
     assert planned(200) - planned(100) == 100 * 2 * model.num_layers * model.num_kv_heads * model.head_dim * 4
 
@@ -87,16 +87,18 @@ def test_what_takes_most_to_load_is_counted_while_there_is_room(tiny_bundle: Pat
     huge = replace(head, files=tuple(replace(file, size_bytes=10**9) for file in head.files))
     others = tuple(component for component in manifest.components if component.kind != "lm_head")
 
-    ledger = plan_ledger(replace(manifest, components=(*others, huge)), 200)
+    memory_plan = plan_memory(replace(manifest, components=(*others, huge)), 200)
 
     passing = round(huge.size_bytes * FOOTPRINTS["onnxruntime"].load_per_stored["float16"])
-    later = sum(ledger.item(n).planned_bytes for n in ("decoder", "kv_cache", "image_tokens", "activations", "frame"))
-    assert ledger.item("load_peak").planned_bytes == passing - later
+    later = sum(
+        memory_plan.item(n).planned_bytes for n in ("decoder", "kv_cache", "image_tokens", "activations", "frame")
+    )
+    assert memory_plan.item("load_peak").planned_bytes == passing - later
 
 
 def test_scratch_grows_with_the_steps_of_a_prompt_and_not_with_the_whole(tiny_bundle: Path) -> None:
     manifest = load_bundle(tiny_bundle).manifest
-    short, long = (plan_ledger(manifest, tokens).item("activations").planned_bytes for tokens in (200, 400))
+    short, long = (plan_memory(manifest, tokens).item("activations").planned_bytes for tokens in (200, 400))
     assert 0 <= long - short <= 200 * 72 * manifest.model.num_heads * 4  # scores of 72 rows more tokens wide
 
 
@@ -111,6 +113,6 @@ def test_only_rows_of_the_embedding_that_can_be_asked_for_are_planned(tiny_bundl
     huge = replace(embedding, files=tuple(replace(file, size_bytes=10**9) for file in embedding.files))
     others = tuple(component for component in manifest.components if component.kind != "embedding")
 
-    ledger = plan_ledger(replace(manifest, components=(*others, huge)), 200)
+    memory_plan = plan_memory(replace(manifest, components=(*others, huge)), 200)
 
-    assert ledger.item("embedding").planned_bytes == 200 * 65536
+    assert memory_plan.item("embedding").planned_bytes == 200 * 65536

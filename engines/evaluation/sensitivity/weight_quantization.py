@@ -29,7 +29,7 @@ Weight = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
-class Treatment:
+class WeightQuantization:
     """A method at a number of bits, written as ``gptq4`` or, with blocks of another size than 128, ``gptq4/32``."""
 
     method: str
@@ -56,72 +56,76 @@ class Problem:
 
 
 # The formats there are, then fewer bits, to find what breaks.
-DEFAULT_TREATMENTS = (
-    Treatment("rtn", 8),
-    Treatment("nf", 4),
-    Treatment("gptq", 4, 32),
-    *(Treatment(method, bits) for bits in (4, 3, 2) for method in ("rtn", "gptq", "awq")),
+DEFAULT_QUANTIZATIONS = (
+    WeightQuantization("rtn", 8),
+    WeightQuantization("nf", 4),
+    WeightQuantization("gptq", 4, 32),
+    *(WeightQuantization(method, bits) for bits in (4, 3, 2) for method in ("rtn", "gptq", "awq")),
 )
 
 
-def treatment_from_text(text: str) -> Treatment:
-    """What ``str`` of a treatment wrote.
+def quantization_from_text(text: str) -> WeightQuantization:
+    """What ``str`` of a quantization wrote.
 
     Raises:
-        RecipeError: there is no such treatment.
+        RecipeError: there is no such quantization.
     """
     match = re.fullmatch(r"([a-z-]+)(\d)(?:/(\d+))?", text)
-    treatment = Treatment(match[1], int(match[2]), int(match[3] or 128)) if match else None
-    if treatment is None or treatment.method not in _METHODS or treatment.bits not in _BITS.get(treatment.method, _FEW):
+    quantization = WeightQuantization(match[1], int(match[2]), int(match[3] or 128)) if match else None
+    if (
+        quantization is None
+        or quantization.method not in _METHODS
+        or quantization.bits not in _BITS.get(quantization.method, _FEW)
+    ):
         raise RecipeError(
-            f"there is no treatment {text!r}; write a method ({', '.join(_METHODS)}) and its bits (nf4; rtn8; 2, 3 or "
-            "4 for the others), as gptq4 or gptq4/32"
+            f"there is no quantization {text!r}; write a method ({', '.join(_METHODS)}) and its bits (nf4; rtn8; 2, 3 "
+            "or 4 for the others), as gptq4 or gptq4/32"
         )
-    if treatment.block_size not in (16, 32, 64, 128, 256):
-        raise RecipeError(f"{text!r} has blocks of {treatment.block_size}; expected 16, 32, 64, 128 or 256")
-    return treatment
+    if quantization.block_size not in (16, 32, 64, 128, 256):
+        raise RecipeError(f"{text!r} has blocks of {quantization.block_size}; expected 16, 32, 64, 128 or 256")
+    return quantization
 
 
-def treated(problem: Problem, treatment: Treatment) -> Float32:
-    """The values (N, K) that a matrix has after the treatment, as its own inputs meet them."""
-    if problem.activations is None and treatment.looks_at_inputs:
-        treatment = replace(treatment, method="fitted")
-    return _METHODS[treatment.method](problem, treatment)
+def quantized(problem: Problem, quantization: WeightQuantization) -> Float32:
+    """The values (N, K) that a matrix has after the quantization, as its own inputs meet them."""
+    if problem.activations is None and quantization.looks_at_inputs:
+        quantization = replace(quantization, method="fitted")
+    return _METHODS[quantization.method](problem, quantization)
 
 
-def _rtn(problem: Problem, treatment: Treatment) -> Float32:
-    if treatment.bits == 8:
+def _rtn(problem: Problem, quantization: WeightQuantization) -> Float32:
+    if quantization.bits == 8:
         return dequantize_int8(quantize_int8(problem.weight))
-    return dequantize(quantize_rtn(problem.weight, _block(problem, treatment), treatment.bits))
+    return dequantize(quantize_rtn(problem.weight, _block(problem, quantization), quantization.bits))
 
 
-def _fitted(problem: Problem, treatment: Treatment) -> Float32:
-    return dequantize(quantize_fitted(problem.weight, _block(problem, treatment), bits=treatment.bits))
+def _fitted(problem: Problem, quantization: WeightQuantization) -> Float32:
+    return dequantize(quantize_fitted(problem.weight, _block(problem, quantization), bits=quantization.bits))
 
 
-def _gptq(problem: Problem, treatment: Treatment) -> Float32:
+def _gptq(problem: Problem, quantization: WeightQuantization) -> Float32:
     assert problem.activations is not None
-    block_size = _block(problem, treatment)
-    return dequantize(quantize_gptq(problem.weight, block_size, problem.activations, treatment.bits).matrix)
+    block_size = _block(problem, quantization)
+    return dequantize(quantize_gptq(problem.weight, block_size, problem.activations, quantization.bits).matrix)
 
 
-def _awq(problem: Problem, treatment: Treatment) -> Float32:
-    scales, rounded = _scaled(problem, treatment)
+def _awq(problem: Problem, quantization: WeightQuantization) -> Float32:
+    scales, rounded = _scaled(problem, quantization)
     return rounded / scales
 
 
-def _awq_gptq(problem: Problem, treatment: Treatment) -> Float32:
+def _awq_gptq(problem: Problem, quantization: WeightQuantization) -> Float32:
     assert problem.activations is not None
-    scales, _ = _scaled(problem, treatment)
+    scales, _ = _scaled(problem, quantization)
     seen = divided(problem.activations, scales)
-    found = quantize_gptq(problem.weight * scales, _block(problem, treatment), seen, treatment.bits)
+    found = quantize_gptq(problem.weight * scales, _block(problem, quantization), seen, quantization.bits)
     return dequantize(found.matrix) / scales
 
 
-def _scaled(problem: Problem, treatment: Treatment) -> tuple[Float32, Float32]:
+def _scaled(problem: Problem, quantization: WeightQuantization) -> tuple[Float32, Float32]:
     """AWQ's input scales, ones where none can be folded, and the rounded matrix that they are still to divide."""
     assert problem.activations is not None
-    block_size, bits = _block(problem, treatment), treatment.bits
+    block_size, bits = _block(problem, quantization), quantization.bits
     if not problem.is_scalable:
         ones = np.ones(problem.weight.shape[1], np.float32)
         rounded = quantize_clipped(problem.weight, block_size, problem.activations, bits)
@@ -130,11 +134,11 @@ def _scaled(problem: Problem, treatment: Treatment) -> tuple[Float32, Float32]:
     return found.input_scales, dequantize(found.calibrated.matrix)
 
 
-def _block(problem: Problem, treatment: Treatment) -> int:
-    return block_size_for(problem.weight.shape[1], treatment.block_size)
+def _block(problem: Problem, quantization: WeightQuantization) -> int:
+    return block_size_for(problem.weight.shape[1], quantization.block_size)
 
 
-_METHODS: Mapping[str, Callable[[Problem, Treatment], Float32]] = {
+_METHODS: Mapping[str, Callable[[Problem, WeightQuantization], Float32]] = {
     "rtn": _rtn,
     "fitted": _fitted,
     "gptq": _gptq,
