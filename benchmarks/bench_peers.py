@@ -229,7 +229,7 @@ def _options() -> argparse.Namespace:
     models = ["llava-1.5-7b", "llava-1.5-13b"]
     parser.add_argument("--model", choices=models, default=models[0], help="(default: %(default)s)")
     parser.add_argument("--layers", type=positive, help="of the decoder (default: all)")
-    parser.add_argument("--recipe", default="speech-int4", help="of our bundle (default: %(default)s)")
+    parser.add_argument("--recipe", default="language-int4", help="of our bundle (default: %(default)s)")
     parser.add_argument("--target", default=FASTEST, help="of our bundle (default: %(default)s)")
     parser.add_argument("--bundle", type=Path, help="one that is built already, of the same shape")
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), metavar="NAME")

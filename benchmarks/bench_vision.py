@@ -1,4 +1,5 @@
-"""What INT8 costs the eyes: a convolutional classifier, and the reference inspector's vision encoder part by part.
+"""What INT8 costs the vision encoder: a convolutional classifier, and the reference inspector's vision encoder part by
+part.
 
     python -m benchmarks.bench_vision [--scenes 1000] [--traced 12] [--out docs/quantization-vision.md]
 
@@ -61,7 +62,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("docs/quantization-vision.md"), help="(%(default)s)")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
-    lines = ["# What INT8 costs the eyes", "", "Made by `python -m benchmarks.bench_vision`.", ""]
+    lines = ["# What INT8 costs the vision encoder", "", "Made by `python -m benchmarks.bench_vision`.", ""]
     with tempfile.TemporaryDirectory() as folder:
         for table in (classifier_table(Path(folder), args.scenes), encoder_table(Path(folder), args.traced)):
             for line in table:
@@ -132,7 +133,7 @@ def encoder_table(folder: Path, traced: int) -> Iterator[str]:
     yield "## The vision encoder"
     yield ""
     yield f"The reference inspector's, all else in float16, on {traced} scenes; ranges from {len(images)} others."
-    yield "Features: their distance to float16's over their length, mean of the patches. Divergence: nats a choice."
+    yield "Features: their distance to float16's over their length, patches' mean. Divergence: nats an unforced token."
     yield "`all` is all matrices; `feed-forward` keeps those of attention and patches in float16, and is two thirds of"
     yield "the weights. `products` is what attention multiplies between its matrices, queries with keys and a softmax's"
     yield "output with values: it stays floating point unless a recipe names it, and alone leaves every matrix in"

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,28 @@ def imported_modules(file: str) -> Iterator[str]:
             yield (node.module or "").partition(".")[0] if node.level == 0 else file.partition("/")[0]
 
 
+def imported_names(file: str) -> Iterator[str]:
+    """Dotted names of everything of this project that a file imports, each with what is imported from it."""
+    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rooms_in_order() -> list[str]:
+    """The rooms of ``engines``, each of which may import those before it."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    [line] = [line for line in text.splitlines() if line.startswith("`") and " <- " in line]
+    return re.findall(r"`([^`]+)`", line)
+
+
+def room_of(name: str, rooms: Sequence[str]) -> str:
+    """The narrowest room that a dotted name below ``engines`` lies in."""
+    inside = name.removeprefix("engines.")
+    return max((room for room in rooms if f"{inside}.".startswith(f"{room}.")), key=len, default="")
+
+
 def test_the_tables_are_there_to_be_held_to() -> None:
     assert set(ALLOWED) == {"edge_runtime/", "engines/", "ros2_ws/", "calib_data/"}
     assert "torch" not in ALLOWED["edge_runtime/"]
@@ -56,6 +78,23 @@ def test_a_heavy_library_is_named_only_where_it_belongs(modules: set[str], place
     folders = tuple(modules & set(ALLOWED)) or tuple(ALLOWED)  # a row may speak of one folder only
     users = {file for file in FILES if file.startswith(folders) and modules & set(imported_modules(file))}
     assert not {file for file in users if not file.startswith(tuple(places))}
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("engines/")])
+def test_a_room_of_the_builder_imports_only_rooms_before_it(file: str) -> None:
+    rooms = rooms_in_order()
+    name = file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+    if name == "engines":
+        return
+    here = room_of(name, rooms)
+    assert here, f"{file} lies in no room that docs/architecture.md names"
+    others = {room_of(other, rooms) for other in imported_names(file) if other.startswith("engines.")} - {here, ""}
+    assert {room for room in others if rooms.index(room) > rooms.index(here)} == set()
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if not file.startswith(("engines/reference/", "calib_data/"))])
+def test_only_the_reference_models_import_the_renderer(file: str) -> None:
+    assert not [name for name in imported_names(file) if name.startswith("engines.reference.renderer")]
 
 
 @pytest.mark.parametrize(

@@ -91,9 +91,9 @@ def plan_of(name: str) -> PrecisionPlan:
     """A recipe, or one that only this page is interested in."""
     if name != "vision-only-int4":
         return load_recipe(name)
-    eyes = Precision("int4", "rtn", 128)
+    encoder = Precision("int4", "rtn", 128)
     kinds = dict.fromkeys(("connector", "embedding", "decoder", "lm_head"), FLOAT16)
-    return PrecisionPlan(name, name, {"vision_encoder": eyes, **kinds})
+    return PrecisionPlan(name, name, {"vision_encoder": encoder, **kinds})
 
 
 def plan_autos(checkpoint: Checkpoint, measurements: Path) -> dict[str, AutoPlan]:

@@ -62,14 +62,14 @@ twice the noise. Nothing was trained, calibrated or chosen on any of them; all b
 {recipe_table(rows, wide, "hard")}
 
 Bytes are those of the bundle's files; memory is the memory plan's total on ONNX Runtime, where process and frame are
-200 MB of it. A *choice* is a token of the true answer at which the report's grammar leaves more than one; what a model
-would write where it leaves one is never asked. *Divergence* is how far choices move from float16's (Kullback-Leibler),
-in nats a thousand choices, and *question loss* what the right answers to "is there a crack?", "is there corrosion?",
-... cost, in nats a question; both on {traced} of the hard scenes. *Beside float16* is the macro-F1 gained, with the
-interval that holds 95 % of bootstrap samples of the scenes, drawn in pairs; *changed* is the share of scenes in which
-other classes are reported than by float16; *nearer, further* are scenes whose classes come nearer to the truth so, and
-scenes whose go further off. *Corrosion missed* is corrosion that is not reported: taken for shadow, stain or paint.
-*Captions* is the overlap of words with true descriptions.
+200 MB of it. An *unforced* token is one of the true answer at which the report's grammar leaves more than one; what a
+model would write where it leaves one is never asked. *Divergence* is how far unforced tokens move from float16's
+(Kullback-Leibler), in nats a thousand of them, and *question loss* what the right answers to "is there a crack?", "is
+there corrosion?", ... cost, in nats a question; both on {traced} of the hard scenes. *Beside float16* is the macro-F1
+gained, with the interval that holds 95 % of bootstrap samples of the scenes, drawn in pairs; *changed* is the share
+of scenes in which other classes are reported than by float16; *nearer, further* are scenes whose classes come nearer
+to the truth so, and scenes whose go further off. *Corrosion missed* is corrosion that is not reported: taken for
+shadow, stain or paint. *Captions* is the overlap of words with true descriptions.
 
 As trained:
 
@@ -90,14 +90,15 @@ weights.
 {"".join(line + chr(10) for line in peers)}
 ## Which parts need their bits
 
-Every group of matrices alone, the rest at float16, on {studied} other scenes ({conditions}): by how much choices move,
-in nats a thousand. `rtn` is rounding to nearest, `nf4` bitsandbytes' type, and `/32` has blocks of 32.
+Every group of matrices alone, the rest at float16, on {studied} other scenes ({conditions}): by how much unforced
+tokens move, in nats a thousand. `rtn` is rounding to nearest, `nf4` bitsandbytes' type, and `/32` has blocks of 32.
 
 {sensitivity_table(journal, groups, DEFAULT_QUANTIZATIONS)}
 
 ## By component and task
 
-All groups of a component at once. By how much choices move, in nats, for a million parameters: what bits are worth
+All groups of a component at once. By how much unforced tokens move, in nats, for a million parameters: what
+bits are worth
 where.
 
 {component_table(journal, groups, DEFAULT_QUANTIZATIONS, "logits_divergence", per_million=True)}
@@ -117,8 +118,8 @@ Defect classification needs more scenes: it is in the tables further up.
 
 ## The two published positions
 
-One keeps the eyes out of 4 bits, as a damaged feature is unrecoverable; the other finds eyes and speech to matter
-about equally in spite of their sizes, by task and by method. Here:
+One keeps the vision encoder out of 4 bits, as a damaged feature is unrecoverable; the other finds vision encoder and
+language model to matter about equally in spite of their sizes, by task and by method. Here:
 
 {bullets(positions(rows, fewer, groups))}
 
@@ -245,16 +246,17 @@ def positions(rows: Sequence[Row], fewer: Sequence[Row], groups: Sequence[Weight
     pairs = [("vision-only-int4", "asymmetric-int4", "4 bits, rounded to nearest")]
     for method, words in (("rtn2", "2 bits, rounded to nearest"), ("gptq2", "2 bits, by GPTQ")):
         pairs.append((f"vision_encoder, {method}", f"decoder, {method}", words))
-    for eyes_name, speech_name, words in pairs:
-        eyes, speech = found[eyes_name], found[speech_name]
-        lost = [beside(row.hard.reports, wide.hard.reports) for row in (eyes, speech)]
-        weights = [1000 * _divergence(row) for row in (eyes, speech)]
-        which = "the eyes weigh more" if weights[0] > 2 * weights[1] else "speech weighs more"
+    for encoder_name, language_name, words in pairs:
+        encoder, language = found[encoder_name], found[language_name]
+        lost = [beside(row.hard.reports, wide.hard.reports) for row in (encoder, language)]
+        weights = [1000 * _divergence(row) for row in (encoder, language)]
+        which = "the vision encoder weighs more" if weights[0] > 2 * weights[1] else "the language model weighs more"
         if max(weights) <= 2 * min(weights):
             which = "about equal"
         lines.append(
-            f"{words}: divergence {weights[0]:.2f} with all of the eyes ({sizes['vision_encoder']:.1f} M parameters), "
-            f"{weights[1]:.2f} with all of the decoder ({sizes['decoder']:.1f} M): {which}. Macro-F1 beside float16 is "
+            f"{words}: divergence {weights[0]:.2f} with all of the vision encoder ({sizes['vision_encoder']:.1f} M "
+            f"parameters), {weights[1]:.2f} with all of the decoder ({sizes['decoder']:.1f} M): {which}. Macro-F1 "
+            f"beside float16 is "
             f"{lost[0].gained_f1:+.3f} and {lost[1].gained_f1:+.3f}, and other classes are reported in "
             f"{lost[0].changed:.1%} and {lost[1].changed:.1%} of hard scenes."
         )

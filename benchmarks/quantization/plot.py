@@ -28,7 +28,7 @@ def pareto_svg(rows: Sequence[Row], width: int = 760, height: int = 420) -> str:
         f'<rect width="{width}" height="{height}" fill="white"/>',
         f'<text x="{width / 2 - right / 2}" y="{height - 10}" text-anchor="middle">MB of the bundle</text>',
         f'<text x="14" y="{height / 2}" transform="rotate(-90 14 {height / 2})" text-anchor="middle">'
-        "divergence from float16, nats a choice</text>",
+        "divergence from float16, nats an unforced token</text>",
     ]
     for exponent in range(int(np.floor(min(ys))), int(np.ceil(max(ys))) + 1):
         if min(ys) <= exponent <= max(ys):

@@ -91,7 +91,7 @@ class Component:
     outputs: tuple[TensorSpec, ...]
     float32_nodes: tuple[str, ...] = ()  # of a float16 engine: where float16 would overflow
     float16_bytes: int = 0  # of the matrices that are float16 where others are coarser
-    products: str | None = None  # method by which INT8 rounds what attention multiplies in the eyes; None: it stays
+    products: str | None = None  # method by which INT8 rounds what attention in the encoder multiplies
 
     @property
     def size_bytes(self) -> int:

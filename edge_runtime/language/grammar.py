@@ -58,7 +58,7 @@ class Grammar:
             self._check()
         return self._advance()
 
-    def choices(self, tokens: Sequence[int]) -> tuple[NDArray[np.intp], ...]:
+    def allowed_along(self, tokens: Sequence[int]) -> tuple[NDArray[np.intp], ...]:
         """For each of ``tokens``, an answer or the beginning of one, the ids that may stand there; none where forced.
 
         No answer is under way afterwards: :meth:`restart` begins the next.

@@ -23,8 +23,8 @@ _UNITS = {
 
 _WIDTHS = 24  # of a step's rows are alive at once: hidden states, qkv, context, gate, up and their products
 _EYES_WIDTHS = 36  # of an image's rows: ViT-L/14 at 336 took 84 MB
-# Where the eyes' attention is written out in INT8: a number for each two rows and head, of CLIP's 64 wide. By the same
-# ViT-L, 56 MB more with one scale for a softmax's output, and 135 MB with two.
+# Where the vision encoder's attention is written out in INT8: a number for each two rows and head, of CLIP's 64 wide.
+# By the same ViT-L, 56 MB more with one scale for a softmax's output, and 135 MB with two.
 _EYES_SCORES, _HEAD_WIDTH = 7, 64
 _FRAME_BYTES = 80_000_000  # of 4K: 54 MB to decode one and to make pixels of it, and another one waits
 _HOST_ITEMS = ("process", "embedding", "load_peak", "frame")  # the rest of a memory plan is the inference engine's
@@ -201,10 +201,10 @@ def _activation_bytes(manifest: Manifest, cache_tokens: int, footprint: Footprin
     model = manifest.model
     rows = _step_rows(manifest, cache_tokens, footprint)
     decoding = _WIDTHS * rows * model.hidden_size * footprint.number_bytes + 4 * model.num_heads * rows * cache_tokens
-    eyes = manifest.component("vision_encoder")
-    features = [[n for n in spec.shape if isinstance(n, int)] for spec in eyes.outputs]  # (1, P, Dv)
+    encoder = manifest.component("vision_encoder")
+    features = [[n for n in spec.shape if isinstance(n, int)] for spec in encoder.outputs]  # (1, P, Dv)
     seeing = sum(_EYES_WIDTHS * math.prod(shape) for shape in features)
-    if eyes.products:
+    if encoder.products:
         seeing += sum(
             _EYES_SCORES * rows * math.prod(shape) // _HEAD_WIDTH for shape in features for rows in shape[1:2]
         )

@@ -200,7 +200,7 @@ _EXAMPLES = """\
 examples:
   edge-engines plan synthetic:llava-1.5-13b --budget 11.4GB       would it fit?
   edge-engines plan llava-1.5-7b-hf --device orin-nano-8gb        and there? how fast?
-  edge-engines build llava-1.5-7b-hf --out out/bundle             eyes in float16, decoder in 4 bits
+  edge-engines build llava-1.5-7b-hf --out out/bundle             vision encoder in float16, decoder in 4 bits
   edge-engines build llava-1.5-7b-hf --recipe fp16 --out out/fp16
   edge-engines calibrate llava-1.5-7b-hf --out ranges             hours of work that a Jetson need not do
   edge-engines verify out/bundle --checkpoint llava-1.5-7b-hf     is it still the same model?
@@ -213,9 +213,9 @@ synthetic:llava-1.5-13b, synthetic:tiny-llava: random weights at a real model's 
 and synthetic:llama-3.2-vision-11b can be planned, and not built.
 
 RECIPE is fp16, asymmetric-int4, asymmetric-int4-awq, asymmetric-int4-gptq, asymmetric-int4-awq-gptq, asymmetric-int8,
-asymmetric-int8-percentile, compact-int4, nf4, selective-int8, speech-int4, uniform-int4, auto, or a YAML file like
+asymmetric-int8-percentile, compact-int4, nf4, selective-int8, language-int4, uniform-int4, auto, or a YAML file like
 those in engines/recipes. There, except: gives some matrices another precision, by a pattern of their names; a pattern
-that ends with products, as "*.products", has INT8 round what the eyes' attention multiplies, too.
+that ends with products, as "*.products", has INT8 round what the vision encoder's attention multiplies, too.
 
 exit codes: 0 done, 1 an error, 2 usage, 3 verification failed, 4 does not fit the budget, 130 interrupted
 """

@@ -173,7 +173,7 @@ def _sensitivity(options: argparse.Namespace) -> None:
     here, there = partial(in_processes, processes=options.processes), partial(on_ray, address=options.ray)
     run_experiments(study, experiments, images, journal, there if options.ray else here)
     table = sensitivity_table(journal, groups, quantizations)
-    text = f"by how much choices of the next token move, in nats a thousand:\n\n{table}"
+    text = f"by how much unforced tokens move, in nats a thousand:\n\n{table}"
     _print_result(options, text, as_json(journal, groups, quantizations))
 
 

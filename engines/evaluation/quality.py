@@ -36,7 +36,7 @@ class Quality:
 
     macro_f1: float
     float16_macro_f1: float
-    blame: Mapping[str, float]  # nats a choice, by which each component moves choices; worst first
+    blame: Mapping[str, float]  # nats an unforced token, by which each component moves them; worst first
 
     @property
     def retention(self) -> float:

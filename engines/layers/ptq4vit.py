@@ -19,10 +19,10 @@ from engines.onnx.builder import Graph
 
 BELOW, ABOVE = ".below", ".above"  # endings of the sides' names
 
-# Where a softmax's outputs are taken apart. In the six layers of the reference inspector's eyes, of the powers of two
-# from 1/2 to 1/256 this or 1/32 is best: it leaves 0.014 to 0.021 of the outputs' length as error, where one scale
-# leaves 0.07 to 0.21. Eight bits of logarithm leave 0.2 in whole octaves, which integers can be shifted by, and 0.013
-# in sixteenths of one, by which no engine multiplies.
+# Where a softmax's outputs are taken apart. In the six layers of the reference inspector's vision encoder, of the
+# powers of two from 1/2 to 1/256 this or 1/32 is best: it leaves 0.014 to 0.021 of the outputs' length as error, where
+# one scale leaves 0.07 to 0.21. Eight bits of logarithm leave 0.2 in whole octaves, which integers can be shifted by,
+# and 0.013 in sixteenths of one, by which no engine multiplies.
 _SOFTMAX_EDGE = 1 / 16
 
 

@@ -76,7 +76,8 @@ def _largest_fitting(needed: Callable[[int], int], budget_bytes: int, shortest: 
 
 
 def _caution(recipe: PrecisionPlan) -> str:
-    return "4-bit eyes miss what is fine" if recipe.components["vision_encoder"].dtype in ("int4", "nf4") else ""
+    is_coarse = recipe.components["vision_encoder"].dtype in ("int4", "nf4")
+    return "a 4-bit vision encoder misses what is fine" if is_coarse else ""
 
 
 def _larger_devices(plan: BundlePlan) -> list[Change]:

@@ -1,8 +1,8 @@
-"""Train the reference inspector: ``python -m engines.reference.train eyes|language --out DIR``; resumable.
+"""Train the reference inspector: ``python -m engines.reference.train vision|language --out DIR``; resumable.
 
-Two stages on one CPU. *eyes*: the vision encoder learns from labels on every patch (``eyes.py``). *language*:
-connector and decoder learn to write the answer, with the loss on the answer only (``language.py``). A stage ends
-after ``--steps`` and goes on from its last state when started again; the rate falls over the last fifth.
+Two stages on one CPU. *vision*: the vision encoder learns from labels on every patch (``training/vision_encoder.py``).
+*language*: connector and decoder learn to write the answer, with the loss on the answer only (``language.py``). A stage
+ends after ``--steps`` and goes on from its last state when started again; the rate falls over the last fifth.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def main() -> int:
     return 0
 
 
-def train_eyes(args: argparse.Namespace) -> None:
-    """Stage one; writes ``eyes.pt`` with the state."""
+def train_vision(args: argparse.Namespace) -> None:
+    """Stage one; writes ``vision.pt`` with the state."""
     torch.manual_seed(1)
     tower, heads = CLIPVisionModel(vision_config()), DenseHeads()
     model = nn.ModuleDict({"tower": tower, "heads": heads})
@@ -74,21 +74,21 @@ def train_eyes(args: argparse.Namespace) -> None:
             features = features_of(pixels(samples), kept)
         return heads.loss(features.float(), samples, kept)
 
-    run(model, losses, args, args.out / "eyes.pt", _LOSS_WEIGHTS)
+    run(model, losses, args, args.out / "vision.pt", _LOSS_WEIGHTS)
 
 
 def train_language(args: argparse.Namespace) -> None:
-    """Stage two; reads ``eyes.pt``, writes ``language.pt`` and, at every save, the Hugging Face checkpoint."""
+    """Stage two; reads ``vision.pt``, writes ``language.pt`` and, at every save, the Hugging Face checkpoint."""
     torch.manual_seed(2)
-    if not (args.out / "eyes.pt").exists():
-        raise CheckpointError(f"{args.out} holds no eyes.pt; train the eyes first, with the same --out")
+    if not (args.out / "vision.pt").exists():
+        raise CheckpointError(f"{args.out} holds no vision.pt; train the vision stage first, with the same --out")
     tokenizer_path = args.out / "tokenizer.json"
     if not tokenizer_path.exists():
         train_tokenizer().save(str(tokenizer_path))
     tokenizer = Tokenizer.from_file(str(tokenizer_path))
     model = LlavaForConditionalGeneration(model_config(tokenizer.get_vocab_size()))
-    eyes = torch.load(args.out / "eyes.pt", weights_only=True)["model"]
-    tower = {name.removeprefix("tower."): value for name, value in eyes.items() if name.startswith("tower.")}
+    encoder = torch.load(args.out / "vision.pt", weights_only=True)["model"]
+    tower = {name.removeprefix("tower."): value for name, value in encoder.items() if name.startswith("tower.")}
     model.model.vision_tower.load_state_dict(tower)
     model.model.vision_tower.requires_grad_(args.joint)
     losses = AnswerLoss(model, tokenizer, args.joint, args.keep)
@@ -172,7 +172,7 @@ def make_optimizers(model: nn.Module, rate: float) -> list[torch.optim.Optimizer
     ]
 
 
-_STAGES = {"eyes": train_eyes, "language": train_language}
+_STAGES = {"vision": train_vision, "language": train_language}
 
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ def test_the_choices_along_an_answer_are_those_that_writing_it_had(grammar: Gram
         token = int(draw.choice(grammar.allowed))
         tokens += [token, *grammar.accept(token)]
 
-    choices = grammar.choices(tokens)
+    choices = grammar.allowed_along(tokens)
 
     assert len(choices) == len(tokens)
     for position, allowed in enumerate(choices):
@@ -200,4 +200,4 @@ def test_the_choices_along_an_answer_are_those_that_writing_it_had(grammar: Gram
 
 def test_what_is_no_answer_has_no_choices(grammar: Grammar, tokenizer: Tokenizer) -> None:
     with pytest.raises(ValueError, match="number 1 of 2, cannot stand there"):
-        grammar.choices([tokenizer.token_to_id("a"), 0])
+        grammar.allowed_along([tokenizer.token_to_id("a"), 0])

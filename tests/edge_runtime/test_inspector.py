@@ -225,7 +225,7 @@ def test_another_question_about_a_frame_costs_neither_its_eyes_nor_its_tokens_ag
         loaded, work = inspector._loaded, []
         assert loaded is not None
         see, grow = loaded._run_vision, loaded.decoder._cache.grow
-        monkeypatch.setattr(loaded, "_run_vision", lambda: (work.append("eyes"), see()))
+        monkeypatch.setattr(loaded, "_run_vision", lambda: (work.append("vision encoder"), see()))
         monkeypatch.setattr(loaded.decoder._cache, "grow", lambda tokens: (work.append(tokens), grow(tokens)))
 
         def work_for(question: str) -> list[object]:
@@ -233,8 +233,8 @@ def test_another_question_about_a_frame_costs_neither_its_eyes_nor_its_tokens_ag
             inspector.inspect(frame(), question=question, should_continue=lambda text: False)
             return list(work)
 
-        eyes, *first = work_for("bolts?")
-        assert eyes == "eyes"
+        encoder, *first = work_for("bolts?")
+        assert encoder == "vision encoder"
         assert sum(work_for("rusts?")) == sum(first) - inspector.bundle.manifest.model.num_image_tokens
 
 

@@ -150,7 +150,7 @@ def test_a_recipe_that_blinds_the_eyes_is_named_with_a_caution():
     found = outlook_of("llava-1.5-13b", budget_bytes=6_000_000_000)
 
     cautions = {change.options.split()[1]: change.caution for change in found.changes if "--recipe" in change.options}
-    assert "eyes" in cautions["uniform-int4"]
+    assert "vision encoder" in cautions["uniform-int4"]
 
 
 def test_the_prediction_for_an_orin_nx_is_near_what_was_published():
@@ -171,7 +171,7 @@ def test_the_prediction_for_a_cpu_is_near_what_was_measured():
 
 def test_the_prediction_for_a_cpu_with_amx_is_near_what_was_measured():
     # make bench-peers: 0.12 to 0.16 s a token, 4.1 s for a prompt of 640, 0.75 s to see.
-    prediction = predict(plan_of(recipe="speech-int4", target="onnxruntime-amx"), load_device("cpu-amx-2-cores-24gb"))
+    prediction = predict(plan_of(recipe="language-int4", target="onnxruntime-amx"), load_device("cpu-amx-2-cores-24gb"))
 
     assert prediction.token_s == pytest.approx(0.14, rel=0.15)
     assert prediction.prefill_s == pytest.approx(4.1 * (576 + 32) / 640, rel=0.15)

@@ -64,15 +64,15 @@ def test_some_matrices_of_a_component_may_be_int8(tmp_path):
 def test_what_attention_multiplies_is_rounded_only_where_a_pattern_ends_with_its_name(tmp_path):
     path = tmp_path / "recipe.yaml"
     int8 = "{dtype: int8, method: mse}"
-    eyes = f'{{dtype: int8, method: mse, except: {{"*.0.*": {int8}, "*": {int8}, "*.1.*products": {int8}}}}}'
-    path.write_text(SOUND.replace("vision_encoder: float16", f"vision_encoder: {eyes}") % "float16")
+    encoder = f'{{dtype: int8, method: mse, except: {{"*.0.*": {int8}, "*": {int8}, "*.1.*products": {int8}}}}}'
+    path.write_text(SOUND.replace("vision_encoder: float16", f"vision_encoder: {encoder}") % "float16")
 
-    eyes = load_recipe(str(path)).components["vision_encoder"]
+    encoder = load_recipe(str(path)).components["vision_encoder"]
 
-    assert eyes.of_products("layers.0.self_attn.products") == FLOAT16
-    assert eyes.of_products("layers.1.self_attn.products") == Precision("int8", "mse", None)
-    assert eyes.of("layers.1.self_attn.qkv_proj") == Precision("int8", "mse", None)
-    assert eyes.without_int8().of_products("layers.1.self_attn.products") == Precision("float16", "mse", None)
+    assert encoder.of_products("layers.0.self_attn.products") == FLOAT16
+    assert encoder.of_products("layers.1.self_attn.products") == Precision("int8", "mse", None)
+    assert encoder.of("layers.1.self_attn.qkv_proj") == Precision("int8", "mse", None)
+    assert encoder.without_int8().of_products("layers.1.self_attn.products") == Precision("float16", "mse", None)
 
 
 def test_int8_says_in_one_word_what_is_done_before_ranges_are_found(tmp_path):
@@ -107,7 +107,7 @@ def test_another_text_has_another_hash(tmp_path):
 
 @pytest.mark.parametrize("name", ["int5", "", "../recipes", "a\0b"])
 def test_an_unknown_recipe_is_refused_with_the_known_ones(name):
-    with pytest.raises(RecipeError, match=r"asymmetric-int4, .*fp16, nf4, selective-int8, speech-int4, uniform-int4"):
+    with pytest.raises(RecipeError, match=r"asymmetric-int4, .*fp16, nf4, selective-int8, language-int4, uniform-int4"):
         load_recipe(name)
 
 

@@ -20,7 +20,7 @@ SCENES = 12
 
 
 class NoisyConnector(WatchedCheckpoint):
-    """The reference inspector with noise where the eyes meet the language."""
+    """The reference inspector with noise where the vision encoder meets the language."""
 
     def __init__(self):
         super().__init__()
@@ -33,7 +33,8 @@ class NoisyConnector(WatchedCheckpoint):
 
 
 class LopsidedEyes(NoisyConnector):
-    """The reference inspector with eyes that compute the same, and that 4 bits ruin: every other column is tiny."""
+    """The reference inspector with a vision encoder that computes the same, and that 4 bits ruin: every other column is
+    tiny."""
 
     def tensor(self, name):
         tensor = np.array(self._tiny.tensor(name), np.float32)

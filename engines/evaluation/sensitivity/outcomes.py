@@ -18,7 +18,7 @@ from engines.evaluation.fidelity import Trace
 from engines.evaluation.sensitivity.questions import (
     TeacherForcing,
     answer_loss,
-    are_choices,
+    are_unforced,
     log_softmax,
     yes_probabilities,
 )
@@ -42,11 +42,11 @@ class Reported:
 class Traced:
     """One scene, the model led along the true answer."""
 
-    answer_loss: float  # nats a choice that the true answer costs
+    answer_loss: float  # nats an unforced token that the true answer costs
     question_loss: float  # nats a question ("is there corrosion?", ...) that the right answer costs
     questions_wrong: int  # of as many as there are classes
     features_error: float  # distance of the features to float16's, over their length, mean of the rows
-    divergence: float  # nats a choice: Kullback-Leibler divergence from float16's choice of the next token
+    divergence: float  # nats an unforced token: Kullback-Leibler divergence from float16's choice of the next token
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def divergence(found: Trace, reference: Trace) -> float:
     """Nats a choice by which that of the next token moved (Kullback-Leibler), led along the same tokens."""
     ours, theirs = log_softmax(found.logits), log_softmax(reference.logits)
     moved = np.subtract(theirs, ours, out=np.zeros_like(ours), where=np.isfinite(theirs))
-    return float((np.exp(theirs) * moved).sum(axis=1)[are_choices(theirs)].mean())
+    return float((np.exp(theirs) * moved).sum(axis=1)[are_unforced(theirs)].mean())
 
 
 def result_of(reports: Sequence[Reported], traces: Sequence[Traced]) -> Result:

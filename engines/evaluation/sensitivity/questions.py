@@ -61,7 +61,7 @@ def answer_loss(trace: Trace, forced: TeacherForcing) -> float:
     """Nats a choice that the true answer costs the model, to where it closes."""
     logits = trace.logits[: len(forced.answer)]
     losses = -log_softmax(logits)[np.arange(len(logits)), list(forced.answer)]
-    return float(losses[are_choices(logits)].mean())
+    return float(losses[are_unforced(logits)].mean())
 
 
 def yes_probabilities(trace: Trace, forced: TeacherForcing) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -81,7 +81,7 @@ def yes_probabilities(trace: Trace, forced: TeacherForcing) -> tuple[NDArray[np.
     return shares, there
 
 
-def are_choices(logits: NDArray[np.float32]) -> NDArray[np.bool_]:
+def are_unforced(logits: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Of which rows there is more than one token to choose from."""
     return np.asarray(np.isfinite(logits).sum(axis=-1) > 1)
 

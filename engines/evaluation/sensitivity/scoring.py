@@ -64,7 +64,7 @@ def held_to(grammar: Grammar, trace: Trace) -> Trace:
     """The trace with logits of minus infinity for what may not stand there, of which no model is ever asked."""
     logits = np.full_like(trace.logits, -np.inf)
     for row, opinion, token, allowed in zip(
-        logits, trace.logits, trace.tokens, grammar.choices(trace.tokens), strict=True
+        logits, trace.logits, trace.tokens, grammar.allowed_along(trace.tokens), strict=True
     ):
         kept = allowed if allowed.size else [token]
         row[kept] = opinion[kept]

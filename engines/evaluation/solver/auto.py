@@ -20,7 +20,7 @@ from engines.families import read_model
 from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import load_recipe
 
-_SMALL_LOSS = 0.05  # nats a choice: up to here reports hardly change, and how they do is noise
+_SMALL_LOSS = 0.05  # nats an unforced token: up to here reports hardly change, and how they do is noise
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Forecast:
     """What a plan is expected to do on the scenes that were measured."""
 
     macro_f1: float
-    answer_loss: float  # nats a choice that the true answer costs
-    logits_divergence: float  # nats a choice
+    answer_loss: float  # nats an unforced token that the true answer costs
+    logits_divergence: float  # nats an unforced token
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class AutoPlan:
 
     def table(self) -> str:
         """What each would take and cost, as Markdown."""
-        lines = ["| plan | memory | divergence, nats a choice | answer loss | macro-F1 | 4 bits in |"]
+        lines = ["| plan | memory | divergence, nats an unforced token | answer loss | macro-F1 | 4 bits in |"]
         lines += ["|---|---:|---:|---:|---:|---|"]
         for index, (solution, forecast) in enumerate(zip(self.solutions, self.forecasts, strict=True)):
             coarse = [name for name, option in solution.options.items() if option.quantizations]

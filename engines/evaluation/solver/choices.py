@@ -28,7 +28,7 @@ class Option:
 
     precision: Precision
     quantizations: Mapping[str, WeightQuantization]  # by measured group; empty for float16
-    loss: float  # nats a choice, by which choices of the next token move (Kullback-Leibler)
+    loss: float  # nats an unforced token, by which they move (Kullback-Leibler)
     resident_bytes: int  # that the runtime will hold
 
 

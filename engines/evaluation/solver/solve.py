@@ -26,7 +26,7 @@ class Solution:
 
     options: Mapping[str, Option]  # by the choice's name
     precisions: PrecisionPlan
-    loss: float  # nats a choice
+    loss: float  # nats an unforced token
     memory_plan: MemoryPlan
 
     @property

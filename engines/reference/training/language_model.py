@@ -56,7 +56,7 @@ def train_tokenizer(scenes: int = 4000) -> Tokenizer:
 
 
 def model_config(vocab_size: int) -> LlavaConfig:
-    """The reference inspector: the ViT of ``eyes.py``, a two-layer connector, a LLaMA of 4 layers 256 wide."""
+    """The reference inspector: ``vision_encoder``'s ViT, a two-layer connector, a LLaMA of 4 layers 256 wide."""
     text = LlamaConfig(
         vocab_size=-(-vocab_size // 64) * 64,
         hidden_size=WIDTH,

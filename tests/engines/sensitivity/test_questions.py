@@ -12,7 +12,7 @@ from edge_runtime.language.grammar import Grammar
 from edge_runtime.language.tokenizer import load_tokenizer
 from edge_runtime.reports.report import DEFECT_CLASSES, Finding, Region, answer_from_findings, answer_schema
 from engines.evaluation.fidelity import Trace
-from engines.evaluation.sensitivity.questions import answer_loss, are_choices, teacher_forcing_of, yes_probabilities
+from engines.evaluation.sensitivity.questions import answer_loss, are_unforced, teacher_forcing_of, yes_probabilities
 from engines.evaluation.sensitivity.scoring import held_to
 
 TOKENIZER = load_tokenizer(Path(engines.reference.__file__).parent / "checkpoint" / "tokenizer.json")
@@ -87,4 +87,4 @@ def test_held_to_the_grammar_a_model_keeps_its_opinion_of_what_may_stand_there(n
     for opening in forced.openings:
         assert np.isfinite(held.logits[opening.parting, [opening.should_continue, opening.close]]).all()
         assert np.isfinite(held.logits[opening.naming, list(opening.classes)]).all()
-    assert 0 < are_choices(held.logits).sum() < 0.6 * len(forced.tokens)  # names of fields, quotes: no choices
+    assert 0 < are_unforced(held.logits).sum() < 0.6 * len(forced.tokens)  # names of fields, quotes: no choices

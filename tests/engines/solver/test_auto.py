@@ -30,7 +30,8 @@ def memory_plan(recipe):
 
 @pytest.fixture
 def measurements(tmp_path):
-    """As if the eyes lost ten times what speech loses, and rounding to nearest twice what GPTQ does."""
+    """As if the vision encoder lost ten times what the language model loses, and rounding to nearest twice what GPTQ
+    does."""
     journal = STUDY.journal(tmp_path / "measured.jsonl", open_images("rendered:1"))
     for experiment in one_at_a_time(
         STUDY.groups(), [WeightQuantization("rtn", 4), WeightQuantization("gptq", 4), WeightQuantization("rtn", 8)]

@@ -54,13 +54,13 @@ def recipe_of(path, **kinds):
 
 
 def everything_int8(path, method="max"):
-    """A recipe with the eyes in 8 bits too, whose matrices have biases."""
+    """A recipe with the vision encoder in 8 bits too, whose matrices have biases."""
     kinds = ("vision_encoder", "connector", "decoder", "lm_head")
     return recipe_of(path, **dict.fromkeys(kinds, f"{{dtype: int8, method: {method}}}"))
 
 
 def feed_forward_int8(path, method="max"):
-    """A recipe whose eyes keep their attention, their norms and their patches."""
+    """A recipe whose vision encoder keeps its attention, its norms and its patches."""
     return recipe_of(
         path, vision_encoder=f'{{dtype: float16, except: {{"*.mlp.*": {{dtype: int8, method: {method}}}}}}}'
     )
@@ -153,9 +153,9 @@ def test_a_recipe_can_keep_attention_and_round_the_feed_forward_alone(tmp_path, 
     assert rounded
     assert all(".mlp." in name for name in rounded)
     assert len(kept) == len(rounded) + 1  # qkv and out_proj for fc1 and fc2, and the patches
-    [eyes] = [c for c in bundle.manifest.components if c.kind == "vision_encoder"]
-    assert (eyes.precision, eyes.method) == ("int8", "mixed")
-    assert eyes.float16_bytes > 0
+    [encoder] = [c for c in bundle.manifest.components if c.kind == "vision_encoder"]
+    assert (encoder.precision, encoder.method) == ("int8", "mixed")
+    assert encoder.float16_bytes > 0
 
 
 def test_an_interrupted_build_goes_on_with_the_ranges_that_it_would_have_had(tmp_path, images, bundle):

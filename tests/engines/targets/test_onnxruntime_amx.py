@@ -85,9 +85,9 @@ def test_weights_are_planned_once_and_as_they_are_stored():
 
     for target, least in (("onnxruntime", 2.0), ("onnxruntime-amx", 0.99)):
         plan = plan_bundle(checkpoint, load_recipe("asymmetric-int4"), target)
-        eyes = plan.manifest.component("vision_encoder")
+        encoder = plan.manifest.component("vision_encoder")
         planned_bytes = plan_memory(plan.manifest, 2048).item("vision_encoder").planned_bytes
-        assert least <= planned_bytes / eyes.size_bytes < least + 0.2
+        assert least <= planned_bytes / encoder.size_bytes < least + 0.2
 
 
 def test_a_processor_without_amx_is_told_what_to_build_instead(tmp_path):

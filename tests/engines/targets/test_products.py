@@ -41,7 +41,7 @@ def images():
 
 
 def products_int8(path, method="max"):
-    """A recipe whose eyes are float16, but for what attention multiplies."""
+    """A recipe whose vision encoder is float16, but for what attention multiplies."""
     return recipe_of(
         path, vision_encoder=f'{{dtype: float16, except: {{"*.products": {{dtype: int8, method: {method}}}}}}}'
     )
@@ -157,8 +157,8 @@ def test_products_are_of_integers_as_numpy_computes_them(tmp_path, images, metho
 
 def test_a_bundle_says_that_its_products_are_rounded_and_plans_their_room(tmp_path, images):
     recipe = products_int8(tmp_path / "recipe.yaml", "twin-max")
-    eyes = build_int8(tmp_path / "bundle", images, recipe=recipe).manifest.component("vision_encoder")
-    assert (eyes.precision, eyes.products) == ("float16", "twin-max")
+    encoder = build_int8(tmp_path / "bundle", images, recipe=recipe).manifest.component("vision_encoder")
+    assert (encoder.precision, encoder.products) == ("float16", "twin-max")
 
     checkpoint = open_checkpoint("synthetic:llava-1.5-7b")  # of a tiny one, the decoder takes more
     rounded, plain = (
@@ -186,7 +186,8 @@ def test_one_layers_products_may_be_kept(tmp_path, images):
 
 
 class EvenCheckpoint(WatchedCheckpoint):
-    """The tiny checkpoint, whose eyes ask for nothing: their attention takes 1/17 of each row, which is below 1/16."""
+    """The tiny checkpoint, whose vision encoder asks for nothing: its attention takes 1/17 of each row, which is below
+    1/16."""
 
     def tensor(self, name):
         tensor = super().tensor(name)

@@ -191,12 +191,12 @@ def test_a_layer_group_of_13b_in_int8_weighs_what_was_planned(tmp_path):
     checkpoint, precisions = open_checkpoint("synthetic:llava-1.5-13b"), load_recipe("asymmetric-int8")
     plan = plan_bundle(checkpoint, precisions, "tensorrt-rtx")
     target = TARGETS["tensorrt-rtx"].open(TargetOptions(2048, 704, has_int8=True))
-    eyes, connector, group = (
+    encoder, connector, group = (
         next(part for part in plan.parts if part.name == name) for name in ("vision_encoder", "connector", "decoder.00")
     )
 
     with open_model_runner(checkpoint, plan.model, open_images("rendered:1"), tmp_path) as runner:
-        for part in (eyes, connector):
+        for part in (encoder, connector):
             with Graph(tmp_path / f"{part.name}.onnx") as graph:
                 part.emit(graph, TensorRTLowering(), checkpoint, FLOAT16)
                 graph.save()
