@@ -49,3 +49,23 @@ def test_where_the_two_differ_the_words_of_the_distribution_at_hand_are_used(mon
         keep_ros_local()
         spoken[distribution] = names & os.environ.keys()
     assert spoken == {"humble": {"ROS_LOCALHOST_ONLY"}, "jazzy": {"ROS_AUTOMATIC_DISCOVERY_RANGE"}}
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("node", "InspectionNode"), ("replay.player", "CameraPlayer"), ("recording.recorder", "FlightRecorder")],
+)
+def test_no_node_takes_the_name_of_something_that_rclpy_keeps_in_it(ros, module, name):
+    from rclpy.lifecycle import LifecycleNode
+
+    plain = LifecycleNode("plain")
+    kept = set(vars(plain))
+    plain.destroy_node()
+    file = PACKAGE / "inspection_ros" / (module.replace(".", "/") + ".py")
+    (node,) = (found for found in ast.parse(file.read_text()).body if getattr(found, "name", "") == name)
+    own = {
+        found.attr
+        for found in ast.walk(node)
+        if isinstance(found, ast.Attribute) and isinstance(found.ctx, ast.Store) and ast.unparse(found.value) == "self"
+    }
+    assert not own & kept

@@ -61,8 +61,8 @@ class InspectionNode(LifecycleNode):
         super().__init__("inspection", **node_options)
         self._open_inspector = open_inspector
         self._inspector: OpenInspector | None = None
-        self._publishers = Publishers(self, self._locate)
-        self._subscriptions: Subscriptions | None = None
+        self._inspection_publishers = Publishers(self, self._locate)
+        self._camera_subscriptions: Subscriptions | None = None
         self._failed_transition = ""
         self._engine_fails = ""  # why what is open must not go on
         self._opened_anew = False  # because of that
@@ -70,7 +70,7 @@ class InspectionNode(LifecycleNode):
         self.given_up = ""  # why the process must be started anew; empty while it need not
         declare_settings(self)
         self.add_on_set_parameters_callback(self._consider_parameters)
-        self._inspect_server = InspectServer(self, self, self._publishers.message_of)
+        self._inspect_server = InspectServer(self, self, self._inspection_publishers.message_of)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # health is told even where simulated time stands still
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._watch, clock=steady)
@@ -109,7 +109,7 @@ class InspectionNode(LifecycleNode):
             for setting in SETTINGS:  # what the node was started with has passed no callback
                 check_setting(setting.name, self._value(setting.name))
             self._inspector = self._open()
-            self._publishers.open()
+            self._inspection_publishers.open()
         except Exception as error:
             return self._failed("configure", error)
         self._retry.cancel()
@@ -123,17 +123,19 @@ class InspectionNode(LifecycleNode):
         result = super().on_activate(state)
         cameras = self.cameras
         try:
-            self._publishers.begin_flight()
+            self._inspection_publishers.begin_flight()
             self.pipeline = Pipeline(
                 cameras,
                 frame_from_message,
                 self._inspector,
-                self._publishers.report,
+                self._inspection_publishers.report,
                 self._tell_failure,
                 rules=lambda: rules_from(self._value),
                 priorities=dict(zip(cameras, self._value("priorities"), strict=False)),
             )
-            self._subscriptions = Subscriptions(self, self._value("image_transport"), cameras, self.pipeline.offer)
+            self._camera_subscriptions = Subscriptions(
+                self, self._value("image_transport"), cameras, self.pipeline.offer
+            )
         except Exception as error:
             return self._failed("activate", error)
         return result
@@ -176,7 +178,7 @@ class InspectionNode(LifecycleNode):
             self._stop(STOP_TIMEOUT_S)
         except TimeoutError as error:
             self.get_logger().error(str(error))
-        self._publishers.close()
+        self._inspection_publishers.close()
         if self._inspector is not None:
             self._inspector.close()
             self._inspector = None
@@ -189,8 +191,8 @@ class InspectionNode(LifecycleNode):
         )
 
     def _stop(self, timeout_s: float) -> None:
-        if self._subscriptions is not None:
-            self._subscriptions.close()
+        if self._camera_subscriptions is not None:
+            self._camera_subscriptions.close()
         pipeline, self.pipeline = self.pipeline, None
         if pipeline is not None:
             try:
@@ -202,12 +204,12 @@ class InspectionNode(LifecycleNode):
     # What the worker calls, on its own thread.
 
     def _locate(self, report: Any, camera: str) -> None:
-        if self._subscriptions is not None:
-            self._subscriptions.locate(report, camera)
+        if self._camera_subscriptions is not None:
+            self._camera_subscriptions.locate(report, camera)
 
     def _tell_failure(self, failed: Failed[Any]) -> None:
         if self.context.ok():  # a frame in progress when ROS is shut down finds no topic to go to
-            self._publishers.failure(failed)
+            self._inspection_publishers.failure(failed)
             self.get_logger().warning(f"frame {failed.index}: {failed.reason}", throttle_duration_sec=LOG_PERIOD_S)
 
     # Health, in every state.
@@ -262,7 +264,7 @@ class InspectionNode(LifecycleNode):
             memory_plan=None if inspector is None else inspector.memory_plan,
             temperature_c=read_temperature_c(),
             stale_after_s=self._value("stale_after_s"),
-            frame_age_s=self._publishers.frame_age_s,
+            frame_age_s=self._inspection_publishers.frame_age_s,
             level_changes=() if inspector is None else inspector.level_changes,
             failed_transition=self._failed_transition,
             power=read_power(),
