@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=700)
     args = parser.parse_args()
     checkpoint = open_checkpoint(f"synthetic:{args.model}")
-    parts = [part for part in read_model(checkpoint, 1).parts if part.kind == "decoder"]
+    parts = [part for part in read_model(checkpoint, 1).parts if part.role == "decoder"]
     stacks: dict[str, list[str]] = {}
     for name, parameter in parts[0].parameters.items():
         if parameter.is_matrix:

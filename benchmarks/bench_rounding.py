@@ -28,7 +28,7 @@ from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
 from benchmarks.rounding_methods import METHODS, Rounded
 from edge_runtime.reports.report import answer_from_findings
-from edge_runtime.vision.resampling import pixels_from_frame
+from edge_runtime.vision.image_processors import pixels_from_frame
 from engines.families import read_model
 from engines.families.synthetic import open_checkpoint
 from engines.reference.renderer.scenes import FIRST_HELD_OUT_SEED, render_scene
@@ -101,7 +101,7 @@ class Subject:
         """The scene of a seed."""
         spec, prompt, scene = self._read.spec, self._read.prompt, render_scene(seed)
         answer = [*self._ids(answer_from_findings(scene.findings)), spec.eos_token_ids[0]]
-        pixels = torch.tensor(pixels_from_frame(scene.image, self._read.preprocessing))
+        pixels = torch.tensor(pixels_from_frame(scene.image, self._read.image))
         [image] = self.model.get_image_features(pixel_values=pixels).pooler_output
         before = self._rows([spec.bos_token_id, *self._ids(prompt.before_image)])
         after = self._rows([*self._ids(prompt.after_image), *answer])

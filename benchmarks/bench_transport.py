@@ -33,30 +33,30 @@ from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
-from edge_runtime.bundle.manifest import PreprocessingSpec
+from edge_runtime.bundle.manifest import ImageSpec
 from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.ros.messages import fill_image, frame_from_image
-from edge_runtime.vision.resampling import pixels_from_frame
+from edge_runtime.vision.image_processors import pixels_from_frame
 
 WIDTH, HEIGHT = 3840, 2160
 PERIOD_S = 0.5
 WAIT_S = 60.0
 QOS = QoSProfile(depth=1)
 
-Way = Callable[[Any, PreprocessingSpec], NDArray[np.float32]]
+Way = Callable[[Any, ImageSpec], NDArray[np.float32]]
 
 
-def ours(message: Any, spec: PreprocessingSpec) -> NDArray[np.float32]:
+def ours(message: Any, spec: ImageSpec) -> NDArray[np.float32]:
     """What the node does."""
     return pixels_from_frame(frame_from_image(message), spec)
 
 
-def plain(message: Any, spec: PreprocessingSpec) -> NDArray[np.float32]:
+def plain(message: Any, spec: ImageSpec) -> NDArray[np.float32]:
     """What a node without us does, for a tensor of the same size."""
     frame = np.array(message.data, np.uint8).reshape(message.height, message.width, 3)
     picture = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-    small = cv2.resize(picture, (spec.width, spec.height), interpolation=cv2.INTER_AREA)
-    scaled = (small.astype(np.float32) / 255 - np.float32(spec.mean)) / np.float32(spec.std)
+    small = cv2.resize(picture, (spec.pixels.width, spec.pixels.height), interpolation=cv2.INTER_AREA)
+    scaled = (small.astype(np.float32) / 255 - np.float32(spec.pixels.mean)) / np.float32(spec.pixels.std)
     return np.ascontiguousarray(scaled.transpose(2, 0, 1))[np.newaxis]
 
 
@@ -79,7 +79,7 @@ def publish(frames: int) -> None:
         time.sleep(PERIOD_S)
 
 
-def measure(frames: int, spec: PreprocessingSpec) -> dict[str, Any]:
+def measure(frames: int, spec: ImageSpec) -> dict[str, Any]:
     """Receive the camera's frames; medians over those that arrived."""
     transports_ms: list[float] = []
     spent_ms: dict[str, list[float]] = {name: [] for name in WAYS}
@@ -110,7 +110,7 @@ def measure(frames: int, spec: PreprocessingSpec) -> dict[str, Any]:
     }
 
 
-def peak_bytes(way: Way, message: Any, spec: PreprocessingSpec) -> int:
+def peak_bytes(way: Way, message: Any, spec: ImageSpec) -> int:
     """What one frame allocates at the most."""
     tracemalloc.start()
     way(message, spec)
@@ -131,7 +131,7 @@ def main() -> int:
     if asked.publish:
         publish(asked.frames)
         return 0
-    spec = load_bundle(asked.bundle).manifest.preprocessing
+    spec = load_bundle(asked.bundle).manifest.image
     command = [sys.executable, "-m", "benchmarks.bench_transport", asked.bundle, "--publish", "--frames"]
     with subprocess.Popen([*command, str(asked.frames + 5)]) as camera:  # the first may be missed
         rclpy.init()

@@ -22,8 +22,8 @@ from onnxruntime import quantization as ort
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
-from edge_runtime.bundle.manifest import PreprocessingSpec
-from edge_runtime.vision.resampling import pixels_from_frame
+from edge_runtime.bundle.manifest import PixelSpec
+from edge_runtime.vision.image_processors import squeeze
 from engines.build import build
 from engines.calibration.classifier import IMAGENET_MEAN, IMAGENET_STD, quantize_classifier
 from engines.calibration.images import open_images
@@ -41,7 +41,7 @@ Float32 = NDArray[np.float32]
 CHECKPOINT = Path(__file__).parents[1] / "engines" / "reference" / "checkpoint"
 FIRST_SEED = FIRST_HELD_OUT_SEED + 3_000_000  # of scenes that no other measurement is made on
 CALIBRATION_SEEDS = range(2_000_000_000, 2_000_000_200)
-_SPEC = PreprocessingSpec(96, 96, "exact", None, 2, 1 / 255, IMAGENET_MEAN, IMAGENET_STD)
+_SPEC = PixelSpec(96, 96, 2, 1 / 255, IMAGENET_MEAN, IMAGENET_STD)
 _ALONE = '{{dtype: float16, except: {{"{}": {{dtype: int8, method: {}}}}}}}'
 _EVERYTHING = '{{dtype: int8, method: {0}, except: {{"*.products": {{dtype: int8, method: {0}}}}}}}'
 ENCODERS: Mapping[str, str] = {
@@ -110,7 +110,7 @@ def by_onnxruntime(folder: Path, seen: list[NDArray[np.uint8]], *, per_channel: 
 
         def get_next(self) -> dict[str, Float32] | None:
             frame = next(self._frames, None)
-            return None if frame is None else {"pixels": pixels_from_frame(frame, _SPEC)}
+            return None if frame is None else {"pixels": squeeze(frame, _SPEC)}
 
     prepared, result = folder / "prepared.onnx", folder / f"onnxruntime.{per_channel}.onnx"
     quant_pre_process(str(CLASSIFIER), str(prepared), skip_symbolic_shape=True)
@@ -121,7 +121,7 @@ def by_onnxruntime(folder: Path, seen: list[NDArray[np.uint8]], *, per_channel: 
 def answers(path: Path, frames: tuple[NDArray[np.uint8], ...]) -> NDArray[np.intp]:
     """The class that a classifier sees in each frame."""
     engine = OnnxRuntimeBackend(threads=1).load(path)
-    found = [int(engine.evaluate({"pixels": pixels_from_frame(frame, _SPEC)})["logits"].argmax()) for frame in frames]
+    found = [int(engine.evaluate({"pixels": squeeze(frame, _SPEC)})["logits"].argmax()) for frame in frames]
     engine.close()
     return np.array(found)
 

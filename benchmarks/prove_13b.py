@@ -42,7 +42,7 @@ def report():
     bundle = load_bundle(path)
     model, tokenizer = bundle.manifest.model, load_tokenizer(bundle.file(bundle.manifest.tokenizer))
     prompt = prompt_tokens(tokenizer, bundle.manifest.prompt, model.image_token_id)
-    taken = len(prompt.before_image) + model.num_image_tokens + len(prompt.after_image)
+    taken = len(prompt.before_image) + bundle.manifest.image.max_tokens + len(prompt.after_image)
     chosen = itertools.count()
     with Inspector.open(path, budget, max_report_tokens=int(context) - taken) as inspector:
         found = inspector.inspect(load_image(image), should_continue=lambda text: next(chosen) < int(tokens))

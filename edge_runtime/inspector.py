@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends import check_target, device_memory_bytes
-from edge_runtime.bundle.manifest import PromptSpec
+from edge_runtime.bundle.manifest import prompt_around_image
 from edge_runtime.bundle.opening import Bundle, load_bundle
 from edge_runtime.errors import BackendError, BundleCorruptError
 from edge_runtime.language.generate import write_answer
@@ -25,8 +26,9 @@ from edge_runtime.loaded_bundle import LoadedBundle
 from edge_runtime.memory.monitor import DegradationLevel, LevelChange, ResourceMonitor, limits_of
 from edge_runtime.memory.plan import MemoryPlan, parse_bytes, plan_memory
 from edge_runtime.memory.telemetry import total_bytes
-from edge_runtime.reports.report import InspectionReport, Timings, answer_schema
-from edge_runtime.vision.resampling import pixels_from_frame
+from edge_runtime.reports.report import InspectionReport, Timings
+from edge_runtime.reports.schema import load_schema
+from edge_runtime.vision.image_processors import layout_of, pixels_from_frame
 
 
 class Inspector:
@@ -80,9 +82,10 @@ class Inspector:
         self._tokenizer = tokenizer = load_tokenizer(bundle.file(manifest.tokenizer))
         prompt = prompt_tokens(tokenizer, manifest.prompt, model.image_token_id)
         self._asked = ("", prompt.after_image)
-        self._grammar = Grammar(tokenizer, model.vocab_size, model.eos_token_ids, answer_schema())
+        schema = load_schema(bundle.file(manifest.report_schema), manifest.coordinates.steps)
+        self._grammar = Grammar(tokenizer, model.vocab_size, model.eos_token_ids, schema)
 
-        prompt_length = len(prompt.before_image) + model.num_image_tokens + len(prompt.after_image)
+        prompt_length = len(prompt.before_image) + manifest.image.max_tokens + len(prompt.after_image)
         opening_length = len(self._grammar.restart())
         positions = manifest.context_tokens
         if prompt_length + opening_length > positions:
@@ -144,12 +147,14 @@ class Inspector:
         room = self._fit_cache(loaded, level, len(after_image)) - len(after_image)
         monitor.begin_report()
         started_s = time.perf_counter()
-        pixels = pixels_from_frame(frame, self.bundle.manifest.preprocessing)
+        image = self.bundle.manifest.image
+        pixels = pixels_from_frame(frame, image)
+        layout = layout_of(image, *frame.shape[:2])
         preprocessed_s = time.perf_counter()
-        same_image = loaded.encode_image(pixels)  # another question about a frame costs its own tokens only
+        same_image = loaded.encode_image(pixels, layout)  # another question about a frame costs its own tokens only
         seen_s = time.perf_counter()
         opening = self._grammar.restart()
-        logits = loaded.decoder.prefill((*after_image, *opening), same_image)
+        logits = loaded.decoder.prefill((*after_image, *opening), layout.tokens, same_image)
         prefilled_s = time.perf_counter()
 
         def should_continue_in_memory(written: bytes) -> bool:
@@ -159,7 +164,8 @@ class Inspector:
         answer = write_answer(
             self._grammar, opening, logits, loaded.decoder.append, max_tokens, should_continue_in_memory
         )
-        findings = answer.findings()
+        found = answer.findings(self.bundle.manifest.coordinates.steps)
+        findings = tuple(replace(finding, region=layout.in_frame(finding.region)) for finding in found)
         finished_s = time.perf_counter()
         monitor.end_report()
         loaded.measure_activations()
@@ -168,6 +174,9 @@ class Inspector:
             findings=findings,
             truncated=not answer.finished,
             tokens=len(answer.texts),
+            seen=(layout.seen,),
+            image_tokens=layout.tokens,
+            grid=layout.grid,
             timings=Timings(
                 preprocess_ms=1e3 * (preprocessed_s - started_s),
                 vision_ms=1e3 * (seen_s - preprocessed_s),
@@ -181,9 +190,8 @@ class Inspector:
         """Tokens behind the image; those of the last question are kept, as the next frame's is mostly the same."""
         if question != self._asked[0]:
             prompt, image_token_id = self.bundle.manifest.prompt, self.bundle.manifest.model.image_token_id
-            asking = PromptSpec(
-                prompt.before_image, f"\n{question}{prompt.after_image}" if question else prompt.after_image
-            )
+            after = f"\n{question}{prompt.after_image}" if question else prompt.after_image
+            asking = prompt_around_image(prompt.before_image, after)
             try:
                 tokens = prompt_tokens(self._tokenizer, asking, image_token_id).after_image
             except BundleCorruptError as error:

@@ -10,11 +10,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
-import numpy as np
-
 from edge_runtime.backends import open_backend
-from edge_runtime.backends.base import Array, Backend, Engine, Run
-from edge_runtime.bundle.manifest import Component, Manifest, TensorSpec
+from edge_runtime.backends.base import Engine
+from edge_runtime.bundle.manifest import Component
 from edge_runtime.bundle.opening import Bundle
 from edge_runtime.errors import BudgetExceededError
 from edge_runtime.language.decoder import Decoder
@@ -22,9 +20,11 @@ from edge_runtime.language.embedding import Embedding, open_embedding
 from edge_runtime.memory.monitor import ResourceMonitor
 from edge_runtime.memory.plan import MemoryPlan, device_bytes, loading_bytes
 from edge_runtime.memory.telemetry import resident_bytes
+from edge_runtime.vision.image_encoder import ImageEncoder
+from edge_runtime.vision.image_processors import ImageLayout
 from edge_runtime.vision.resampling import Float32
 
-_GROWING = ("kv_cache", "image_tokens")  # what a memory plan holds that grows with the context
+_GROWING = ("kv_cache", "positions", "image_tokens")  # what a memory plan holds that grows with the context
 
 
 class LoadedBundle:
@@ -67,15 +67,9 @@ class LoadedBundle:
         """Bytes by the memory plan's names, as far as they are known. Any thread may ask."""
         return self._measured
 
-    def encode_image(self, pixels: Float32) -> bool:
-        """Turn ``pixels`` (1, 3, H, W) into the image's rows of the prompt; returns whether they were there already."""
-        if self.decoder.holds_image and np.array_equal(pixels, self._pixels):
-            return True
-        self.decoder.forget()
-        self._pixels[...] = pixels
-        self._run_vision()
-        self.backend.synchronize()
-        return False
+    def encode_image(self, pixels: Float32, layout: ImageLayout) -> bool:
+        """Turn ``pixels`` (N, 3, H, W) into the image's rows of the prompt; returns whether they were there already."""
+        return self._vision.encode(pixels, layout)
 
     def resize(self, capacity: int) -> None:
         """Give memory back with a smaller cache, or take it again, as far as there is room; the prefix is run anew.
@@ -107,7 +101,7 @@ class LoadedBundle:
             engine = self.backend.load(bundle.file(component.files[0]))
             stack.callback(engine.close)
             added = max(self.backend.held_bytes - before, 0)
-            self._note(component.kind, self._measured.get(component.kind, 0) + added)
+            self._note(component.role, self._measured.get(component.role, 0) + added)
             return engine
 
         manifest = bundle.manifest
@@ -127,10 +121,10 @@ class LoadedBundle:
         self.decoder = Decoder(
             self.backend, manifest, engines.embedding, engines.groups, engines.heads, self._prefix, capacity
         )
-        self._pixels, self._run_vision = _bind_vision(self.backend, manifest, engines, self.decoder.image_rows)
+        self._vision = ImageEncoder(self.backend, manifest, engines.vision, engines.connector, self.decoder)
 
     def _unbind(self) -> None:
-        for name in ("decoder", "_pixels", "_run_vision"):
+        for name in ("decoder", "_vision"):
             vars(self).pop(name, None)
 
     @property
@@ -155,17 +149,3 @@ def _return_free_memory() -> None:
     """Give back what the C library keeps for later: of 750 MB, closing alone returned 40, this 650."""
     with suppress(AttributeError, OSError):  # a C library other than glibc
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _bind_vision(backend: Backend, manifest: Manifest, engines: _Engines, image_rows: Array) -> tuple[Array, Run]:
-    """The pixel tensor to fill, (1, 3, H, W), and the call that turns it into ``image_rows``."""
-    spec = manifest.component("vision_encoder")
-    pixels = backend.shared(*_size(spec.inputs[0]))
-    features = backend.private(*_size(spec.outputs[0]))  # (1, P, Dv)
-    run_vision = engines.vision.bind({"pixel_values": pixels}, {"features": features})
-    run_connector = engines.connector.bind({"features": features}, {"image_embeddings": image_rows})
-    return pixels, backend.record([run_vision, run_connector])
-
-
-def _size(spec: TensorSpec) -> tuple[list[int], str]:
-    return [size for size in spec.shape if isinstance(size, int)], spec.dtype

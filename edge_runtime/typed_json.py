@@ -22,7 +22,8 @@ def dataclass_from_json(document: Any, kind: type[T]) -> T:
 
     Fields that have a default may be missing.
 
-    Understands nested dataclasses, ``tuple``, ``Mapping``, ``X | None``, ``int``, ``float``, ``str`` and ``Any``.
+    Understands nested dataclasses, ``tuple``, ``Mapping``, ``X | None``, ``int``, ``float``, ``str``, ``Literal`` and
+    ``Any``; of several dataclasses, the one whose ``kind`` is the document's.
 
     Raises:
         MismatchError: the document has another form.
@@ -36,6 +37,10 @@ def _decode(value: Any, expected: Any, where: str) -> Any:
         return value
     if is_dataclass(expected) and isinstance(value, dict):
         return _decode_fields(value, expected, where)
+    if origin is types.UnionType and isinstance(value, dict) and all(map(is_dataclass, options)):
+        return _decode_tagged(value, options, where)
+    if origin is typing.Literal and type(value) is str and value in options:
+        return value
     if origin is types.UnionType:
         for option in options:
             with suppress(MismatchError):
@@ -54,6 +59,14 @@ def _decode(value: Any, expected: Any, where: str) -> Any:
         return value
     name = expected.__name__ if isinstance(expected, type) and origin is None else expected
     raise MismatchError(f"{where or 'the document'} is {str(value)[:60]!r}, expected {name}")
+
+
+def _decode_tagged(value: Mapping[str, Any], options: tuple[Any, ...], where: str) -> Any:
+    """The dataclass among ``options`` whose field ``kind`` says what ``value`` says."""
+    by_kind = {kind: option for option in options for kind in typing.get_args(_field_types(option)["kind"])}
+    if value.get("kind") not in by_kind:
+        raise MismatchError(f"{where}.kind is {str(value.get('kind'))[:60]!r}, expected {' or '.join(sorted(by_kind))}")
+    return _decode(value, by_kind[value["kind"]], where)
 
 
 def _decode_fields(value: Mapping[str, Any], expected: Any, where: str) -> Any:

@@ -22,13 +22,14 @@ from edge_runtime.bundle.opening import Bundle, load_bundle, sha256_of_file
 from edge_runtime.cli.exit_codes import NO_ROOM
 from edge_runtime.errors import BuildError, CheckpointError, EdgeRuntimeError
 from edge_runtime.memory.plan import check_fits, format_bytes
+from edge_runtime.reports.schema import SCHEMA_NAME, schema_to_json
 from edge_runtime.typed_json import MismatchError, dataclass_from_json
 from engines.calibration.images import DEFAULT_IMAGES, CalibrationImages, open_images, warn_where_few
 from engines.calibration.model import open_model_runner
 from engines.calibration.rounding import open_calibrated
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS
-from engines.families.base import Part
+from engines.families.base import AS_SUGGESTED, ImageOptions, Part
 from engines.layers.weights import TensorSource
 from engines.onnx.builder import HashedFile
 from engines.planning.plan import BundlePlan, plan_bundle, prompt_of
@@ -49,6 +50,7 @@ def build(
     budget_bytes: int | None = None,
     context: int | None = None,
     group_parameters: int = DEFAULT_GROUP_PARAMETERS,
+    image: ImageOptions = AS_SUGGESTED,
     compute_capabilities: tuple[str, ...] | None = None,
     timing_cache: Path | None = None,
     images: CalibrationImages | None = None,
@@ -76,7 +78,7 @@ def build(
         BudgetExceededError: the plan exceeds ``budget_bytes``; nothing has been written.
         BuildError: ``out`` exists, or cannot be written; finished components are kept for a resume.
     """
-    plan = plan_bundle(checkpoint, precisions, target, context, group_parameters)
+    plan = plan_bundle(checkpoint, precisions, target, context, group_parameters, image)
     if plan.model.only_planned:
         raise CheckpointError(f"{checkpoint.name} can be planned, and not built: {plan.model.only_planned}")
     memory_plan = plan.memory_plan if budget_bytes is None else check_fits(plan.memory_plan, budget_bytes)
@@ -103,13 +105,14 @@ def build(
     try:
         _check_replaceable(out, force)
         partial = out.with_name(out.name + ".partial")
-        journal = _open_journal(partial, {"target": target, **asdict(hashes), **versions})
+        said = {"target": target, "recipe": precisions.sha256, "image": asdict(plan.model.image)}
+        journal = _open_journal(partial, json.loads(json.dumps({**said, **asdict(hashes), **versions})))
         components = []
         with ExitStack() as stack:
             source: TensorSource = checkpoint
             calibration = None
             if images and precisions.is_calibrated:
-                source = stack.enter_context(open_calibrated(checkpoint, precisions, images, partial))
+                source = stack.enter_context(open_calibrated(checkpoint, precisions, images, partial, plan.model.image))
             if images and runners:
                 runner = stack.enter_context(open_model_runner(checkpoint, plan.model, images, partial))
                 calibration = Calibration(runner, calibration_cache or partial / "calibration")
@@ -121,7 +124,7 @@ def build(
                 bar.set_postfix_str(part.name)
                 component = journal.finished(part)
                 if component is None:
-                    precision = precisions.components[part.kind]
+                    precision = precisions.components[part.role]
                     component = compiler.write_component(partial, part, source, precision, calibration)
                     journal.add(component)
                     bar.update(component.size_bytes)
@@ -132,10 +135,13 @@ def build(
                 components.append(component)
         tokenizer = HashedFile(partial / "tokenizer.json")
         tokenizer.write(checkpoint.tokenizer_json)
+        schema = HashedFile(partial / SCHEMA_NAME)
+        schema.write(schema_to_json(plan.manifest.coordinates.steps).encode())
         manifest = replace(
             plan.manifest,
             components=tuple(components),
             tokenizer=tokenizer.close(),
+            report_schema=schema.close(),
             memory_plan={item.name: item.planned_bytes for item in memory_plan.items},
             build={**versions, "time": datetime.now(timezone.utc).isoformat(timespec="seconds")},
             hashes=hashes,
@@ -155,7 +161,7 @@ def build(
 def _longest_step(plan: BundlePlan, checkpoint: Checkpoint) -> int:
     """Tokens of the longest step that a runtime makes: the image and the text behind it, or the text before it."""
     prompt = prompt_of(checkpoint, plan.model)
-    behind = plan.manifest.model.num_image_tokens + len(prompt.after_image) + _OPENING_TOKENS
+    behind = plan.manifest.image.max_tokens + len(prompt.after_image) + _OPENING_TOKENS
     return min(max(len(prompt.before_image), behind), plan.context_tokens)
 
 

@@ -21,6 +21,7 @@ from engines.calibration.rounding import open_calibrated
 from engines.calibration.scales import calibrate_on_cpu
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS
+from engines.families.base import AS_SUGGESTED, ImageOptions
 from engines.layers.lowering.tensorrt import TensorRTLowering
 from engines.layers.weights import TensorSource
 from engines.onnx.builder import Graph
@@ -40,6 +41,7 @@ def calibrate(
     *,
     int8_route: str | None = None,
     group_parameters: int = DEFAULT_GROUP_PARAMETERS,
+    image: ImageOptions = AS_SUGGESTED,
 ) -> tuple[Path, ...]:
     """Fill the directory ``caches`` for a build of the target ``tensorrt`` by that version; returns what is there.
 
@@ -52,7 +54,7 @@ def calibrate(
             written.
         SourceError: there is no image.
     """
-    plan = plan_bundle(checkpoint, precisions, "tensorrt", group_parameters=group_parameters)
+    plan = plan_bundle(checkpoint, precisions, "tensorrt", group_parameters=group_parameters, image=image)
     if precisions.has_int8:
         warn_where_few(images)
     route = int8_route or default_route(tensorrt_version)
@@ -64,11 +66,11 @@ def calibrate(
             runner = stack.enter_context(open_model_runner(checkpoint, plan.model, images, caches))
             source: TensorSource = checkpoint
             if precisions.is_calibrated:
-                source = stack.enter_context(open_calibrated(checkpoint, precisions, images, caches))
+                source = stack.enter_context(open_calibrated(checkpoint, precisions, images, caches, plan.model.image))
             for part in tqdm(plan.parts, desc="calibrating", unit="component", disable=None):
                 if part.emit is None:
                     continue
-                precision = precisions.components[part.kind]
+                precision = precisions.components[part.role]
                 path = folder / f"{part.name}.onnx"
                 with Graph(path) as graph:
                     part.emit(graph, TensorRTLowering(), source, precision_to_emit(precision, route))

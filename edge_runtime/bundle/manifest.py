@@ -1,20 +1,22 @@
-"""What ``bundle.json`` says, as frozen dataclasses; reads no file, and believes what it is given.
-
-``manifest_reading`` makes them of text, and checks them.
-"""
+"""What ``bundle.json`` says, as frozen dataclasses, and its text; ``validation`` reads and checks such a text."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "bundle.json"
-COMPONENT_KINDS = ("vision_encoder", "connector", "embedding", "decoder", "lm_head")
+TASKS = ("generate",)
+ROLES = ("vision_encoder", "connector", "embedding", "decoder", "lm_head")
 TENSOR_DTYPES = ("float32", "float16", "int8", "int32", "int64")
 PRECISIONS = ("float16", "int8", "int4", "nf4")
+FITS = ("letterbox", "squeeze", "crop")
+OVERVIEWS = ("first", "last", "none")
+ROTARY_SCALINGS = ("default", "linear", "llama3")
 
 BUILD_COMMAND = "edge-engines build CHECKPOINT --recipe RECIPE --target onnxruntime --out BUNDLE"
 
@@ -30,32 +32,156 @@ class ModelSpec:
     head_dim: int
     vocab_size: int
     max_positions: int
-    num_image_tokens: int
     bos_token_id: int
     eos_token_ids: tuple[int, ...]
     image_token_id: int
 
 
 @dataclass(frozen=True)
-class PreprocessingSpec:
-    """How a frame becomes the pixel tensor; the numbers of the Hugging Face image processor."""
+class PixelSpec:
+    """The pixel tensor of the vision encoder: its size, and how 0..255 becomes its numbers, as Hugging Face says it."""
 
-    height: int  # pixels of the tensor
+    height: int
     width: int
-    resize: str  # "exact", or "shortest_edge" followed by a centre crop
-    shortest_edge: int | None
-    resample: int  # Pillow's number: 2 bilinear, 3 bicubic
+    resample: int  # Pillow's number: 1 Lanczos, 2 bilinear, 3 bicubic
     rescale_factor: float
     mean: tuple[float, ...]  # (3,), of RGB
     std: tuple[float, ...]  # (3,), of RGB
 
 
 @dataclass(frozen=True)
-class PromptSpec:
-    """Text around the image; everything before it is prefilled once."""
+class SingleImage:
+    """A frame becomes one pixel tensor.
 
-    before_image: str
-    after_image: str
+    ``fit`` says how: ``letterbox`` pads it with ``fill`` to the tensor's shape, ``squeeze`` gives up its shape,
+    ``crop`` resizes its shortest edge to ``shortest_edge`` pixels and keeps the middle.
+    """
+
+    kind: Literal["single"]
+    pixels: PixelSpec
+    fit: str  # one of FITS
+    shortest_edge: int | None  # pixels, of crop
+    fill: tuple[int, ...]  # (3,), RGB, of letterbox
+    tokens: int  # that the image takes in the prompt
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the largest image."""
+        return self.tokens
+
+    @property
+    def max_tensors(self) -> int:
+        """Pixel tensors of the largest image."""
+        return 1
+
+
+@dataclass(frozen=True)
+class TiledImage:
+    """A frame becomes an overview, squeezed to one pixel tensor, and tiles of the frame as it is.
+
+    The frame is resized to fit into one of ``grids``, padded with ``fill`` there, and cut. Features of all tiles make
+    one map, from which rows and columns of padding are cut; each row of the map ends with the newline's embedding,
+    which is the last row that the connector puts out of any tile. How LLaVA-NeXT does it (Liu et al. 2024).
+    """
+
+    kind: Literal["tiles"]
+    pixels: PixelSpec  # of one tile
+    grids: tuple[tuple[int, int], ...]  # rows and columns of tiles
+    overview: str  # one of OVERVIEWS
+    fill: tuple[int, ...]  # (3,), RGB
+    tile_tokens: tuple[int, int]  # rows and columns of features of one tile
+    frames: tuple[tuple[int, int], ...]  # widths and heights that the bundle was built for; none: any
+    max_tokens: int  # that an image takes in the prompt at most
+
+    @property
+    def max_tensors(self) -> int:
+        """Pixel tensors of the largest image."""
+        return max(rows * columns for rows, columns in self.grids) + (self.overview != "none")
+
+
+ImageSpec = SingleImage | TiledImage
+
+
+def embedding_rows(image: ImageSpec) -> int:
+    """Rows that the connector puts out of one pixel tensor; of a tile, the last one is the newline."""
+    if isinstance(image, SingleImage):
+        return image.tokens
+    rows, columns = image.tile_tokens
+    return rows * columns + 1
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of the prompt: ``text``, or the image where that is None."""
+
+    text: str | None
+
+
+@dataclass(frozen=True)
+class PromptSpec:
+    """Text around one image, made of the checkpoint's own chat template; what stands before it is prefilled once."""
+
+    segments: tuple[Segment, ...]
+
+    @property
+    def before_image(self) -> str:
+        """The text before the image."""
+        return "".join(segment.text or "" for segment in self.segments[: self._image])
+
+    @property
+    def after_image(self) -> str:
+        """The text behind the image."""
+        return "".join(segment.text or "" for segment in self.segments[self._image + 1 :])
+
+    @property
+    def _image(self) -> int:
+        [index] = (i for i, segment in enumerate(self.segments) if segment.text is None)
+        return index
+
+
+def prompt_around_image(before: str, after: str) -> PromptSpec:
+    """The prompt of a text before the image and one behind it."""
+    return PromptSpec((Segment(before), Segment(None), Segment(after)))
+
+
+@dataclass(frozen=True)
+class CoordinateSpec:
+    """What the model writes for a corner of a box: whole steps of the fitted picture's width and height."""
+
+    steps: int  # 100: hundredths; 1000: thousandths
+
+
+@dataclass(frozen=True)
+class RotarySpec:
+    """Rotary position embedding, from which the runtime makes each sequence's tables of cosines and sines.
+
+    Su et al. 2021, "RoFormer", section 3.2.2, halves of a head side by side. ``scaling`` is ``default``, ``linear``
+    (Chen et al. 2023, "Extending Context Window of Large Language Models via Position Interpolation") or ``llama3``, as
+    the Llama 3.1 models have it.
+    """
+
+    theta: float
+    dim: int  # numbers of a head that are turned
+    scaling: str = "default"
+    factor: float = 1.0  # of linear and llama3
+    low_freq_factor: float = 1.0  # the rest: of llama3
+    high_freq_factor: float = 4.0
+    original_max_positions: int = 8192
+
+
+@dataclass(frozen=True)
+class PositionSpec:
+    """Which position each row of a sequence has: its number, counted from the prompt's first token."""
+
+    kind: Literal["sequential"]
+    rotary: RotarySpec
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """What a decoder layer keeps between steps: ``self``, keys and values of every row."""
+
+    kind: Literal["self"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +207,7 @@ class Component:
     """One engine of the bundle, its files and the precision it was built in."""
 
     name: str
-    kind: str  # one of COMPONENT_KINDS
+    role: str  # one of ROLES
     layers: tuple[int, int] | None  # [first, end) of a decoder group
     precision: str  # one of PRECISIONS, the coarsest of its matrices'
     block_size: int | None
@@ -104,7 +230,6 @@ class Hashes:
     """SHA-256 of what the bundle was made from; None where none was used."""
 
     checkpoint: str | None
-    recipe: str | None
     calibration: str | None
 
 
@@ -113,35 +238,40 @@ class Manifest:
     """Everything ``bundle.json`` says."""
 
     schema_version: int
+    task: str  # one of TASKS
     name: str
     family: str
     target: str
     recipe: str
     model: ModelSpec
-    preprocessing: PreprocessingSpec
+    image: ImageSpec
     prompt: PromptSpec
+    coordinates: CoordinateSpec
+    positions: PositionSpec
+    state: tuple[LayerState, ...]  # one a decoder layer
     components: tuple[Component, ...]
     tokenizer: FileEntry
+    report_schema: FileEntry
     memory_plan: Mapping[str, int]  # bytes by item, as planned
     build: Mapping[str, Any]
     hashes: Hashes
     fidelity: Mapping[str, Any] | None
 
-    def component(self, kind: str) -> Component:
-        """The only component of ``kind``, which is neither "decoder" nor "lm_head"."""
-        (component,) = (c for c in self.components if c.kind == kind)
+    def component(self, role: str) -> Component:
+        """The only component of ``role``, which is neither "decoder" nor "lm_head"."""
+        (component,) = (c for c in self.components if c.role == role)
         return component
 
     @property
     def decoder_groups(self) -> tuple[Component, ...]:
         """Decoder components in the order in which hidden states pass through them."""
-        groups = [c for c in self.components if c.kind == "decoder"]
+        groups = [c for c in self.components if c.role == "decoder"]
         return tuple(sorted(groups, key=lambda c: c.layers or (0, 0)))
 
     @property
     def lm_heads(self) -> tuple[Component, ...]:
         """The parts of the LM head, in the order of the vocabulary."""
-        return tuple(sorted((c for c in self.components if c.kind == "lm_head"), key=lambda c: c.name))
+        return tuple(sorted((c for c in self.components if c.role == "lm_head"), key=lambda c: c.name))
 
     @property
     def context_tokens(self) -> int:
@@ -156,7 +286,11 @@ class Manifest:
     @property
     def files(self) -> tuple[FileEntry, ...]:
         """Every file that the bundle holds beside the manifest."""
-        return (self.tokenizer, *(file for component in self.components for file in component.files))
+        return (
+            self.tokenizer,
+            self.report_schema,
+            *(file for component in self.components for file in component.files),
+        )
 
     @property
     def size_bytes(self) -> int:
@@ -165,5 +299,12 @@ class Manifest:
 
 
 def manifest_to_json(manifest: Manifest) -> str:
-    """The text of ``bundle.json``."""
-    return json.dumps(asdict(manifest), indent=2) + "\n"
+    """The text of ``bundle.json``, with a checksum of all else that it says."""
+    document = asdict(manifest)
+    return json.dumps({**document, "sha256": sha256_of_document(document)}, indent=2) + "\n"
+
+
+def sha256_of_document(document: Mapping[str, Any]) -> str:
+    """The checksum of a manifest: SHA-256 of its JSON without ``sha256``, keys sorted and no spaces in it."""
+    said = {name: value for name, value in document.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

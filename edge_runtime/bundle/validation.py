@@ -1,4 +1,4 @@
-"""The manifest in a text, or why it is none, or contradicts itself; opens no file.
+"""Reads a manifest from its text, and refuses one that was altered or contradicts itself.
 
 Whatever is wrong raises a :class:`BundleError` that names the mending command.
 """
@@ -6,22 +6,33 @@ Whatever is wrong raises a :class:`BundleError` that names the mending command.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from pathlib import PurePosixPath
+from typing import Any
 
 from edge_runtime.bundle.manifest import (
     BUILD_COMMAND,
-    COMPONENT_KINDS,
+    FITS,
     MANIFEST_NAME,
+    OVERVIEWS,
     PRECISIONS,
+    ROLES,
+    ROTARY_SCALINGS,
     SCHEMA_VERSION,
+    TASKS,
     TENSOR_DTYPES,
     Component,
     FileEntry,
     Manifest,
     ModelSpec,
-    PreprocessingSpec,
+    PixelSpec,
+    PositionSpec,
+    PromptSpec,
+    SingleImage,
+    TiledImage,
+    embedding_rows,
+    sha256_of_document,
 )
 from edge_runtime.errors import BundleCorruptError, BundleVersionError
 from edge_runtime.memory.footprint import FOOTPRINTS
@@ -32,7 +43,7 @@ def manifest_from_json(text: str) -> Manifest:
     """Inverse of :func:`edge_runtime.bundle.manifest.manifest_to_json`.
 
     Raises:
-        BundleVersionError: the manifest is newer than this runtime.
+        BundleVersionError: the manifest is of a newer schema than this runtime, or of an older one.
         BundleCorruptError: it is not a manifest, or contradicts itself.
     """
     try:
@@ -49,6 +60,16 @@ def manifest_from_json(text: str) -> Manifest:
             f"the bundle has schema version {version}, and this runtime reads up to {SCHEMA_VERSION}; "
             "update it, in its repository: git pull && pip install --upgrade ."
         )
+    if version < SCHEMA_VERSION:
+        raise BundleVersionError(
+            f"the bundle has schema version {version}, which this runtime no longer reads; build it anew: "
+            f"{BUILD_COMMAND}"
+        )
+    if document.get("sha256") != sha256_of_document(document):
+        raise BundleCorruptError(
+            f"{MANIFEST_NAME} was altered: its text does not have the sha256 that it says; copy the bundle again, or "
+            f"rebuild it: {BUILD_COMMAND}"
+        )
     try:
         manifest = dataclass_from_json(document, Manifest)
         _check_consistent(manifest)
@@ -58,13 +79,20 @@ def manifest_from_json(text: str) -> Manifest:
 
 
 def _check_consistent(manifest: Manifest) -> None:
+    _require(manifest.task in TASKS, f"task is {manifest.task[:60]!r}, and this runtime does {', '.join(TASKS)}")
     _check_model(manifest.model)
-    _check_preprocessing(manifest.preprocessing)
+    _check_pixels(manifest.image.pixels)
+    _CHECK_IMAGE[manifest.image.kind](manifest.image)
+    _check_prompt(manifest.prompt)
+    _require(0 < manifest.coordinates.steps <= 10_000, f"coordinates.steps is {manifest.coordinates.steps}")
     footprint = FOOTPRINTS.get(manifest.target)  # whoever opens a bundle for an unknown target says that it is one
     for component in manifest.components:
         _check_component(component, footprint.resident_per_stored if footprint else PRECISIONS)
     _check_chain(manifest)
     _check_sizes(manifest)
+    _check_positions(manifest.positions, manifest.model)
+    layers = manifest.model.num_layers
+    _require(len(manifest.state) == layers, f"state says what {len(manifest.state)} layers keep, of {layers}")
     for entry in manifest.files:
         _check_file(entry)
     for name in ("context_tokens", "step_tokens"):
@@ -89,22 +117,72 @@ def _check_model(model: ModelSpec) -> None:
     _require(model.num_heads % model.num_kv_heads == 0, "model.num_heads is no multiple of num_kv_heads")
 
 
-def _check_preprocessing(pre: PreprocessingSpec) -> None:
-    _require(0 < pre.height <= 8192 and 0 < pre.width <= 8192, "preprocessing.height and width must be 1 to 8192")
-    _require(pre.resize in ("exact", "shortest_edge"), f"preprocessing.resize is {pre.resize!r}")
-    if pre.resize == "shortest_edge":
+def _check_pixels(pixels: PixelSpec) -> None:
+    where = "image.pixels"
+    _require(0 < pixels.height <= 8192 and 0 < pixels.width <= 8192, f"{where}: height and width must be 1 to 8192")
+    _require(
+        pixels.resample in (1, 2, 3),
+        f"{where}.resample is {pixels.resample}, expected 1 (Lanczos), 2 (bilinear) or 3 (bicubic)",
+    )
+    _require(
+        pixels.rescale_factor > 0, f"{where}.rescale_factor is {pixels.rescale_factor}, expected a positive number"
+    )
+    _require(len(pixels.mean) == 3 and len(pixels.std) == 3, f"{where}: mean and std must have three channels")
+    _require(all(s > 0 for s in pixels.std), f"{where}.std must be positive")
+
+
+def _check_single(image: SingleImage) -> None:
+    _require(image.fit in FITS, f"image.fit is {image.fit[:60]!r}, expected {', '.join(FITS)}")
+    _check_fill(image.fill)
+    _require(0 < image.tokens < 2**20, f"image.tokens is {image.tokens}")
+    if image.fit == "crop":
+        least = max(image.pixels.height, image.pixels.width)
         _require(
-            pre.shortest_edge is not None and max(pre.height, pre.width) <= pre.shortest_edge <= 8192,
-            f"preprocessing.shortest_edge is {pre.shortest_edge}, smaller than the crop or absurd",
+            image.shortest_edge is not None and least <= image.shortest_edge <= 8192,
+            f"image.shortest_edge is {image.shortest_edge}, smaller than the crop or absurd",
         )
-    _require(pre.resample in (2, 3), f"preprocessing.resample is {pre.resample}, expected 2 (bilinear) or 3 (bicubic)")
-    _require(len(pre.mean) == 3 and len(pre.std) == 3, "preprocessing.mean and std must have three channels")
-    _require(all(s > 0 for s in pre.std), "preprocessing.std must be positive")
+
+
+def _check_tiles(image: TiledImage) -> None:
+    _require(image.overview in OVERVIEWS, f"image.overview is {image.overview[:60]!r}, expected {', '.join(OVERVIEWS)}")
+    _check_fill(image.fill)
+    _require(bool(image.grids), "image.grids is empty")
+    _require(
+        all(0 < n <= 64 for grid in image.grids for n in grid), "image.grids has a grid of no tiles, or absurdly many"
+    )
+    _require(all(0 < n <= 4096 for n in image.tile_tokens), f"image.tile_tokens is {image.tile_tokens}")
+    _require(all(0 < n <= 65536 for frame in image.frames for n in frame), "image.frames has a frame of no pixels")
+    rows, columns = image.tile_tokens
+    _require(rows * columns <= image.max_tokens < 2**20, f"image.max_tokens is {image.max_tokens}")
+
+
+_CHECK_IMAGE: Mapping[str, Callable[[Any], None]] = {"single": _check_single, "tiles": _check_tiles}
+
+
+def _check_fill(fill: Collection[int]) -> None:
+    _require(len(fill) == 3 and all(0 <= value <= 255 for value in fill), "image.fill is no colour (RGB, 0 to 255)")
+
+
+def _check_prompt(prompt: PromptSpec) -> None:
+    images = sum(segment.text is None for segment in prompt.segments)
+    _require(images == 1, f"prompt has {images} images among its segments, expected one")
+
+
+def _check_positions(positions: PositionSpec, model: ModelSpec) -> None:
+    rotary = positions.rotary
+    _require(rotary.scaling in ROTARY_SCALINGS, f"positions.rotary.scaling is {rotary.scaling[:60]!r}")
+    _require(0 < rotary.dim <= model.head_dim and rotary.dim % 2 == 0, f"positions.rotary.dim is {rotary.dim}")
+    numbers = (rotary.theta, rotary.factor, rotary.low_freq_factor, rotary.high_freq_factor)
+    _require(min(*numbers, rotary.original_max_positions) > 0, "positions.rotary holds a number that is not positive")
+    _require(
+        rotary.scaling != "llama3" or rotary.low_freq_factor < rotary.high_freq_factor,
+        "positions.rotary: low_freq_factor is not below high_freq_factor",
+    )
 
 
 def _check_component(component: Component, precisions: Collection[str]) -> None:
     name, specs = component.name, (*component.inputs, *component.outputs)
-    _require(component.kind in COMPONENT_KINDS, f"component {name!r} is of unknown kind {component.kind!r}")
+    _require(component.role in ROLES, f"component {name!r} has the unknown role {component.role!r}")
     _require(
         component.precision in precisions,
         f"component {name!r} has precision {component.precision!r}, and its target has {', '.join(precisions)}",
@@ -116,17 +194,17 @@ def _check_component(component: Component, precisions: Collection[str]) -> None:
     )
     _require(all(spec.dtype in TENSOR_DTYPES for spec in specs), f"component {name!r} has tensors of an unknown type")
     has_tensors = bool(component.inputs and component.outputs)
-    _require(has_tensors or component.kind == "embedding", f"component {name!r} has no inputs, or no outputs")
+    _require(has_tensors or component.role == "embedding", f"component {name!r} has no inputs, or no outputs")
 
 
 def _check_chain(manifest: Manifest) -> None:
     """See whether the components are all there, and fit to each other and to what goes in."""
-    for kind in COMPONENT_KINDS:
-        count = sum(c.kind == kind for c in manifest.components)
-        may_be_split = kind in ("decoder", "lm_head")
-        _require(count == 1 or (may_be_split and count > 0), f"there are {count} components of kind {kind}")
-    pre, image = manifest.preprocessing, manifest.component("vision_encoder").inputs[0]
-    _require(image.shape[-2:] == (pre.height, pre.width), f"the vision encoder sees {image.shape}, not preprocessing's")
+    for role in ROLES:
+        count = sum(c.role == role for c in manifest.components)
+        may_be_split = role in ("decoder", "lm_head")
+        _require(count == 1 or (may_be_split and count > 0), f"there are {count} components of role {role}")
+    pixels, found = manifest.image.pixels, manifest.component("vision_encoder").inputs[0].shape
+    _require(found[-2:] == (pixels.height, pixels.width), f"the vision encoder sees {found}, not image.pixels")
     next_layer = 0
     for group in manifest.decoder_groups:
         first, end = group.layers or (-1, -1)
@@ -146,7 +224,7 @@ def _check_sizes(manifest: Manifest) -> None:
     model, connector = manifest.model, manifest.component("connector")
     hidden = (model.hidden_size,)
     _check_ends(connector, "features", _sizes(manifest.component("vision_encoder"), "features"))
-    _check_ends(connector, "image_embeddings", (model.num_image_tokens, *hidden))
+    _check_ends(connector, "image_embeddings", (embedding_rows(manifest.image), *hidden))
     for group in manifest.decoder_groups:
         _check_ends(group, "hidden_states", hidden)
         _check_ends(group, "hidden_states_out", hidden)

@@ -20,6 +20,7 @@ from edge_runtime.errors import EdgeRuntimeError, MissingDependencyError
 from edge_runtime.inspector import Inspector
 from edge_runtime.memory.plan import format_bytes
 from edge_runtime.memory.telemetry import read_memory, read_temperature_c
+from edge_runtime.vision.image_processors import describe_image
 
 _LIBRARIES = ("numpy", "onnxruntime", "llguidance", "tokenizers", "psutil")
 _TEGRA_RELEASE = Path("/etc/nv_tegra_release")
@@ -117,6 +118,7 @@ def _bundle_checks(path: Path, budget_bytes: int | None) -> list[Check]:
             Check(
                 "bundle", f"{manifest.name}, {manifest.recipe}, {manifest.target}, {format_bytes(manifest.size_bytes)}"
             ),
+            Check("image", describe_image(manifest.image)),
             Check("files", f"{len(manifest.files)}, sizes and SHA-256 as recorded"),
         ]
         with Inspector.open(path, budget_bytes) as inspector:

@@ -21,9 +21,9 @@ class Decoder:
     """Prompt, image and answer of one frame at a time.
 
     The tokens before the image are the same for every frame: they are run once, here, and kept in the cache.
-    A step's memory is bound once for every number of tokens that occurs (a handful), then only run. ``image_rows``,
-    (1, P, D), is where the connector writes the image of the frame: the first rows of the prompt's own memory, so that
-    they are never copied. ``groups`` and ``heads`` are loaded in the manifest's order.
+    A step's memory is bound once for every number of tokens that occurs (a handful), then only run.
+    ``image_rows(P)``, (1, P, D), is where an image of P tokens is written: rows of the prompt's own memory, so that
+    what an engine writes there is never copied. ``groups`` and ``heads`` are loaded in the manifest's order.
     """
 
     def __init__(
@@ -52,23 +52,28 @@ class Decoder:
         self._logits: Array = backend.shared((1, 1, sum(head_widths)), np.float32)
         self._steps: dict[tuple[int, int, int], _Step] = {}
 
-        self.image_rows = self._rows[:, : manifest.model.num_image_tokens]
+        self._behind_image = manifest.image.max_tokens  # where the tokens behind the image lie among the rows
+        self._image_tokens = 0  # of the image that the cache holds
         self._prefix = tuple(prefix)
         self._is_spoiled = False  # what a frame left in the cache is no numbers
-        self.holds_image = False  # behind the prefix, what ``image_rows`` were at the last prefill
+        self.holds_image = False  # behind the prefix, what the image's rows were at the last prefill
         self._run_prefix()
 
-    def prefill(self, tokens: Sequence[int], same_image: bool = False) -> Float32:
-        """Forget the last frame; run ``image_rows`` and then ``tokens``. Returns the logits (V,) of what follows.
+    def image_rows(self, tokens: int) -> Array:
+        """Where an image of so many tokens is written before it is prefilled: (1, tokens, D)."""
+        return self._rows[:, self._behind_image - tokens : self._behind_image]
 
-        Where ``same_image`` says that ``image_rows`` are those of before, their keys and values are kept.
+    def prefill(self, tokens: Sequence[int], image_tokens: int, same_image: bool = False) -> Float32:
+        """Forget the last frame; run the image's rows and then ``tokens``. Returns the logits (V,) of what follows.
+
+        Where ``same_image`` says that the image's rows are those of before, their keys and values are kept.
         """
-        if same_image and self.holds_image and not self._is_spoiled:
-            self._cache.truncate(len(self._prefix) + self.image_rows.shape[1])
+        if same_image and self.holds_image and not self._is_spoiled and image_tokens == self._image_tokens:
+            self._cache.truncate(len(self._prefix) + image_tokens)
             return self._run(tokens)
         self.forget()
-        logits = self._run(tokens, self.image_rows.shape[1])
-        self.holds_image = True
+        logits = self._run(tokens, image_tokens)
+        self.holds_image, self._image_tokens = True, image_tokens
         return logits
 
     def append(self, tokens: Sequence[int]) -> Float32:
@@ -92,7 +97,7 @@ class Decoder:
 
         The cache takes keys and values of all of them. Returns the logits (V,) of what follows.
         """
-        behind_image = self.image_rows.shape[1]
+        behind_image = self._behind_image
         length, begin = image_rows + len(tokens), behind_image - image_rows
         self._cache.check_room(length)
         self._rows[0, behind_image : begin + length] = self._embedding.rows(tokens)

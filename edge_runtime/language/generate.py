@@ -12,7 +12,7 @@ import numpy as np
 
 from edge_runtime.errors import BackendError
 from edge_runtime.language.grammar import Grammar
-from edge_runtime.reports.report import Finding, findings_from_answer
+from edge_runtime.reports.report import REGION_STEPS, Finding, findings_from_answer
 from edge_runtime.vision.resampling import Float32
 
 # Descriptions hold no quotes or braces (report.answer_schema), so these cannot match inside one.
@@ -28,7 +28,7 @@ class Answer:
     probabilities: tuple[float, ...]
     finished: bool  # False where the limit cut it
 
-    def findings(self) -> tuple[Finding, ...]:
+    def findings(self, coordinate_steps: int = REGION_STEPS) -> tuple[Finding, ...]:
         """Every complete finding; its confidence is that of opening it and naming its class."""
         written = b"".join(self.texts)
         complete = list(_COMPLETE.finditer(written))
@@ -43,7 +43,7 @@ class Answer:
             last = bisect_left(ends, opening.end(1))
             confidences.append(float(np.prod(self.probabilities[first : last + 1])))
         items = b"".join(match.group() for match in complete).lstrip(b",").decode()
-        return findings_from_answer(f'{{"findings":[{items}]}}', confidences)
+        return findings_from_answer(f'{{"findings":[{items}]}}', confidences, coordinate_steps)
 
 
 def write_answer(

@@ -16,6 +16,7 @@ import numpy as np
 
 from edge_runtime.backends.base import Array, Backend, Engine, Memory, Run
 from edge_runtime.bundle.manifest import Manifest, ModelSpec
+from edge_runtime.language.positions import ROTARY_INPUTS, rotary_tables
 
 _REACH_STEP = 256  # reading up to 255 empty rows costs less than binding engines anew for every token
 
@@ -26,10 +27,15 @@ class KVCache(ABC):
     Forgetting is free: rows past ``length`` are overwritten.
     """
 
-    def __init__(self, backend: Backend, capacity: int) -> None:
+    def __init__(self, backend: Backend, manifest: Manifest, capacity: int) -> None:
         self._backend = backend
         self.capacity = capacity
         self.length = 0
+        rotary = manifest.positions.rotary
+        self._tables: dict[str, Array] = {}  # of positions: row i belongs to row i of the cache
+        for name, values in zip(ROTARY_INPUTS, rotary_tables(rotary, capacity), strict=True):
+            self._tables[name] = backend.shared(values.shape, np.float32)
+            self._tables[name][...] = values
 
     @property
     @abstractmethod
@@ -95,7 +101,7 @@ class InPlaceCache(KVCache):
     """Engines append rows themselves, led by two lengths."""
 
     def __init__(self, backend: Backend, manifest: Manifest, capacity: int) -> None:
-        super().__init__(backend, capacity)
+        super().__init__(backend, manifest, capacity)
         model = manifest.model
         dtype = cache_dtype(manifest)
         shape = (1, model.num_kv_heads, capacity, model.head_dim)
@@ -115,7 +121,7 @@ class InPlaceCache(KVCache):
         past = {f"past_{name}": memory for name, memory in self._rows(layers)}
         present = {f"present_{name}": memory for name, memory in self._rows(layers)}
         lengths = {"seqlens_k": self._last, "total_sequence_length": self._total}
-        inputs = {"hidden_states": hidden_states, **past, **lengths}
+        inputs = {"hidden_states": hidden_states, **past, **lengths, **self._tables}
         return engine.bind(inputs, {"hidden_states_out": hidden_states_out, **present}), lambda: None
 
     def _announce(self, length: int, tokens: int) -> None:
@@ -134,7 +140,7 @@ class TokenMajorCache(KVCache):
     """One block of memory a group, (2 * layers, capacity, kv heads, head size): one strided copy appends a step."""
 
     def __init__(self, backend: Backend, manifest: Manifest, capacity: int) -> None:
-        super().__init__(backend, capacity)
+        super().__init__(backend, manifest, capacity)
         model, groups = manifest.model, manifest.decoder_groups
         layers = [range(*(group.layers or (0, 0))) for group in groups]
         dtype = cache_dtype(manifest)
@@ -160,7 +166,7 @@ class TokenMajorCache(KVCache):
         names = [f"{part}.{layer}" for layer in layers for part in ("key", "value")]
         before = {f"past_{name}": past[i : i + 1, : self.reach] for i, name in enumerate(names)}
         after = {f"new_{name}": new[i : i + 1] for i, name in enumerate(names)}
-        inputs = {"hidden_states": hidden_states, "past_length": self._past_length, **before}
+        inputs = {"hidden_states": hidden_states, "past_length": self._past_length, **before, **self._tables}
         run = engine.bind(inputs, {"hidden_states_out": hidden_states_out, **after})
         return run, lambda: self._backend.append_rows(new, past, self.length - tokens)
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edge_runtime.bundle.manifest import COMPONENT_KINDS, Component, Manifest
+from edge_runtime.bundle.manifest import ROLES, Component, Manifest, SingleImage, embedding_rows
 from edge_runtime.errors import BudgetExceededError
 from edge_runtime.language.kv_cache import cache_bytes, cache_dtype
+from edge_runtime.language.positions import table_bytes
 from edge_runtime.memory.footprint import FOOTPRINTS, Footprint
 
 _UNITS = {
@@ -22,10 +23,10 @@ _UNITS = {
 }  # fmt: skip
 
 _WIDTHS = 24  # of a step's rows are alive at once: hidden states, qkv, context, gate, up and their products
-_EYES_WIDTHS = 36  # of an image's rows: ViT-L/14 at 336 took 84 MB
+_ENCODER_WIDTHS = 36  # of an image's rows: ViT-L/14 at 336 took 84 MB
 # Where the vision encoder's attention is written out in INT8: a number for each two rows and head, of CLIP's 64 wide.
 # By the same ViT-L, 56 MB more with one scale for a softmax's output, and 135 MB with two.
-_EYES_SCORES, _HEAD_WIDTH = 7, 64
+_ENCODER_SCORES, _HEAD_WIDTH = 7, 64
 _FRAME_BYTES = 80_000_000  # of 4K: 54 MB to decode one and to make pixels of it, and another one waits
 _HOST_ITEMS = ("process", "embedding", "load_peak", "frame")  # the rest of a memory plan is the inference engine's
 _LOAD_ORDER = ("vision_encoder", "connector", "lm_head", "decoder")  # what takes most to load comes while there is room
@@ -88,11 +89,12 @@ class MemoryPlan:
 def plan_memory(manifest: Manifest, cache_tokens: int) -> MemoryPlan:
     """What an inspector of this bundle with a cache of ``cache_tokens`` will hold at its peak, item by item."""
     model, footprint = manifest.model, FOOTPRINTS[manifest.target]
-    weights = dict.fromkeys(COMPONENT_KINDS, 0)
+    weights = dict.fromkeys(ROLES, 0)
     for component in manifest.components:
-        weights[component.kind] += _resident_bytes(component, footprint, cache_tokens)
+        weights[component.role] += _resident_bytes(component, footprint, cache_tokens)
     working = {
         "kv_cache": cache_bytes(model, cache_tokens, np.dtype(cache_dtype(manifest)).itemsize),
+        "positions": table_bytes(manifest.positions.rotary, cache_tokens),
         "image_tokens": _rows(manifest, cache_tokens, footprint) * model.hidden_size * footprint.number_bytes,
         "activations": _activation_bytes(manifest, cache_tokens, footprint),
         "frame": _FRAME_BYTES,
@@ -158,7 +160,7 @@ def _format_or_blank(size_bytes: int | None) -> str:
 
 
 def _resident_bytes(component: Component, footprint: Footprint, cache_tokens: int) -> int:
-    if component.kind == "embedding":
+    if component.role == "embedding":
         return mapped_bytes(component.size_bytes, cache_tokens)
     return _scaled_bytes(component, footprint.resident_per_stored)
 
@@ -177,16 +179,20 @@ def _scaled_bytes(component: Component, factors: Mapping[str, float]) -> int:
 def _load_peak_bytes(manifest: Manifest, footprint: Footprint, working_bytes: int) -> int:
     """By how much loading exceeds what is held later: what comes and goes with a component, less what is to come."""
     peak, to_come = 0, working_bytes
-    for kind in reversed(_LOAD_ORDER):
-        for component in (c for c in manifest.components if c.kind == kind):
+    for role in reversed(_LOAD_ORDER):
+        for component in (c for c in manifest.components if c.role == role):
             peak = max(peak, _scaled_bytes(component, footprint.load_per_stored) - to_come)
             to_come += _resident_bytes(component, footprint, 0)
     return peak
 
 
 def _rows(manifest: Manifest, cache_tokens: int, footprint: Footprint) -> int:
-    """Rows that components pass on: the image's and the prompt's, and those of a step between two groups."""
-    return cache_tokens + min(len(manifest.decoder_groups) - 1, 2) * _step_rows(manifest, cache_tokens, footprint)
+    """Rows that components pass on: the image's and the prompt's, those of a step between two groups, and of tiles."""
+    image = manifest.image
+    tiles = 0 if isinstance(image, SingleImage) else image.max_tensors * embedding_rows(image)
+    return (
+        tiles + cache_tokens + min(len(manifest.decoder_groups) - 1, 2) * _step_rows(manifest, cache_tokens, footprint)
+    )
 
 
 def _step_rows(manifest: Manifest, cache_tokens: int, footprint: Footprint) -> int:
@@ -203,9 +209,10 @@ def _activation_bytes(manifest: Manifest, cache_tokens: int, footprint: Footprin
     decoding = _WIDTHS * rows * model.hidden_size * footprint.number_bytes + 4 * model.num_heads * rows * cache_tokens
     encoder = manifest.component("vision_encoder")
     features = [[n for n in spec.shape if isinstance(n, int)] for spec in encoder.outputs]  # (1, P, Dv)
-    seeing = sum(_EYES_WIDTHS * math.prod(shape) for shape in features)
+    seeing = sum(_ENCODER_WIDTHS * math.prod(shape) for shape in features)
     if encoder.products:
         seeing += sum(
-            _EYES_SCORES * rows * math.prod(shape) // _HEAD_WIDTH for shape in features for rows in shape[1:2]
+            _ENCODER_SCORES * rows * math.prod(shape) // _HEAD_WIDTH for shape in features for rows in shape[1:2]
         )
-    return max(decoding, seeing * footprint.number_bytes) + 4 * model.vocab_size
+    pixels = 4 * 3 * manifest.image.pixels.height * manifest.image.pixels.width * manifest.image.max_tensors
+    return max(decoding, seeing * footprint.number_bytes) + pixels + 4 * model.vocab_size

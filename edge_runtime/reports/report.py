@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 DEFECT_CLASSES = ("crack", "corrosion", "spalling", "exposed_rebar", "efflorescence")
@@ -18,7 +19,7 @@ ACTIONS = ("monitor", "inspect closely", "schedule repair", "repair now")
 MAX_FINDINGS = 8
 MAX_DESCRIPTION_CHARS = 120
 
-_REGION_STEPS = 100  # an answer gives coordinates in hundredths of the frame
+REGION_STEPS = 100  # an answer gives coordinates in hundredths of the picture
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Region:
     def area(self) -> float:
         """Share of the frame that the box covers, 0 to 1."""
         return max(self.x_max - self.x_min, 0.0) * max(self.y_max - self.y_min, 0.0)
+
+
+WHOLE = Region(0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -82,11 +86,32 @@ class InspectionReport:
     truncated: bool = False
     tokens: int = 0  # tokens of the answer, forced ones included
     timings: Timings = field(default_factory=Timings)
+    seen: tuple[Region, ...] = (WHOLE,)  # parts of the frame that the model looked at; nothing is known of the rest
+    image_tokens: int = 0  # that the frame took in the prompt
+    grid: tuple[int, int] | None = None  # rows and columns of tiles that the frame was cut into for the vision encoder
+
+    @property
+    def unseen_share(self) -> float:
+        """Share of the frame's area that the model did not look at, 0 to 1."""
+        xs = sorted({0.0, 1.0, *(x for part in self.seen for x in (part.x_min, part.x_max))})
+        ys = sorted({0.0, 1.0, *(y for part in self.seen for y in (part.y_min, part.y_max))})
+        return sum(
+            (right - left) * (bottom - top)
+            for left, right in pairwise(xs)
+            for top, bottom in pairwise(ys)
+            if not any(
+                part.x_min <= left and right <= part.x_max and part.y_min <= top and bottom <= part.y_max
+                for part in self.seen
+            )
+        )
 
 
-def answer_schema() -> dict[str, Any]:
-    """JSON schema of a model's answer, in the order in which the model writes it."""
-    coordinate = {"type": "integer", "minimum": 0, "maximum": _REGION_STEPS}
+def answer_schema(coordinate_steps: int = REGION_STEPS) -> dict[str, Any]:
+    """JSON schema of a model's answer, in the order in which the model writes it.
+
+    Corners of regions are whole numbers from 0 to ``coordinate_steps``, the picture's width or height.
+    """
+    coordinate = {"type": "integer", "minimum": 0, "maximum": coordinate_steps}
     finding = {
         "type": "object",
         "properties": {
@@ -113,7 +138,7 @@ def answer_from_findings(findings: Sequence[Finding]) -> str:
         {
             "class": f.defect_class,
             "severity": f.severity,
-            "region": [round(corner * _REGION_STEPS) for corner in astuple(f.region)],
+            "region": [round(corner * REGION_STEPS) for corner in astuple(f.region)],
             "description": f.description,
             "action": f.action,
         }
@@ -122,8 +147,10 @@ def answer_from_findings(findings: Sequence[Finding]) -> str:
     return json.dumps({"findings": items}, separators=(",", ":"))
 
 
-def findings_from_answer(answer: str, confidences: Sequence[float]) -> tuple[Finding, ...]:
-    """Parse a complete answer; ``confidences`` has one value a finding, in order.
+def findings_from_answer(
+    answer: str, confidences: Sequence[float], coordinate_steps: int = REGION_STEPS
+) -> tuple[Finding, ...]:
+    """Parse a complete answer; ``confidences`` has one value a finding, in order. Regions are of the picture.
 
     Corners given in the wrong order are swapped, so that a region is never inside out.
 
@@ -131,11 +158,14 @@ def findings_from_answer(answer: str, confidences: Sequence[float]) -> tuple[Fin
         ValueError: the answer does not satisfy :func:`answer_schema`, or the counts differ.
     """
     items = json.loads(answer)["findings"]
-    return tuple(_finding_from_item(item, confidence) for item, confidence in zip(items, confidences, strict=True))
+    return tuple(
+        _finding_from_item(item, confidence, coordinate_steps)
+        for item, confidence in zip(items, confidences, strict=True)
+    )
 
 
-def _finding_from_item(item: Mapping[str, Any], confidence: float) -> Finding:
-    x0, y0, x1, y1 = (value / _REGION_STEPS for value in item["region"])
+def _finding_from_item(item: Mapping[str, Any], confidence: float, coordinate_steps: int) -> Finding:
+    x0, y0, x1, y1 = (value / coordinate_steps for value in item["region"])
     return Finding(
         defect_class=item["class"],
         severity=item["severity"],
@@ -151,6 +181,8 @@ def text_from_report(report: InspectionReport) -> str:
     count = len(report.findings)
     findings = "no findings" if count == 0 else "1 finding" if count == 1 else f"{count} findings"
     cut = ", cut at its limit" if report.truncated else ""
+    if report.unseen_share > 0.005:
+        cut += f", {report.unseen_share:.0%} of the frame not looked at"
     return "\n".join([f"{findings}{cut}, {report.timings.total_ms:.0f} ms", *map(_line_from_finding, report.findings)])
 
 
@@ -167,6 +199,8 @@ def json_from_report(report: InspectionReport) -> dict[str, Any]:
     for finding in document["findings"]:
         finding["class"] = finding.pop("defect_class")
     document["findings"] = list(document["findings"])
+    document["seen"] = list(document["seen"])
+    document["grid"] = None if report.grid is None else list(report.grid)
     return document
 
 
@@ -194,6 +228,9 @@ def report_from_json(document: Mapping[str, Any]) -> InspectionReport:
             truncated=bool(document["truncated"]),
             tokens=int(document["tokens"]),
             timings=Timings(**document["timings"]),
+            seen=tuple(Region(**part) for part in document.get("seen", [asdict(WHOLE)])),
+            image_tokens=int(document.get("image_tokens", 0)),
+            grid=None if document.get("grid") is None else (int(document["grid"][0]), int(document["grid"][1])),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not an inspection report: {error!r}") from error

@@ -12,9 +12,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.reports.report import SEVERITIES, Finding, InspectionReport, Region, Timings
-
-WHOLE = Region(0.0, 0.0, 1.0, 1.0)
+from edge_runtime.reports.report import SEVERITIES, WHOLE, Finding, InspectionReport, Region, Timings
 
 _OVERLAP = 0.1  # of a tile, with its neighbour: a defect as large as that is whole in one of them
 _SAME = 0.02  # of the frame: boxes of one defect on both sides of a seam come so close, or overlap
@@ -45,11 +43,13 @@ def inspect_in_tiles(
         return inspect(frame)
     reports: list[InspectionReport] = []
     findings: list[Finding] = []
+    seen: list[Region] = []
     for place in places:
         if reports and not should_continue():
             break
         report = inspect(_cut(frame, place))
         reports.append(report)
+        seen += [_in_frame(part, place) for part in report.seen]
         for finding in report.findings:
             _add(findings, replace(finding, region=_in_frame(finding.region, place)))
     return InspectionReport(
@@ -57,6 +57,9 @@ def inspect_in_tiles(
         truncated=len(reports) < len(places) or any(report.truncated for report in reports),
         tokens=sum(report.tokens for report in reports),
         timings=_summed([report.timings for report in reports]),
+        seen=tuple(seen),
+        image_tokens=sum(report.image_tokens for report in reports),
+        grid=reports[0].grid,
     )
 
 

@@ -1,8 +1,10 @@
-"""A camera frame into the pixel tensor of a vision encoder; knows no engine, and no image library but OpenCV.
+"""Resizes frames as Pillow does, whose filters vision encoders were trained behind.
 
 Vision encoders were trained on images resized by Pillow, whose filters widen when they shrink (antialiasing);
 OpenCV's bicubic does not, and turns a hairline crack into dots. So Pillow's resampling (its ``Resample.c``: two
-passes, horizontal first, rounded to 8 bits after each) is done here as products with banded weight matrices.
+passes, horizontal first, rounded to 8 bits after each) is done here as products with banded weight matrices. Pillow 13
+begins with the pass that shrinks more; models were trained behind the others, and only where colours are cut off at
+black or white does it show.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.bundle.manifest import PreprocessingSpec
 from edge_runtime.errors import FrameError
 
 Float32 = NDArray[np.float32]
@@ -50,24 +51,6 @@ def check_frame(frame: Any) -> None:
         raise FrameError(f"the frame has no pixels (shape {frame.shape}); drop it, its source delivered nothing")
 
 
-def pixels_from_frame(frame: NDArray[np.uint8], spec: PreprocessingSpec) -> Float32:
-    """The pixel tensor f32 (1, 3, H, W), RGB and normalised, of ``frame``: uint8 (H, W, 3), BGR.
-
-    Equal to the Hugging Face CLIP image processor (Pillow backend) within one of 255 steps before normalising.
-
-    Raises:
-        FrameError: the frame cannot be inspected.
-    """
-    check_frame(frame)
-    height, width = frame.shape[:2]
-    resized = resize_like_pillow(frame, *_resize_windows(height, width, spec), spec.resample)
-    std: Float32 = np.asarray(spec.std, np.float32)
-    scale: Float32 = np.float32(spec.rescale_factor) / std
-    offset: Float32 = np.asarray(spec.mean, np.float32) / std
-    pixels: Float32 = resized * scale[:, None, None] - offset[:, None, None]
-    return pixels[None]  # (1, 3, H, W)
-
-
 @dataclass(frozen=True)
 class OutputWindow:
     """Outputs ``[first, first + count)`` of an axis resized to ``full`` pixels: a resize and a crop in one."""
@@ -77,23 +60,47 @@ class OutputWindow:
     count: int
 
 
-def resize_like_pillow(frame: NDArray[np.uint8], rows: OutputWindow, columns: OutputWindow, resample: int) -> Float32:
+@dataclass(frozen=True)
+class Canvas:
+    """A plain area of one colour that a frame lies on before it is resized; one that is no larger adds nothing."""
+
+    height: int
+    width: int
+    top: int  # pixels above the frame
+    left: int
+    fill: tuple[int, ...]  # (3,), RGB
+
+
+def resize_like_pillow(
+    frame: NDArray[np.uint8],
+    rows: OutputWindow,
+    columns: OutputWindow,
+    resample: int,
+    canvas: Canvas | None = None,
+) -> Float32:
     """Resize and crop as Pillow would; returns whole numbers 0..255 as f32 (3, rows.count, columns.count), RGB.
 
-    ``resample`` is Pillow's number: 2 bilinear, 3 bicubic.
+    ``resample`` is Pillow's number: 1 Lanczos, 2 bilinear, 3 bicubic. What is resized is the frame, or the ``canvas``
+    that it lies on, which is never made: where it is plain, the colour is known.
     """
-    height, width = frame.shape[:2]
-    vertical, horizontal = _bands(height, rows, resample), _bands(width, columns, resample)
-    top, bottom = vertical[0].first, vertical[-1].end  # rows that any output sees
+    canvas = canvas or Canvas(frame.shape[0], frame.shape[1], 0, 0, (0, 0, 0))
+    fill = np.asarray(canvas.fill, np.float32)[:, None, None]
+    vertical = _bands(canvas.height, rows, resample)
+    horizontal = _bands(canvas.width, columns, resample)
+    # Rows of the canvas that hold the frame, and that any output sees.
+    top = max(vertical[0].first, canvas.top)
+    bottom = max(min(vertical[-1].end, canvas.top + len(frame)), top)
 
     narrowed = np.empty((3, bottom - top, columns.count), np.float32)
     strip_rows = min(_STRIP_ROWS, *map(_most_vectors, horizontal))
-    planes = np.empty((3, strip_rows, width), np.float32)
+    planes = np.empty((3, strip_rows, canvas.width), np.float32)
+    planes[...] = fill
+    covered = slice(canvas.left, canvas.left + frame.shape[1])
     for y in range(top, bottom, strip_rows):
-        strip = np.ascontiguousarray(frame[y : min(y + strip_rows, bottom)])
+        strip = np.ascontiguousarray(frame[y - canvas.top : min(y + strip_rows, bottom) - canvas.top])
         count = len(strip)
         for plane, channel in zip(planes, reversed(cv2.split(strip)), strict=True):  # BGR to RGB
-            plane[:count] = channel
+            plane[:count, covered] = channel
         target = narrowed[:, y - top : y - top + count]
         for band in horizontal:
             np.matmul(planes[:, :count, band.first : band.end], band.weights.T, out=target[:, :, band.outputs])
@@ -101,10 +108,14 @@ def resize_like_pillow(frame: NDArray[np.uint8], rows: OutputWindow, columns: Ou
 
     resized = np.empty((3, rows.count, columns.count), np.float32)
     for band in vertical:
-        seen = narrowed[:, band.first - top : band.end - top]
+        first, end = min(max(band.first, top), bottom), max(min(band.end, bottom), top)
+        weights = band.weights[:, first - band.first : end - band.first]
+        seen = narrowed[:, first - top : end - top]
         step = _most_vectors(band)
         for x in range(0, columns.count, step):
-            np.matmul(band.weights, seen[:, :, x : x + step], out=resized[:, band.outputs, x : x + step])
+            np.matmul(weights, seen[:, :, x : x + step], out=resized[:, band.outputs, x : x + step])
+        if end - first < band.end - band.first:  # plain rows above or below
+            resized[:, band.outputs] += (1 - weights.sum(axis=1))[:, None] * fill
     return _round_to_bytes(resized)
 
 
@@ -117,20 +128,6 @@ def _round_to_bytes(values: Float32) -> Float32:
     values += np.float32(0.5)
     np.clip(values, 0, 255, out=values)
     return np.floor(values, out=values)
-
-
-def _resize_windows(height: int, width: int, spec: PreprocessingSpec) -> tuple[OutputWindow, OutputWindow]:
-    if spec.resize == "exact":
-        return OutputWindow(spec.height, 0, spec.height), OutputWindow(spec.width, 0, spec.width)
-    edge = spec.shortest_edge or min(spec.height, spec.width)
-    short = min(height, width)
-    full_height = edge if height == short else int(edge * height / short)
-    full_width = edge if width == short else int(edge * width / short)
-    # Only the crop is computed, so a 1 x 8000 frame costs no more than a square one.
-    return (
-        OutputWindow(full_height, (full_height - spec.height) // 2, spec.height),
-        OutputWindow(full_width, (full_width - spec.width) // 2, spec.width),
-    )
 
 
 @dataclass(frozen=True)
@@ -180,7 +177,12 @@ def _bicubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(x < 1.0, inner, np.where(x < 2.0, outer, 0.0))
 
 
+def _lanczos(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(np.abs(x) < 3.0, np.sinc(x) * np.sinc(x / 3.0), 0.0)
+
+
 _KERNELS: dict[int, tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], float]] = {
+    1: (_lanczos, 3.0),
     2: (_bilinear, 1.0),
     3: (_bicubic, 2.0),
 }

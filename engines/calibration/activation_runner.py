@@ -18,16 +18,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ValueInfoProto
 from tqdm import tqdm
 
-from edge_runtime.bundle.manifest import PreprocessingSpec
+from edge_runtime.bundle.manifest import ImageSpec, PositionSpec, SingleImage
 from edge_runtime.errors import CalibrationError
 from edge_runtime.language.embedding import Embedding
 from edge_runtime.language.tokenizer import PromptTokens
-from edge_runtime.vision.resampling import pixels_from_frame
+from edge_runtime.vision.image_processors import layout_of, pixels_from_frame
 from engines.calibration.images import CalibrationImages
 from engines.calibration.observe import Observation, open_observed
 from engines.calibration.samples import Rows, Samples, shape_at
@@ -45,7 +46,8 @@ _NEXT: Mapping[str, str] = {
 @contextmanager
 def open_runner(
     images: CalibrationImages,
-    preprocessing: PreprocessingSpec,
+    image: ImageSpec,
+    positions: PositionSpec,
     prompt: PromptTokens,
     embedding: Embedding,
     answers: Sequence[Sequence[int]] = ((),),
@@ -57,7 +59,7 @@ def open_runner(
     are token ids to follow the prompt, all equally many, given to the images by turns; see ``answers.py``.
     """
     with tempfile.TemporaryDirectory(prefix="calibration-", dir=directory) as folder:
-        yield ActivationRunner(images, preprocessing, prompt, embedding, answers, Path(folder))
+        yield ActivationRunner(images, image, positions, prompt, embedding, answers, Path(folder))
 
 
 class ActivationRunner:
@@ -66,14 +68,17 @@ class ActivationRunner:
     def __init__(
         self,
         images: CalibrationImages,
-        preprocessing: PreprocessingSpec,
+        image: ImageSpec,
+        positions: PositionSpec,
         prompt: PromptTokens,
         embedding: Embedding,
         answers: Sequence[Sequence[int]],
         folder: Path,
     ) -> None:
         self._images = images
-        self._preprocessing = preprocessing
+        self._image = image
+        self._positions = positions
+        self._layout = layout_of(image, *_frame_size(image))
         texts = [prompt.before_image, *((*prompt.after_image, *answer) for answer in answers)]
         rows = embedding.rows([token for text in texts for token in text])  # at once: a table is read whole for it
         edges = np.cumsum([len(text) for text in texts[:-1]])
@@ -81,15 +86,18 @@ class ActivationRunner:
         self._folder = folder
         self._rows: Rows | None = None  # what the component up next reads; None: pixels, which are not made yet
         self._skipped: list[Path] = []
+        self._tensors: list[NDArray[Any]] = []  # embeddings of an image of which tensors are still to come
         self._steps = 0
         self._tokens = 0  # that the component up next reads at once
-        self._data = hashlib.sha256(json.dumps([images.sha256, asdict(preprocessing), asdict(prompt)]).encode())
+        self._data = hashlib.sha256(
+            json.dumps([images.sha256, asdict(image), asdict(positions), asdict(prompt)]).encode()
+        )
         for rows in (self._before, *self._after):
             self._data.update(rows.tobytes())
 
     @property
     def data_sha256(self) -> str:
-        """A hash of all that reaches the component up next: images, preprocessing, prompt, components before."""
+        """A hash of all that reaches the component up next: images, how they are fitted, prompt, components before."""
         return self._data.hexdigest()
 
     def shapes(self, graph: Path) -> Mapping[str, tuple[int, ...]]:
@@ -151,7 +159,7 @@ class ActivationRunner:
         self._data.update(sha256_of_graph(graph).encode())
         self._tokens = shape_at(output, self._tokens)[1]  # the last layers put out the last row alone
         if output.name == "image_embeddings":
-            self._tokens += len(self._before) + len(self._after[0])
+            self._tokens = self._layout.tokens + len(self._before) + len(self._after[0])
 
     def _catch_up(self) -> None:
         while self._skipped:
@@ -185,7 +193,7 @@ class ActivationRunner:
                 outputs = engine.evaluate(sample)
                 observation.add({**sample, **outputs})
                 if following is not None and output is not None:
-                    following.append(self._placed(output, outputs[output], index))
+                    self._hand_on(following, output, outputs[output], index)
         if following is not None:
             samples.rows.delete()
             self._rows = following
@@ -197,25 +205,47 @@ class ActivationRunner:
         rows = self._rows = self._pixels() if self._rows is None else self._rows
         if rows.name not in names:
             raise CalibrationError(f"{graph.name} reads {', '.join(sorted(names))}, and {rows.name} are up next")
-        return Samples(rows, inputs)
+        return Samples(rows, inputs, self._positions.rotary)
 
     def _pixels(self) -> Rows:
         rows = self._new_rows("pixel_values")
         for frame in tqdm(self._images, desc=f"reading {self._images.name}", unit="image", disable=None):
-            rows.append(pixels_from_frame(frame, self._preprocessing))
+            if not isinstance(self._image, SingleImage):  # all in one grid, as engines are calibrated at one shape
+                frame = np.asarray(
+                    cv2.resize(frame, self._layout.frame_size[::-1], interpolation=cv2.INTER_AREA), np.uint8
+                )
+            for tensor in pixels_from_frame(frame, self._image):
+                rows.append(tensor[None])
         return rows
 
-    def _placed(self, output: str, rows: NDArray[Any], index: int) -> NDArray[Any]:
-        """An image's rows between those of the text; anything else as it is."""
+    def _hand_on(self, following: Rows, output: str, rows: NDArray[Any], index: int) -> None:
+        """What one run put out, to the next component; an image's rows once they are all there, between the text's."""
         if output != "image_embeddings":
-            return rows
-        after = self._after[index % len(self._after)]
-        placed: NDArray[Any] = np.concatenate([self._before, rows[0], after])[None]  # (1, T, D)
-        return placed
+            following.append(rows)
+            return
+        self._tensors.append(rows[0])
+        if len(self._tensors) < len(self._layout.sources):
+            return
+        packed = np.concatenate(self._tensors)
+        if self._layout.gather is not None:
+            packed = packed[self._layout.gather]
+        after = self._after[index // len(self._tensors) % len(self._after)]
+        following.append(np.concatenate([self._before, packed, after])[None])  # (1, T, D)
+        self._tensors.clear()
 
     def _new_rows(self, name: str) -> Rows:
         self._steps += 1
         return Rows(name, self._folder / f"{self._steps}.f32")
+
+
+def _frame_size(image: ImageSpec) -> tuple[int, int]:
+    """Height and width that frames have: a camera's that the bundle is for, or those of the grid of most tokens."""
+    if isinstance(image, SingleImage):
+        return image.pixels.height, image.pixels.width
+    if image.frames:
+        return image.frames[0][::-1]
+    sizes = [(rows * image.pixels.height, columns * image.pixels.width) for rows, columns in image.grids]
+    return max(sizes, key=lambda size: layout_of(image, *size).tokens)
 
 
 def _written_by(graph: Path) -> ValueInfoProto | None:

@@ -12,9 +12,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edge_runtime.bundle.manifest import PreprocessingSpec
+from edge_runtime.bundle.manifest import PixelSpec
 from edge_runtime.errors import BuildError, CalibrationError, CheckpointError
-from edge_runtime.vision.resampling import pixels_from_frame
+from edge_runtime.vision.image_processors import squeeze
 from engines.calibration.observe import open_observed
 from engines.onnx.batch_norm import fold_batch_norms
 from engines.onnx.qdq import insert_qdq
@@ -69,7 +69,7 @@ def quantize_classifier(
         path.write_bytes(model.SerializeToString())
         with open_observed(path, histograms_of=names) as (engine, observation):
             for frame in frames:
-                sample = {name: pixels_from_frame(frame, spec)}
+                sample = {name: squeeze(frame, spec)}
                 observation.add({**sample, **engine.evaluate(sample)})
     scales = {n: scale_of_range(RANGE_METHODS[method](seen)) for n, seen in observation.histograms.items()}
     for node in layers:
@@ -93,7 +93,7 @@ def _load(source: Path) -> onnx.ModelProto:
         raise CheckpointError(f"{source} is no ONNX graph that can be read: {error}") from error
 
 
-def _preprocessing(model: onnx.ModelProto) -> tuple[PreprocessingSpec, str]:
+def _preprocessing(model: onnx.ModelProto) -> tuple[PixelSpec, str]:
     """How frames become the graph's only input, and what that is called."""
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
@@ -101,7 +101,7 @@ def _preprocessing(model: onnx.ModelProto) -> tuple[PreprocessingSpec, str]:
     if len(inputs) != 1 or len(shapes[0]) != 4 or shapes[0][1] != 3 or not all(shapes[0][2:]):
         raise CheckpointError(f"the graph reads inputs of shapes {shapes}; expected one image, (N, 3, height, width)")
     height, width = shapes[0][2:]
-    spec = PreprocessingSpec(height, width, "exact", None, _BILINEAR, 1 / 255, IMAGENET_MEAN, IMAGENET_STD)
+    spec = PixelSpec(height, width, _BILINEAR, 1 / 255, IMAGENET_MEAN, IMAGENET_STD)
     return spec, inputs[0].name
 
 

@@ -36,11 +36,11 @@ def open_model_runner(
     """
     tokenizer = Tokenizer.from_str(checkpoint.tokenizer_json.decode("utf-8"))
     prompt = prompt_tokens(tokenizer, model.prompt, model.spec.image_token_id)
-    length = len(prompt.before_image) + model.spec.num_image_tokens + len(prompt.after_image)
+    length = len(prompt.before_image) + model.image.max_tokens + len(prompt.after_image)
     answers = answer_tokens(tokenizer, tokens=min(ANSWER_TOKENS, model.spec.max_positions - length))
-    [table] = [name for part in model.parts if part.kind == "embedding" for name in part.parameters]
+    [table] = [name for part in model.parts if part.role == "embedding" for name in part.parameters]
     embedding = _CheckpointEmbedding(checkpoint, table)
-    with open_runner(images, model.preprocessing, prompt, embedding, answers, directory) as runner:
+    with open_runner(images, model.image, model.positions, prompt, embedding, answers, directory) as runner:
         yield runner
 
 

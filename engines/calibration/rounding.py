@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edge_runtime.bundle.manifest import ImageSpec
 from engines.calibration.activation_runner import ActivationRunner
 from engines.calibration.images import CalibrationImages
 from engines.calibration.model import open_model_runner
@@ -50,16 +51,22 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def open_calibrated(
-    checkpoint: Checkpoint, precisions: PrecisionPlan, images: CalibrationImages, directory: Path | None = None
+    checkpoint: Checkpoint,
+    precisions: PrecisionPlan,
+    images: CalibrationImages,
+    directory: Path | None = None,
+    image: ImageSpec | None = None,
 ) -> Iterator[CalibratedCheckpoint]:
     """The tensors of ``checkpoint`` for a plan with calibrated methods; scratch files lie below ``directory``.
 
-    They are to be asked for part by part, in the model's order.
+    They are to be asked for part by part, in the model's order. Frames become images as ``image`` says; None: as they
+    do unless a builder chooses.
 
     Raises:
         CheckpointError: it is not supported.
     """
     model = read_model(checkpoint, _ONE_LAYER)
+    model = replace(model, image=image or model.image)
     with (
         open_model_runner(checkpoint, model, images, directory) as runner,
         tempfile.TemporaryDirectory(prefix="rounding-", dir=directory) as folder,
@@ -113,7 +120,7 @@ class CalibratedCheckpoint:
         return matrix
 
     def _is_calibrated(self, part: Part) -> bool:
-        precision = self._precisions.components[part.kind]
+        precision = self._precisions.components[part.role]
         matrices = (name.removesuffix(".weight") for name, p in part.parameters.items() if p.is_matrix)
         return any(precision.of(name).looks_at_inputs for name in matrices)
 
@@ -124,7 +131,7 @@ class CalibratedCheckpoint:
                 self._runner.through(graph)
             self._walked += 1
         part = self._parts[index]
-        precision = self._precisions.components[part.kind]
+        precision = self._precisions.components[part.role]
         with _emitted(part, self._checkpoint, self._folder) as graph:
             self._activations = observe(self._runner, graph, lambda name: precision.of(name).looks_at_inputs)
             for fold in part.folds:

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ValueInfoProto, helper
 
+from edge_runtime.bundle.manifest import RotarySpec
 from edge_runtime.errors import CalibrationError
+from edge_runtime.language.positions import ROTARY_INPUTS, rotary_tables
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
@@ -73,6 +75,7 @@ class Samples:
 
     rows: Rows
     inputs: Sequence[ValueInfoProto]
+    rotary: RotarySpec
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -90,6 +93,9 @@ class Samples:
                 arrays[value.name] = rows.astype(dtype)
             elif value.name in counters:
                 arrays[value.name] = np.array([counters[value.name]], dtype)
+            elif value.name in ROTARY_INPUTS:
+                tables = dict(zip(ROTARY_INPUTS, rotary_tables(self.rotary, tokens), strict=True))
+                arrays[value.name] = tables[value.name].astype(dtype)
             else:
                 arrays[value.name] = np.zeros(shape_at(value, tokens), dtype)
         return arrays

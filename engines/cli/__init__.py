@@ -51,6 +51,22 @@ def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--json", action="store_true", help="print the result as JSON")
     shared.add_argument("-v", "--verbose", action="store_true", help="log more, and show the traceback of an error")
+    fitting = argparse.ArgumentParser(add_help=False)
+    fitting.add_argument(
+        "--fit",
+        choices=("letterbox", "squeeze", "crop"),
+        help="how a frame is brought to the vision encoder's shape: padded, distorted, or cut (default: padded where "
+        "the checkpoint's processor would cut it, else as that says)",
+    )
+    fitting.add_argument(
+        "--frame",
+        dest="frames",
+        action="append",
+        type=_frame_size,
+        metavar="WxH",
+        help="a camera's frames, as 1920x1080, of a model that looks at them in tiles: room is planned for the tokens "
+        "that they take; may be given several times (default: any frame)",
+    )
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("checkpoint", metavar="CHECKPOINT", help="a model's directory, or synthetic:NAME")
     model.add_argument(
@@ -73,11 +89,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    plan = commands.add_parser("plan", parents=[model, shared], help="say what would fit and how fast; write nothing")
+    plan = commands.add_parser(
+        "plan", parents=[model, fitting, shared], help="say what would fit and how fast; write nothing"
+    )
     plan.add_argument("--target", help=f"{_TARGET_HELP} (default: the device's, or else onnxruntime)")
     plan.add_argument("--device", metavar="DEVICE", help="a machine to plan for, as orin-nx-16gb, or its YAML file")
 
-    build = commands.add_parser("build", parents=[model, shared], help="write a bundle, or go on where it stopped")
+    build = commands.add_parser(
+        "build", parents=[model, fitting, shared], help="write a bundle, or go on where it stopped"
+    )
     build.add_argument("--target", help=f"{_TARGET_HELP} (default: onnxruntime)")
     build.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="the directory to write")
     build.add_argument(
@@ -119,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     build.set_defaults(after_interrupt="; finished components are kept: run the same command again to go on")
 
     calibrate = commands.add_parser(
-        "calibrate", parents=[shared], help="find INT8 ranges here, for a build by TensorRT on another machine"
+        "calibrate", parents=[fitting, shared], help="find INT8 ranges here, for a build by TensorRT on another machine"
     )
     calibrate.add_argument("checkpoint", metavar="CHECKPOINT", help="a model's directory, or synthetic:NAME")
     calibrate.add_argument(
@@ -184,6 +204,13 @@ def _add_sensitivity(commands: Any, shared: argparse.ArgumentParser) -> None:
     sensitivity.set_defaults(after_interrupt="; finished experiments are kept: run the same command again to go on")
 
 
+def _frame_size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if not match or not all(0 < int(side) <= 65536 for side in match.groups()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size of a frame; write width and height, as 1920x1080")
+    return int(match[1]), int(match[2])
+
+
 def _capabilities(text: str) -> tuple[str, ...]:
     capabilities = tuple(text.split(","))
     if not all(re.fullmatch(r"\d+\.\d", capability) for capability in capabilities):
@@ -209,8 +236,9 @@ examples:
       --out out/auto                                              the best plan that fits, by that
 
 CHECKPOINT is a model's directory (config.json, safetensors, tokenizer.json), or synthetic:llava-1.5-7b,
-synthetic:llava-1.5-13b, synthetic:tiny-llava: random weights at a real model's shape. synthetic:llava-1.6-mistral-7b
-and synthetic:llama-3.2-vision-11b can be planned, and not built.
+synthetic:llava-1.5-13b, synthetic:llava-1.6-mistral-7b, synthetic:llava-1.6-vicuna-7b, synthetic:tiny-llava,
+synthetic:tiny-llava-next: random weights at a real model's shape. synthetic:llama-3.2-vision-11b can be planned, and
+not built.
 
 RECIPE is fp16, asymmetric-int4, asymmetric-int4-awq, asymmetric-int4-gptq, asymmetric-int4-awq-gptq, asymmetric-int8,
 asymmetric-int8-percentile, compact-int4, nf4, selective-int8, language-int4, uniform-int4, auto, or a YAML file like

@@ -24,6 +24,7 @@ from edge_runtime.errors import (
 )
 from edge_runtime.memory.plan import format_bytes
 from edge_runtime.stream.sources import open_source
+from edge_runtime.vision.image_processors import describe_image
 from engines.build import build
 from engines.calibrate import calibrate
 from engines.calibration.classifier import quantize_classifier
@@ -44,6 +45,7 @@ from engines.evaluation.sensitivity.weight_quantization import DEFAULT_QUANTIZAT
 from engines.evaluation.solver.auto import plan_automatically
 from engines.evaluation.solver.solve import recipe_text
 from engines.evaluation.verify import record_fidelity, verify
+from engines.families.base import ImageOptions
 from engines.families.synthetic import open_checkpoint
 from engines.planning.devices import load_device
 from engines.planning.plan import plan_bundle
@@ -59,7 +61,7 @@ def _plan(options: argparse.Namespace) -> None:
     target = options.target or (device.target if device else _DEFAULT_TARGET)
     checkpoint = open_checkpoint(options.checkpoint)
     recipe, chosen = _recipe(options, checkpoint, target)
-    plan = plan_bundle(checkpoint, recipe, target, options.context)
+    plan = plan_bundle(checkpoint, recipe, target, options.context, image=_image_options(options))
     found = outlook(checkpoint, recipe, plan, device, options.budget)
     _print_result(options, f"{found}{chosen}", found.as_json())
     if not found.fits:
@@ -81,6 +83,7 @@ def _build(options: argparse.Namespace) -> None:
         options.out,
         budget_bytes=options.budget,
         context=options.context,
+        image=_image_options(options),
         compute_capabilities=options.compute_capabilities,
         timing_cache=options.timing_cache,
         calibration_cache=options.calibration_cache,
@@ -92,7 +95,9 @@ def _build(options: argparse.Namespace) -> None:
         check_quality(checkpoint, bundle, recipe.retention)
     manifest = bundle.manifest
     text = f"{bundle.path}: {manifest.name}, {manifest.recipe}, {format_bytes(manifest.size_bytes)}{chosen}"
-    _print_result(options, text, {"bundle": str(bundle.path), "size_bytes": manifest.size_bytes})
+    seen = describe_image(manifest.image)
+    document = {"bundle": str(bundle.path), "size_bytes": manifest.size_bytes, "image": seen}
+    _print_result(options, f"{text}\n{seen}", document)
 
 
 def _calibrate(options: argparse.Namespace) -> None:
@@ -102,7 +107,15 @@ def _calibrate(options: argparse.Namespace) -> None:
         open_images(options.images),
     )
     check_route_option(options, recipe)
-    written = calibrate(checkpoint, recipe, images, options.out, options.tensorrt, int8_route=options.int8_route)
+    written = calibrate(
+        checkpoint,
+        recipe,
+        images,
+        options.out,
+        options.tensorrt,
+        int8_route=options.int8_route,
+        image=_image_options(options),
+    )
     same = f"--recipe {options.recipe} --images {options.images} --target tensorrt"
     text = f"{options.out}: {len(written)} files; build there with {same} --calibration-cache {options.out.name}"
     _print_result(options, text, {"caches": [str(path) for path in written]})
@@ -119,6 +132,10 @@ def _build_classifier(options: argparse.Namespace) -> None:
     _print_result(options, text + format_bytes(found.size_bytes), document)
 
 
+def _image_options(options: argparse.Namespace) -> ImageOptions:
+    return ImageOptions(options.fit, tuple(options.frames or ()))
+
+
 def _recipe(options: argparse.Namespace, checkpoint: Checkpoint, target: str) -> tuple[PrecisionPlan, str]:
     """The plan that is asked for; of one that was chosen also what the choice was."""
     check_recipe_options(options)
@@ -126,7 +143,9 @@ def _recipe(options: argparse.Namespace, checkpoint: Checkpoint, target: str) ->
         return load_recipe(options.recipe), ""
     if options.measurements is None or options.budget is None:
         raise RecipeError("the recipe auto needs --budget, and --measurements that edge-engines sensitivity wrote")
-    auto = plan_automatically(checkpoint, options.measurements, target, options.budget, options.context)
+    auto = plan_automatically(
+        checkpoint, options.measurements, target, options.budget, options.context, _image_options(options)
+    )
     text = recipe_text(auto.best.precisions.components)
     return auto.best.precisions, f"\n\n{auto.table()}\n\nthe best of these, as a recipe:\n\n{text}"
 

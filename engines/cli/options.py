@@ -18,6 +18,8 @@ _OF_CHECKPOINTS = {
     "target": "--target",
     "budget": "--budget",
     "context": "--context",
+    "fit": "--fit",
+    "frames": "--frame",
     "measurements": "--measurements",
     "calibration_cache": "--calibration-cache",
 }

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends import open_backend
-from edge_runtime.backends.base import Array, Backend, Engine
-from edge_runtime.bundle.manifest import Component, TensorSpec
+from edge_runtime.backends.base import Engine
+from edge_runtime.bundle.manifest import Component
 from edge_runtime.bundle.opening import Bundle
 from edge_runtime.language.decoder import Decoder
 from edge_runtime.language.embedding import open_embedding
 from edge_runtime.language.tokenizer import PromptTokens
+from edge_runtime.vision.image_encoder import ImageEncoder
+from edge_runtime.vision.image_processors import ImageLayout, layout_of
 from engines.evaluation.fidelity import Trace
 
 Float32 = NDArray[np.float32]
 
 
+class BundleTracer(Protocol):
+    """Traces pixel tensors (N, 3, H, W) through a bundle, led along tokens; ``layout`` is that of their frame."""
+
+    def __call__(self, tensors: Float32, tokens: Sequence[int], layout: ImageLayout | None = None) -> Trace:
+        """What the bundle made of them."""
+
+
 @contextmanager
-def open_bundle_tracer(bundle: Bundle, prompt: PromptTokens) -> Iterator[Callable[[Float32, Sequence[int]], Trace]]:
-    """Load a bundle's engines; the result traces pixels (1, 3, H, W) through the model, led along given tokens.
+def open_bundle_tracer(bundle: Bundle, prompt: PromptTokens) -> Iterator[BundleTracer]:
+    """Load a bundle's engines; the result traces pixels (N, 3, H, W) through the model, led along given tokens.
+
+    It is also told the layout of a frame that takes several tensors.
 
     Raises:
         BackendError: an engine does not load; from the result, it does not run.
@@ -37,8 +49,8 @@ def open_bundle_tracer(bundle: Bundle, prompt: PromptTokens) -> Iterator[Callabl
             stack.callback(engine.close)
             return engine
 
-        vision, connector = manifest.component("vision_encoder"), manifest.component("connector")
-        see, connect = load(vision), load(connector)
+        encoder = manifest.component("vision_encoder")
+        vision, connector = load(encoder), load(manifest.component("connector"))
         decoder = Decoder(
             backend,
             manifest,
@@ -48,21 +60,27 @@ def open_bundle_tracer(bundle: Bundle, prompt: PromptTokens) -> Iterator[Callabl
             prompt.before_image,
             capacity=manifest.model.max_positions,
         )
-        pixels, features = _zeros(backend, vision.inputs[0]), _zeros(backend, vision.outputs[0])
-        run_vision = see.bind({"pixel_values": pixels}, {"features": features})
-        run_connector = connect.bind({"features": features}, {"image_embeddings": decoder.image_rows})
+        images = ImageEncoder(backend, manifest, vision, connector, decoder)
+        sizes = [size for size in encoder.outputs[0].shape if isinstance(size, int)]
+        size = manifest.image.pixels
+        pixels = backend.shared((1, 3, size.height, size.width), encoder.inputs[0].dtype)
+        features = backend.shared(sizes, encoder.outputs[0].dtype)
+        see = vision.bind({"pixel_values": pixels}, {"features": features})
 
-        def trace(image: Float32, tokens: Sequence[int]) -> Trace:
-            pixels[...] = image
-            run_vision()
-            run_connector()
-            logits = [decoder.prefill(prompt.after_image).copy()]
+        def features_of(tensor: Float32) -> Float32:
+            pixels[...] = tensor
+            see()
+            backend.synchronize()
+            rows: Float32 = features[0].astype(np.float32)
+            return rows
+
+        def trace(tensors: Float32, tokens: Sequence[int], layout: ImageLayout | None = None) -> Trace:
+            layout = layout or layout_of(manifest.image, *tensors.shape[-2:])
+            seen = np.concatenate([features_of(tensor) for tensor in tensors])
+            images.encode(tensors, layout)
+            placed = decoder.image_rows(layout.tokens)[0].astype(np.float32)
+            logits = [decoder.prefill(prompt.after_image, layout.tokens).copy()]
             logits += [decoder.append([token]).copy() for token in tokens[:-1]]
-            seen, placed = (rows[0].astype(np.float32) for rows in (features, decoder.image_rows))
             return Trace(seen, placed, np.stack(logits), tuple(tokens))
 
         yield trace
-
-
-def _zeros(backend: Backend, spec: TensorSpec) -> Array:
-    return backend.shared([size for size in spec.shape if isinstance(size, int)], spec.dtype)

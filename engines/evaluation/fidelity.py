@@ -89,7 +89,7 @@ def outside_tolerance(fidelity: Fidelity, manifest: Manifest, arithmetic: str) -
     """
     vision = [
         ARITHMETIC[arithmetic],
-        *(TOLERANCES[c.precision] for c in manifest.components if c.kind == "vision_encoder"),
+        *(TOLERANCES[c.precision] for c in manifest.components if c.role == "vision_encoder"),
     ]
     every = [ARITHMETIC[arithmetic], *(TOLERANCES[c.precision] for c in manifest.components)]
     cosine = min(tolerance.features_cosine for tolerance in vision)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import CheckpointError, MissingDependencyError
 from edge_runtime.language.tokenizer import PromptTokens
+from edge_runtime.vision.image_processors import ImageLayout
 from engines.evaluation.fidelity import Trace
 
-Tracer = Callable[[NDArray[np.float32], int], Trace]
+
+class Tracer(Protocol):
+    """Traces pixel tensors (N, 3, H, W) through greedy decoding; ``layout`` is that of their frame."""
+
+    def __call__(self, pixels: NDArray[np.float32], max_tokens: int, layout: ImageLayout) -> Trace:
+        """What the model made of them."""
 
 
 def open_transformers(checkpoint: Path, prompt: PromptTokens, eos_token_ids: Sequence[int]) -> Tracer:
-    """Load a LLaVA directory; the result traces pixels (1, 3, H, W) through greedy decoding of so many tokens.
+    """Load a model's directory; the result traces pixels through greedy decoding of so many tokens.
 
     Decoding ends after an end-of-sequence token.
 
@@ -27,32 +33,43 @@ def open_transformers(checkpoint: Path, prompt: PromptTokens, eos_token_ids: Seq
     """
     try:
         import torch
-        from transformers import LlavaForConditionalGeneration
+        from transformers import AutoModelForImageTextToText
         from transformers.utils import logging
     except ImportError as error:
         raise MissingDependencyError(
-            "transformers and torch are not installed; pip install 'edge-runtime[parity]'"
+            "transformers and torch are not installed; in a checkout: pip install '.[parity]'"
         ) from error
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        model: Any = LlavaForConditionalGeneration.from_pretrained(
+        model: Any = AutoModelForImageTextToText.from_pretrained(
             checkpoint, dtype=torch.float32, attn_implementation="eager", local_files_only=True
         ).eval()
     except Exception as error:  # it raises whatever its readers raise
         raise CheckpointError(f"transformers cannot load {checkpoint}: {error}") from error
     config = model.config
-    head = [*prompt.before_image, *[config.image_token_id] * config.image_seq_length, *prompt.after_image]
 
-    def trace(pixels: NDArray[np.float32], max_tokens: int) -> Trace:
+    def images_of(pixels: NDArray[np.float32], layout: ImageLayout) -> dict[str, Any]:
+        """What the model calls a frame's tensors."""
+        tensors = torch.from_numpy(pixels)
+        if layout.grid is None:
+            return {"pixel_values": tensors}
+        return {"pixel_values": tensors[None], "image_sizes": torch.tensor([layout.frame_size])}
+
+    def trace(pixels: NDArray[np.float32], max_tokens: int, layout: ImageLayout) -> Trace:
         with torch.inference_mode():
-            pixel_values = torch.from_numpy(pixels)
-            seen = model.model.vision_tower(pixel_values, output_hidden_states=True)
-            features = seen.hidden_states[config.vision_feature_layer]
+            seen = model.model.vision_tower(torch.from_numpy(pixels), output_hidden_states=True)
+            chosen = config.vision_feature_layer
+            layers = [chosen] if isinstance(chosen, int) else chosen
+            features = torch.cat([seen.hidden_states[layer] for layer in layers], dim=-1)
             if config.vision_feature_select_strategy == "default":
                 features = features[:, 1:]
-            embeddings = model.model.multi_modal_projector(features)
-            inputs = {"input_ids": torch.tensor([head]), "pixel_values": pixel_values}
+            images = images_of(pixels, layout)
+            packed = model.model.get_image_features(**images, return_dict=True).pooler_output
+            embeddings = torch.cat(list(packed)) if isinstance(packed, (list, tuple)) else packed
+            embeddings = embeddings.reshape(-1, embeddings.shape[-1])
+            head = [*prompt.before_image, *[config.image_token_id] * len(embeddings), *prompt.after_image]
+            inputs = {"input_ids": torch.tensor([head]), **images}
             logits: list[NDArray[np.float32]] = []
             tokens: list[int] = []
             past = None
@@ -62,6 +79,7 @@ def open_transformers(checkpoint: Path, prompt: PromptTokens, eos_token_ids: Seq
                 logits.append(step.logits[0, -1].numpy())
                 tokens.append(int(logits[-1].argmax()))
                 inputs = {"input_ids": torch.tensor([tokens[-1:]])}
-        return Trace(features[0].numpy(), embeddings[0].numpy(), np.stack(logits), tuple(tokens))
+        flat = features.reshape(-1, features.shape[-1])
+        return Trace(flat.numpy(), embeddings.numpy(), np.stack(logits), tuple(tokens))
 
     return trace

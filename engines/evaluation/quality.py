@@ -83,7 +83,7 @@ def _blame(bundle: Bundle, wide: Bundle, folder: Path) -> dict[str, float]:
 
     whole = diverges(bundle.path)
     gains = {}
-    for kind in {c.kind for c in bundle.manifest.components if c.precision != "float16"}:
+    for kind in {c.role for c in bundle.manifest.components if c.precision != "float16"}:
         with _with_component(bundle, wide, kind, folder / kind) as path:
             gains[kind] = whole - diverges(path)
     return dict(sorted(gains.items(), key=lambda item: -item[1]))
@@ -93,10 +93,11 @@ def _blame(bundle: Bundle, wide: Bundle, folder: Path) -> dict[str, float]:
 def _with_component(bundle: Bundle, wide: Bundle, kind: str, path: Path) -> Iterator[Path]:
     """The bundle with one kind of component from the other, linked together at ``path``."""
     path.mkdir()
-    theirs = [component for component in wide.manifest.components if component.kind == kind]
-    ours = [component for component in bundle.manifest.components if component.kind != kind]
+    theirs = [component for component in wide.manifest.components if component.role == kind]
+    ours = [component for component in bundle.manifest.components if component.role != kind]
     manifest = replace(bundle.manifest, components=(*ours, *theirs))
-    files = [(bundle, bundle.manifest.tokenizer), *((bundle, f) for c in ours for f in c.files)]
+    mine = (bundle.manifest.tokenizer, bundle.manifest.report_schema, *(f for c in ours for f in c.files))
+    files = [(bundle, file) for file in mine]
     for owner, file in [*files, *((wide, f) for c in theirs for f in c.files)]:
         os.symlink(owner.file(file).absolute(), path / file.path)
     (path / MANIFEST_NAME).write_text(manifest_to_json(manifest), encoding="utf-8")

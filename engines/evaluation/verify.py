@@ -15,7 +15,7 @@ from edge_runtime.bundle.manifest import MANIFEST_NAME, Manifest, manifest_to_js
 from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import BuildError, CheckpointError, VerificationError
 from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
-from edge_runtime.vision.resampling import pixels_from_frame
+from edge_runtime.vision.image_processors import layout_of, pixels_from_frame
 from engines.calibration.images import CalibrationImages
 from engines.calibration.model import find_model_overflow
 from engines.calibration.overflow import LARGEST_FLOAT16
@@ -66,16 +66,17 @@ def verify(
         )
     if frames is None:
         frames = [render_scene(FIRST_HELD_OUT_SEED + i).image for i in range(_SCENES)]
-    pixels = [pixels_from_frame(frame, manifest.preprocessing) for frame in frames]
+    seen = [(pixels_from_frame(f, manifest.image), layout_of(manifest.image, *f.shape[:2])) for f in frames]
     prompt = prompt_tokens(load_tokenizer(bundle.file(manifest.tokenizer)), manifest.prompt, model.image_token_id)
     not_compared = _why_not_compared(checkpoint)
     fidelity = None
     with open_bundle_tracer(bundle, prompt) as trace_bundle:
-        _check_finite(trace_bundle(pixels[0], [model.bos_token_id]))
+        first, layout = seen[0]
+        _check_finite(trace_bundle(first, [model.bos_token_id], layout))
         if isinstance(checkpoint, DirectoryCheckpoint) and not_compared is None:
             trace_reference = open_transformers(checkpoint.path, prompt, model.eos_token_ids)
-            expected = [trace_reference(image, _TOKENS) for image in pixels]
-            led = [trace_bundle(image, trace.tokens) for image, trace in zip(pixels, expected, strict=True)]
+            expected = [trace_reference(pixels, _TOKENS, layout) for pixels, layout in seen]
+            led = [trace_bundle(p, trace.tokens, layout) for (p, layout), trace in zip(seen, expected, strict=True)]
             fidelity = compare_traces(led, expected)
     target = TARGETS[manifest.target]
     complaints = outside_tolerance(fidelity, manifest, target.arithmetic) if fidelity else []
@@ -112,10 +113,10 @@ def _why_not_compared(checkpoint: Checkpoint | None) -> str | None:
 def _overflows(manifest: Manifest, checkpoint: Checkpoint, frames: Sequence[NDArray[np.uint8]]) -> list[str]:
     """Layers whose activations exceed float16 on ``frames``, and which were not kept in float32."""
     images = CalibrationImages("the images of this verification", "", len(frames), lambda: iter(frames))
-    model = read_model(checkpoint)
+    model = replace(read_model(checkpoint), image=manifest.image)
     found = find_model_overflow(checkpoint, model, images)
-    kinds = {part.name: part.kind for part in model.parts}
-    kept = {(c.kind, _layer_of(node)) for c in manifest.components for node in c.float32_nodes}
+    kinds = {part.name: part.role for part in model.parts}
+    kept = {(c.role, _layer_of(node)) for c in manifest.components for node in c.float32_nodes}
     return [
         f"{layer or 'a tensor outside of the layers'} of the {kinds[name].replace('_', ' ')} reaches "
         f"{max(overflow.tensors.values()):.3g}, and was built to compute in float16, which ends at "

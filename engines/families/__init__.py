@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 
 from edge_runtime.errors import CheckpointError
 from engines.checkpoint import Checkpoint
-from engines.families.base import Model, check_parameters
+from engines.families.base import AS_SUGGESTED, ImageOptions, Model, check_parameters
 from engines.families.llava import read_llava
 from engines.families.llava_next import read_llava_next
 from engines.families.mllama import read_mllama
 
-FAMILIES: Mapping[str, Callable[[Checkpoint, int], Model]] = {
+FAMILIES: Mapping[str, Callable[[Checkpoint, int, ImageOptions], Model]] = {
     "llava": read_llava,
     "llava_next": read_llava_next,
     "mllama": read_mllama,
@@ -19,10 +19,15 @@ FAMILIES: Mapping[str, Callable[[Checkpoint, int], Model]] = {
 DEFAULT_GROUP_PARAMETERS = 1 << 29
 
 
-def read_model(checkpoint: Checkpoint, group_parameters: int = DEFAULT_GROUP_PARAMETERS) -> Model:
+def read_model(
+    checkpoint: Checkpoint,
+    group_parameters: int = DEFAULT_GROUP_PARAMETERS,
+    options: ImageOptions = AS_SUGGESTED,
+) -> Model:
     """The checkpoint as its family understands it, its tensors' shapes checked.
 
-    Decoder layers are grouped up to ``group_parameters`` weights, one layer at least.
+    Decoder layers are grouped up to ``group_parameters`` weights, one layer at least; ``options`` say how frames become
+    images.
 
     Raises:
         CheckpointError: the architecture is not supported, or the checkpoint contradicts itself.
@@ -33,6 +38,6 @@ def read_model(checkpoint: Checkpoint, group_parameters: int = DEFAULT_GROUP_PAR
             f"{checkpoint.name} has the architecture {model_type!r}; supported: {', '.join(FAMILIES)} "
             "(model_type in config.json)"
         )
-    model = FAMILIES[model_type](checkpoint, group_parameters)
+    model = FAMILIES[model_type](checkpoint, group_parameters, options)
     check_parameters(checkpoint, model)
     return model

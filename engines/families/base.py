@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from edge_runtime.bundle.manifest import ModelSpec, PreprocessingSpec, PromptSpec
+from edge_runtime.bundle.manifest import CoordinateSpec, ImageSpec, ModelSpec, PositionSpec, PromptSpec
 from edge_runtime.errors import CheckpointError
+from edge_runtime.reports.report import REGION_STEPS
 from engines.checkpoint import Checkpoint
 from engines.layers.folds import Fold
 from engines.layers.op_lowering import OpLowering
@@ -24,12 +25,22 @@ class Part:
     """A component to be built: which tensors it takes, and how its graph is emitted."""
 
     name: str
-    kind: str  # one of edge_runtime.bundle.manifest.COMPONENT_KINDS
+    role: str  # one of edge_runtime.bundle.manifest.ROLES
     layers: tuple[int, int] | None  # [first, end) of a decoder group
     parameters: Mapping[str, Parameter]  # by the tensor's name in the checkpoint
     emit: Callable[[Graph, OpLowering, TensorSource, Precision], None] | None  # None: an embedding has no graph
-    table_numbers: int = 0  # constants that the graph brings along, at the compute type: rotary tables
     folds: tuple[Fold, ...] = ()  # in an order in which scales can be chosen: what is divided is rounded later
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """What a builder may choose of how frames become images."""
+
+    fit: str | None = None  # one of edge_runtime.bundle.manifest.FITS; None: as the checkpoint's processor suggests
+    frames: tuple[tuple[int, int], ...] = ()  # widths and heights of the cameras' frames; none: any
+
+
+AS_SUGGESTED = ImageOptions()
 
 
 @dataclass(frozen=True)
@@ -47,10 +58,12 @@ class Model:
 
     family: str
     spec: ModelSpec
-    preprocessing: PreprocessingSpec
+    image: ImageSpec
     prompt: PromptSpec
+    positions: PositionSpec
     parts: tuple[Part, ...]
     vision: VisionWork
+    coordinates: CoordinateSpec = field(default=CoordinateSpec(REGION_STEPS))
     image_cache_numbers: int = 0  # keys and values of the image alone, in layers that see nothing else
     only_planned: str = ""  # why it cannot be built
 

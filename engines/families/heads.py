@@ -19,7 +19,7 @@ from engines.quantize.recipe import Precision
 def split_head(part: Part, largest: int | None) -> tuple[Part, ...]:
     """An LM head as parts of at most ``largest`` weights, named in the order of the vocabulary; others as they are."""
     matrices = {name: parameter for name, parameter in part.parameters.items() if parameter.is_matrix}
-    if part.kind != "lm_head" or largest is None or sum(math.prod(p.shape) for p in matrices.values()) <= largest:
+    if part.role != "lm_head" or largest is None or sum(math.prod(p.shape) for p in matrices.values()) <= largest:
         return (part,)
     [(name, matrix)] = matrices.items()
     height = max(largest // math.prod(matrix.shape[1:]), 1)

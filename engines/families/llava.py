@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from edge_runtime.bundle.manifest import ModelSpec, PromptSpec
+from edge_runtime.bundle.manifest import (
+    ImageSpec,
+    ModelSpec,
+    PositionSpec,
+    RotarySpec,
+    prompt_around_image,
+)
 from edge_runtime.errors import CheckpointError
 from edge_runtime.reports.report import ACTIONS, DEFECT_CLASSES, SEVERITIES
 from engines.checkpoint import Checkpoint
-from engines.families.base import Model, Part, Settings, VisionWork
-from engines.families.image_processor import read_preprocessing
+from engines.families.base import ImageOptions, Model, Part, Settings, VisionWork
+from engines.families.image_processor import read_single_image
 from engines.layers.connector import emit_connector
 from engines.layers.decoder import LlamaConfig, emit_llama_group, emit_llama_head
 from engines.layers.folds import Fold, decoder_folds, vit_folds, with_known_vectors
@@ -31,7 +36,7 @@ _INSTRUCTION = (
     f"class ({', '.join(DEFECT_CLASSES)}), severity ({', '.join(SEVERITIES)}), region (x_min, y_min, x_max, y_max in "
     f"hundredths of the image), description, and action ({', '.join(ACTIONS)}). No defect: no findings."
 )
-DEFAULT_PROMPT = PromptSpec(before_image=f"USER: {_INSTRUCTION}\n", after_image="\nASSISTANT:")
+DEFAULT_PROMPT = prompt_around_image(f"USER: {_INSTRUCTION}\n", "\nASSISTANT:")
 
 
 @dataclass(frozen=True)
@@ -59,29 +64,36 @@ class LlavaConfig:
     image_token_id: int
 
 
-def read_llava(checkpoint: Checkpoint, group_parameters: int) -> Model:
+def read_llava(checkpoint: Checkpoint, group_parameters: int, options: ImageOptions) -> Model:
     """A LLaVA checkpoint in any of the layouts that Hugging Face has used, tied embeddings included.
 
     Raises:
         CheckpointError: it is no LLaVA, or one with a part that isn't supported.
     """
     config = read_config(checkpoint.config, checkpoint.generation_config)
-    return llava_model(checkpoint, config, checkpoint.image_processor, group_parameters)
+    vit = config.vit
+    image = read_single_image(checkpoint.image_processor, vit.image_size, vit.num_features, options)
+    return llava_model(checkpoint, config, image, group_parameters)
 
 
 def llava_model(
-    checkpoint: Checkpoint, config: LlavaConfig, image_processor: Mapping[str, Any], group_parameters: int
+    checkpoint: Checkpoint,
+    config: LlavaConfig,
+    image: ImageSpec,
+    group_parameters: int,
+    family: str = "llava",
+    newline: str | None = None,
 ) -> Model:
-    """The model of ``config``, whose images are cut to one tile by ``image_processor``.
+    """The model of ``config`` that sees frames as ``image`` says; ``newline`` is the tensor behind rows of tiles.
 
     Raises:
-        CheckpointError: the checkpoint lacks a part, or the images are not those that the vision encoder takes.
+        CheckpointError: the checkpoint lacks a part.
     """
     layout, tied = _find_layout(checkpoint)
     llama = config.llama
     prompt = checkpoint.prompt
     return Model(
-        family="llava",
+        family=family,
         spec=ModelSpec(
             hidden_size=llama.hidden_size,
             num_layers=llama.num_layers,
@@ -90,15 +102,15 @@ def llava_model(
             head_dim=llama.head_dim,
             vocab_size=llama.vocab_size,
             max_positions=llama.max_positions,
-            num_image_tokens=config.vit.num_features,
             bos_token_id=config.bos_token_id,
             eos_token_ids=config.eos_token_ids,
             image_token_id=config.image_token_id,
         ),
-        preprocessing=read_preprocessing(image_processor, config.vit.image_size),
-        prompt=PromptSpec(prompt["before_image"], prompt["after_image"]) if prompt else DEFAULT_PROMPT,
-        parts=_parts(checkpoint, config, layout, tied, group_parameters),
-        vision=vision_work(config.vit, tiles=1),
+        image=image,
+        prompt=prompt_around_image(prompt["before_image"], prompt["after_image"]) if prompt else DEFAULT_PROMPT,
+        positions=PositionSpec("sequential", RotarySpec(llama.rope_theta, llama.head_dim)),
+        parts=_parts(checkpoint, config, layout, tied, group_parameters, newline),
+        vision=vision_work(config.vit, image.max_tensors),
     )
 
 
@@ -199,7 +211,12 @@ def _find_layout(checkpoint: Checkpoint) -> tuple[Layout, bool]:
 
 
 def _parts(
-    checkpoint: Checkpoint, config: LlavaConfig, layout: Layout, tied: bool, group_parameters: int
+    checkpoint: Checkpoint,
+    config: LlavaConfig,
+    layout: Layout,
+    tied: bool,
+    group_parameters: int,
+    newline: str | None,
 ) -> tuple[Part, ...]:
     vit, llama = config.vit, config.llama
     head = f"{layout.decoder}embed_tokens" if tied else f"{layout.head}lm_head"
@@ -215,7 +232,6 @@ def _parts(
             lambda graph, lowering, source, precision: emit_llama_group(
                 graph, lowering, Weights(source, precision, layout.decoder), llama, layers
             ),
-            table_numbers=llama.max_positions * llama.head_dim,  # cosines and sines
             folds=with_known_vectors(decoder_folds(llama, layout.decoder, layers), checkpoint),
         )
 
@@ -234,11 +250,15 @@ def _parts(
             "connector",
             "connector",
             None,
-            _connector_parameters(config, layout.connector),
+            {
+                **_connector_parameters(config, layout.connector),
+                **({newline: Parameter((llama.hidden_size,))} if newline else {}),
+            },
             lambda graph, lowering, source, precision: emit_connector(
                 graph,
                 lowering,
                 Weights(source, precision, layout.connector),
+                newline=Weights(source, precision).vector(newline) if newline else None,
                 rows=vit.num_features,
                 width_in=vit.hidden_size,
                 width_out=llama.hidden_size,

@@ -1,4 +1,4 @@
-"""LLaVA 1.6 (LLaVA-NeXT): LLaVA's parts, over an image in tiles; plans it, and cannot emit it yet."""
+"""LLaVA 1.6 (LLaVA-NeXT): LLaVA's parts, over an overview and tiles of the frame."""
 
 from __future__ import annotations
 
@@ -6,33 +6,59 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from edge_runtime.bundle.manifest import PixelSpec, TiledImage
 from edge_runtime.errors import CheckpointError
+from edge_runtime.vision.image_processors import tiled_tokens
 from engines.checkpoint import Checkpoint
-from engines.families.base import Model, Part, Settings
-from engines.families.llava import LlavaConfig, llava_model, read_config, vision_work
-from engines.layers.parameters import Parameter
+from engines.families.base import ImageOptions, Model, Settings
+from engines.families.image_processor import read_pixels
+from engines.families.llava import LlavaConfig, llava_model, read_config
 
-_WHY_NOT = "images in tiles are not preprocessed onboard yet"
+_LARGEST_FRAME = 65536  # pixels a side
 
 
-def read_llava_next(checkpoint: Checkpoint, group_parameters: int) -> Model:
-    """A LLaVA 1.6 checkpoint over Mistral or LLaMA, with the most tiles and tokens that an image can have.
+def read_llava_next(checkpoint: Checkpoint, group_parameters: int, options: ImageOptions) -> Model:
+    """A LLaVA 1.6 checkpoint over Mistral or LLaMA, for the frames of ``options``, or any.
 
     Raises:
         CheckpointError: it is none, or has a part that isn't supported.
     """
+    if options.fit is not None:
+        raise CheckpointError(
+            f"{checkpoint.name} looks at a frame in tiles, which are fitted in one way only; leave --fit out"
+        )
     config = read_next_config(checkpoint.config, checkpoint.generation_config)
-    tiles, num_image_tokens = _largest_grid(checkpoint.config, config)
-    image_processor = {**checkpoint.image_processor, "do_pad": False}  # of the tiles, to the grid's shape
-    model = llava_model(checkpoint, config, image_processor, group_parameters)
-    return replace(
-        model,
-        family="llava_next",
-        spec=replace(model.spec, num_image_tokens=num_image_tokens),
-        parts=tuple(_with_newline(part, checkpoint, model.spec.hidden_size) for part in model.parts),
-        vision=vision_work(config.vit, tiles),
-        only_planned=_WHY_NOT,
+    newlines = [name for name in checkpoint if name.endswith("image_newline")]
+    if len(newlines) != 1:
+        raise CheckpointError(f"{checkpoint.name} holds {len(newlines)} tensors image_newline, expected one")
+    image = tiled_image(checkpoint, config, options)
+    return llava_model(checkpoint, config, image, group_parameters, "llava_next", newlines[0])
+
+
+def tiled_image(checkpoint: Checkpoint, config: LlavaConfig, options: ImageOptions) -> TiledImage:
+    """How frames become tiles, and how many tokens they take at most.
+
+    Raises:
+        CheckpointError: the image processor or the grids are malformed, or a frame is too large.
+    """
+    side = config.vit.image_size
+    pixels = read_pixels(Settings(checkpoint.image_processor, "the image processor"), side, side)
+    image = TiledImage(
+        kind="tiles",
+        pixels=pixels,
+        grids=_read_grids(checkpoint.config, pixels),
+        overview="first",
+        fill=(0, 0, 0),
+        tile_tokens=(config.vit.grid, config.vit.grid),
+        frames=options.frames,
+        max_tokens=2**20 - 1,
     )
+    # Of any frame, a grid's own shape takes most of its tokens, as nothing of it is padding.
+    shapes = [(rows * side, columns * side) for rows, columns in image.grids]
+    sizes = [(height, width) for width, height in options.frames] or shapes
+    if too_large := [size for size in sizes if max(size) > _LARGEST_FRAME]:
+        raise CheckpointError(f"a frame of {too_large[0][1]}x{too_large[0][0]} is larger than any camera's")
+    return replace(image, max_tokens=max(tiled_tokens(image, *size) for size in sizes))
 
 
 def read_next_config(values: Mapping[str, Any], generation: Mapping[str, Any]) -> LlavaConfig:
@@ -47,32 +73,19 @@ def read_next_config(values: Mapping[str, Any], generation: Mapping[str, Any]) -
         raise CheckpointError(
             f"{text.where}: sliding_window is {text.values['sliding_window']!r}; supported: null, to see everything"
         )
+    Settings(values).choice("vision_feature_select_strategy", "default", ("default",))
     return read_config({**values, "text_config": {**text.values, "model_type": "llama"}}, generation)
 
 
-def _largest_grid(values: Mapping[str, Any], config: LlavaConfig) -> tuple[int, int]:
-    """The tiles of the image that has most tokens, with the one that shows it whole, and how many tokens.
-
-    Tokens: LlavaNextProcessor in transformers; every row of patches of the grid ends with a newline's.
-    """
-    side, patch = config.vit.image_size, config.vit.patch_size
-    grids = values.get("image_grid_pinpoints")
+def _read_grids(values: Mapping[str, Any], pixels: PixelSpec) -> tuple[tuple[int, int], ...]:
+    """Rows and columns of tiles, of the sizes (height, width) that the settings list."""
+    grids, side = values.get("image_grid_pinpoints"), pixels.height
     if not isinstance(grids, list) or not grids or not all(_is_grid(grid, side) for grid in grids):
         raise CheckpointError(
             f"config.json: image_grid_pinpoints is {grids!r}; expected a list of sizes in multiples of {side} pixels"
         )
-    tokens, tiles = max(
-        (height // patch * (width // patch + 1), height // side * (width // side)) for height, width in grids
-    )
-    return tiles + 1, tokens + (side // patch) ** 2
+    return tuple((height // side, width // side) for height, width in grids)
 
 
 def _is_grid(grid: object, side: int) -> bool:
     return isinstance(grid, list) and len(grid) == 2 and all(type(n) is int and n > 0 and n % side == 0 for n in grid)
-
-
-def _with_newline(part: Part, checkpoint: Checkpoint, width: int) -> Part:
-    if part.kind != "connector":
-        return part
-    name = next((name for name in checkpoint if name.endswith("image_newline")), "image_newline")
-    return replace(part, parameters={**part.parameters, name: Parameter((width,))})

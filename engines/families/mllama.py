@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edge_runtime.bundle.manifest import ModelSpec, PreprocessingSpec
+from edge_runtime.bundle.manifest import ModelSpec, PixelSpec, PositionSpec, RotarySpec, SingleImage
 from edge_runtime.errors import CheckpointError
 from engines.checkpoint import Checkpoint
-from engines.families.base import Model, Part, Settings, VisionWork
+from engines.families.base import ImageOptions, Model, Part, Settings, VisionWork
 from engines.families.llava import DEFAULT_PROMPT, token_ids
 from engines.layers.decoder import LlamaConfig
 from engines.layers.op_lowering import OpLowering
@@ -49,7 +49,7 @@ class MllamaConfig:
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
-def read_mllama(checkpoint: Checkpoint, group_parameters: int) -> Model:
+def read_mllama(checkpoint: Checkpoint, group_parameters: int, options: ImageOptions) -> Model:
     """A Llama 3.2 Vision checkpoint, with the most tiles that an image can have.
 
     Raises:
@@ -69,21 +69,26 @@ def read_mllama(checkpoint: Checkpoint, group_parameters: int) -> Model:
             head_dim=llama.head_dim,
             vocab_size=llama.vocab_size,
             max_positions=llama.max_positions,
-            num_image_tokens=1,
             bos_token_id=config.bos_token_id,
             eos_token_ids=config.eos_token_ids,
             image_token_id=config.image_token_id,
         ),
-        preprocessing=PreprocessingSpec(
-            height=config.image_size,
-            width=config.image_size,
-            resize="exact",
+        image=SingleImage(
+            kind="single",
+            pixels=PixelSpec(
+                height=config.image_size,
+                width=config.image_size,
+                resample=2,
+                rescale_factor=1 / 255,
+                mean=(0.48145466, 0.4578275, 0.40821073),
+                std=(0.26862954, 0.26130258, 0.27577711),
+            ),
+            fit="squeeze",
             shortest_edge=None,
-            resample=2,
-            rescale_factor=1 / 255,
-            mean=(0.48145466, 0.4578275, 0.40821073),
-            std=(0.26862954, 0.26130258, 0.27577711),
+            fill=(0, 0, 0),
+            tokens=1,
         ),
+        positions=PositionSpec("sequential", RotarySpec(llama.rope_theta, llama.head_dim)),
         prompt=DEFAULT_PROMPT,
         parts=_parts(checkpoint, config, group_parameters),
         vision=VisionWork(

@@ -54,10 +54,42 @@ def _llava_16(text_config: dict[str, Any]) -> dict[str, Any]:
     return {**_llava_15(4096, 14336, 32, 32), **model}
 
 
+# Small, and awkward on purpose: widths that differ, grouped queries, an inner width of 3 x 64, an odd patch.
+_TINY: dict[str, Any] = {
+    "model_type": "llava",
+    "image_token_index": 300,
+    "vision_config": {
+        "model_type": "clip_vision_model",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "image_size": 56,
+        "patch_size": 14,
+        "hidden_act": "quick_gelu",
+    },
+    "text_config": {
+        "model_type": "llama",
+        "hidden_size": 128,
+        "intermediate_size": 192,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 5000.0,
+        "vocab_size": 512,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    "image_seq_length": 16,
+    "vision_feature_layer": -2,
+    "vision_feature_select_strategy": "default",
+}
+
 SYNTHETIC_CONFIGS: Mapping[str, dict[str, Any]] = {
     "llava-1.5-7b": _llava_15(4096, 11008, 32, 32),
     "llava-1.5-13b": _llava_15(5120, 13824, 40, 40),
-    # The next two can be planned, and not built.
     "llava-1.6-mistral-7b": _llava_16(
         {
             "model_type": "mistral",
@@ -70,43 +102,28 @@ SYNTHETIC_CONFIGS: Mapping[str, dict[str, Any]] = {
             "vocab_size": 32064,
         }
     ),
+    "llava-1.6-vicuna-7b": _llava_16(
+        {
+            "model_type": "llama",
+            "intermediate_size": 11008,
+            "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-5,
+            "vocab_size": 32064,
+        }
+    ),
+    # This one can be planned, and not built.
     "llama-3.2-vision-11b": {
         "model_type": "mllama",
         "image_token_index": 128255,  # the real one is 128256, beyond the vocabulary of its head
         "text_config": {"model_type": "mllama_text_model", "bos_token_id": 1, "eos_token_id": 2},
         "vision_config": {"model_type": "mllama_vision_model", "image_size": 560},
     },
-    # Small, and awkward on purpose: widths that differ, grouped queries, an inner width of 3 x 64, an odd patch.
-    "tiny-llava": {
-        "model_type": "llava",
-        "image_token_index": 300,
-        "vision_config": {
-            "model_type": "clip_vision_model",
-            "hidden_size": 64,
-            "intermediate_size": 96,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "image_size": 56,
-            "patch_size": 14,
-            "hidden_act": "quick_gelu",
-        },
-        "text_config": {
-            "model_type": "llama",
-            "hidden_size": 128,
-            "intermediate_size": 192,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 1024,
-            "rms_norm_eps": 1e-5,
-            "rope_theta": 5000.0,
-            "vocab_size": 512,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-        },
-        "image_seq_length": 16,
-        "vision_feature_layer": -2,
-        "vision_feature_select_strategy": "default",
+    "tiny-llava": _TINY,
+    "tiny-llava-next": {
+        **_TINY,
+        "model_type": "llava_next",
+        "image_grid_pinpoints": [[56, 112], [112, 56], [112, 112], [168, 56], [56, 168]],
+        "text_config": {**_TINY["text_config"], "model_type": "mistral", "sliding_window": None},
     },
 }
 

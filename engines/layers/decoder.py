@@ -92,8 +92,4 @@ def _last_row(graph: Graph, x: str) -> str:
 
 
 def _attention_sizes(config: LlamaConfig) -> CausalAttention:
-    """Rotary tables as in RoFormer (Su et al. 2021, section 3.2.2), halves side by side as in LLaMA."""
-    frequencies = config.rope_theta ** -(np.arange(0, config.head_dim, 2) / config.head_dim)
-    angles = np.outer(np.arange(config.max_positions), frequencies)  # (positions, head_dim / 2)
-    cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-    return CausalAttention(config.num_heads, config.num_kv_heads, config.head_dim, cos, sin)
+    return CausalAttention(config.num_heads, config.num_kv_heads, config.head_dim)

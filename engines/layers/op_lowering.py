@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from engines.layers.weights import Linear
@@ -14,13 +13,11 @@ from engines.onnx.builder import Graph
 
 @dataclass(frozen=True)
 class CausalAttention:
-    """The sizes of one decoder layer's attention; ``cos`` and ``sin`` are float32 (positions, head_dim / 2)."""
+    """The sizes of one decoder layer's attention."""
 
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    cos: NDArray[np.float32]
-    sin: NDArray[np.float32]
 
 
 class OpLowering(Protocol):

@@ -26,9 +26,14 @@ class VitConfig:
     keep_class_token: bool
 
     @property
+    def grid(self) -> int:
+        """Patches along a side."""
+        return self.image_size // self.patch_size
+
+    @property
     def num_features(self) -> int:
         """Rows that the encoder puts out."""
-        return (self.image_size // self.patch_size) ** 2 + self.keep_class_token
+        return self.grid**2 + self.keep_class_token
 
 
 def emit_vit(graph: Graph, lowering: OpLowering, weights: Weights, config: VitConfig) -> None:

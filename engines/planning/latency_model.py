@@ -51,7 +51,7 @@ class Prediction:
 def predict(plan: BundlePlan, device: Device) -> Prediction:
     """Predict the time of a report of ``REPORT_TOKENS`` tokens, at the rates that the device is known to reach."""
     model, vision = plan.model.spec, plan.model.vision
-    rows = model.num_image_tokens + _TEXT_TOKENS
+    rows = plan.model.image.max_tokens + _TEXT_TOKENS
     attention = 4 * rows**2 * model.num_heads * model.head_dim * model.num_layers
     cached = plan.memory_plan.item("kv_cache").planned_bytes * (rows + REPORT_TOKENS / 2) / plan.context_tokens
     read = sum(plan.memory_plan.item(kind).planned_bytes for kind in ("decoder", "lm_head")) + cached
@@ -67,7 +67,7 @@ def _compute_s(plan: BundlePlan, device: Device, kinds: Set[str], rows: int, att
     """Seconds for the components of ``kinds`` to take ``rows`` rows; attention is computed like float16."""
     seconds = attention_operations / device.operations_per_s["float16"]
     for part, component in zip(plan.parts, plan.manifest.components, strict=True):
-        if part.kind in kinds:
+        if part.role in kinds:
             numbers = sum(math.prod(p.shape) for p in part.parameters.values() if p.is_matrix)
             seconds += 2 * rows * numbers / device.operations_per_s[component.precision]
     return seconds / device.operations_share

@@ -8,14 +8,15 @@ from fnmatch import fnmatchcase
 
 from tokenizers import Tokenizer
 
-from edge_runtime.bundle.manifest import SCHEMA_VERSION, Component, FileEntry, Hashes, Manifest, TensorSpec
+from edge_runtime.bundle.manifest import SCHEMA_VERSION, Component, FileEntry, Hashes, LayerState, Manifest, TensorSpec
 from edge_runtime.errors import CheckpointError, EdgeRuntimeError, RecipeError
 from edge_runtime.language.tokenizer import PromptTokens, prompt_tokens
 from edge_runtime.memory.footprint import FOOTPRINTS
 from edge_runtime.memory.plan import MemoryPlan, MemoryPlanItem, plan_memory
+from edge_runtime.reports.schema import SCHEMA_NAME, schema_to_json
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS, read_model
-from engines.families.base import Model, Part
+from engines.families.base import AS_SUGGESTED, ImageOptions, Model, Part
 from engines.families.heads import split_head
 from engines.quantize.recipe import COMPUTED, PrecisionPlan, stack_of
 from engines.targets import target_kind
@@ -34,6 +35,7 @@ class BundlePlan:
     manifest: Manifest  # with the sizes that files will have, and no hashes
     memory_plan: MemoryPlan  # what the runtime will hold
     context_tokens: int  # of prompt, image and answer
+    image: ImageOptions  # what was chosen of how frames become images
 
     @property
     def disk_bytes(self) -> int:
@@ -47,6 +49,7 @@ def plan_bundle(
     target: str,
     context: int | None = None,
     group_parameters: int = DEFAULT_GROUP_PARAMETERS,
+    image: ImageOptions = AS_SUGGESTED,
 ) -> BundlePlan:
     """Plan every component at its precision, and the memory that a cache of ``context`` tokens takes with them.
 
@@ -61,7 +64,7 @@ def plan_bundle(
             f"the recipe {precisions.recipe} asks for {lack}, which {target} has not; choose another recipe, or build "
             "for onnxruntime"
         )
-    model = read_model(checkpoint, group_parameters)
+    model = read_model(checkpoint, group_parameters, image)
     parts = tuple(piece for part in model.parts for piece in split_head(part, kind.head_parameters))
     _check_patterns(precisions, parts)
     if context is not None:
@@ -69,21 +72,26 @@ def plan_bundle(
     context_tokens = context or min(max(_CONTEXT, shortest_context(model)), model.spec.max_positions)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
+        task="generate",
         name=checkpoint.name,
         family=model.family,
         target=target,
         recipe=precisions.recipe,
         model=model.spec,
-        preprocessing=model.preprocessing,
+        image=model.image,
         prompt=model.prompt,
+        coordinates=model.coordinates,
+        positions=model.positions,
+        state=(LayerState("self"),) * model.spec.num_layers,
         components=tuple(_planned_component(part, precisions, kind, model) for part in parts),
         tokenizer=FileEntry("tokenizer.json", "", len(checkpoint.tokenizer_json)),
+        report_schema=FileEntry(SCHEMA_NAME, "", len(schema_to_json(model.coordinates.steps))),
         memory_plan={},
         build={"step_tokens": min(shortest_context(model), context_tokens)},  # no step is longer
-        hashes=Hashes(checkpoint=None, recipe=precisions.sha256, calibration=None),
+        hashes=Hashes(checkpoint=None, calibration=None),
         fidelity=None,
     )
-    return BundlePlan(model, parts, manifest, _plan_memory(manifest, model, context_tokens), context_tokens)
+    return BundlePlan(model, parts, manifest, _plan_memory(manifest, model, context_tokens), context_tokens, image)
 
 
 def prompt_of(checkpoint: Checkpoint, model: Model) -> PromptTokens:
@@ -112,7 +120,7 @@ def _check_context(checkpoint: Checkpoint, model: Model, context: int) -> None:
     if context >= shortest_context(model):
         return
     prompt = prompt_of(checkpoint, model)
-    text_tokens, image_tokens = len(prompt.before_image) + len(prompt.after_image), model.spec.num_image_tokens
+    text_tokens, image_tokens = len(prompt.before_image) + len(prompt.after_image), model.image.max_tokens
     if context <= text_tokens + image_tokens:
         raise RecipeError(
             f"a context of {context} tokens leaves no room for an answer: the prompt takes {text_tokens}, and the "
@@ -122,7 +130,7 @@ def _check_context(checkpoint: Checkpoint, model: Model, context: int) -> None:
 
 def shortest_context(model: Model) -> int:
     """Tokens that leave room for the prompt, an image and a report's usual length."""
-    return min(model.spec.num_image_tokens + _TEXT, model.spec.max_positions)
+    return min(model.image.max_tokens + _TEXT, model.spec.max_positions)
 
 
 def _plan_memory(manifest: Manifest, model: Model, context_tokens: int) -> MemoryPlan:
@@ -136,7 +144,7 @@ def _plan_memory(manifest: Manifest, model: Model, context_tokens: int) -> Memor
 
 def _check_patterns(precisions: PrecisionPlan, parts: Sequence[Part]) -> None:
     for component, precision in precisions.components.items():
-        mine = [part for part in parts if part.kind == component]
+        mine = [part for part in parts if part.role == component]
         matrices = [name.removesuffix(".weight") for part in mine for name, p in part.parameters.items() if p.is_matrix]
         names = [*map(stack_of, matrices), *(name for part in mine for name in names_of_products(part))]
         for pattern, _ in precision.exceptions:
@@ -148,13 +156,13 @@ def _check_patterns(precisions: PrecisionPlan, parts: Sequence[Part]) -> None:
 
 
 def _planned_component(part: Part, precisions: PrecisionPlan, kind: TargetKind, model: Model) -> Component:
-    precision = precisions.components[part.kind]
+    precision = precisions.components[part.role]
     files = (FileEntry(part.name, "", kind.planned_bytes(part, precision)),)
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
-    if part.kind == "vision_encoder":
+    if part.role == "vision_encoder":
         outputs = (TensorSpec("features", "float32", (1, *model.vision.at_a_time)),)
-    if part.kind == "decoder":
+    if part.role == "decoder":
         cache_dtype = kind.cache_dtype(model.spec.head_dim) if precisions.kv_cache == COMPUTED else precisions.kv_cache
         inputs = (TensorSpec("past_key", cache_dtype, ()),)
     return component_of(part, precision, files, inputs, outputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 
 from edge_runtime.memory.plan import MemoryPlan, format_bytes
+from edge_runtime.vision.image_processors import describe_image
 from engines.checkpoint import Checkpoint
 from engines.planning.devices import Device
 from engines.planning.latency_model import Prediction, predict
@@ -42,7 +43,13 @@ class Outlook:
         lines = [f"{plan.manifest.name}, {plan.manifest.recipe}, {plan.manifest.target}, {plan.context_tokens} tokens"]
         if plan.model.only_planned:
             lines += [f"it can be planned, and not built: {plan.model.only_planned}"]
-        lines += ["", self.memory_plan.table(), "", f"on disk: {format_bytes(plan.disk_bytes)}"]
+        lines += [
+            describe_image(plan.model.image),
+            "",
+            self.memory_plan.table(),
+            "",
+            f"on disk: {format_bytes(plan.disk_bytes)}",
+        ]
         if self.device:
             memory, reserve = format_bytes(self.device.memory_bytes), format_bytes(self.device.reserve_bytes)
             lines += [f"{self.device.name}: {self.device.summary}; {memory}, of which the system keeps {reserve}"]
@@ -67,6 +74,7 @@ class Outlook:
             "budget_bytes": self.memory_plan.budget_bytes,
             "fits": self.fits,
             "memory_plan": {item.name: item.planned_bytes for item in self.memory_plan.items},
+            "image": describe_image(plan.model.image),
             "device": asdict(device) if device else None,
             "changes": [{**asdict(change), "fits": change.fits} for change in self.changes],
             "prediction": prediction.as_json() if prediction else None,

@@ -46,7 +46,7 @@ def changes_towards(
 
     def changes(recipe: PrecisionPlan, options: str) -> Iterator[Change]:
         def needed(context: int) -> int:
-            return plan_bundle(checkpoint, recipe, target, context).memory_plan.planned_bytes
+            return plan_bundle(checkpoint, recipe, target, context, image=plan.image).memory_plan.planned_bytes
 
         whole, caution = needed(plan.context_tokens), _caution(recipe)
         if options and whole >= plan.memory_plan.planned_bytes:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from edge_runtime.bundle.manifest import COMPONENT_KINDS
+from edge_runtime.bundle.manifest import ROLES
 from edge_runtime.errors import RecipeError
 from engines.onnx.tensors import PRODUCTS
 from engines.quantize import CALIBRATED, QUANTIZERS
@@ -166,10 +166,10 @@ def load_recipe(recipe: str) -> PrecisionPlan:
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not YAML: {error}") from error
     components = document.get("components") if isinstance(document, dict) else None
-    if not isinstance(components, dict) or set(components) != set(COMPONENT_KINDS):
+    if not isinstance(components, dict) or set(components) != set(ROLES):
         found = ", ".join(map(str, components)) if isinstance(components, dict) else "none"
-        raise RecipeError(f"{path} names the components {found}; expected {', '.join(COMPONENT_KINDS)}")
-    plan = {kind: _precision_from_yaml(f"{path}: {kind}", kind, components[kind]) for kind in COMPONENT_KINDS}
+        raise RecipeError(f"{path} names the components {found}; expected {', '.join(ROLES)}")
+    plan = {kind: _precision_from_yaml(f"{path}: {kind}", kind, components[kind]) for kind in ROLES}
     retention = document.get("retention")
     if retention is not None and not (isinstance(retention, float) and 0 < retention <= 1):
         raise RecipeError(f"{path} has retention {retention!r}; expected the share of macro-F1 to be kept, as 0.99")

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edge_runtime.bundle.manifest import PreprocessingSpec
+from edge_runtime.bundle.manifest import PixelSpec
 from edge_runtime.cli.exit_codes import exit_code
-from edge_runtime.vision.resampling import pixels_from_frame
+from edge_runtime.vision.image_processors import squeeze
 from engines.calibration.classifier import IMAGENET_MEAN, IMAGENET_STD
 from engines.reference.training.classification import CLASSES, labelled_scenes
 
@@ -26,7 +26,7 @@ SIZE = 96
 WIDTHS = (16, 32, 64)
 BLOCKS = 2  # of each width
 _SMOOTHING = 0.05
-_BYTES = PreprocessingSpec(SIZE, SIZE, "exact", None, 2, 1.0, (0.0,) * 3, (1.0,) * 3)  # as the builder will resize
+_BYTES = PixelSpec(SIZE, SIZE, 2, 1.0, (0.0,) * 3, (1.0,) * 3)  # as the builder will resize
 
 
 class Block(nn.Module):  # type: ignore[misc]
@@ -99,7 +99,7 @@ def training_set(scenes: int) -> tuple[Tensor, Tensor]:
     """Images uint8 (scenes, 3, 96, 96), RGB, and classes (scenes,)."""
     images, classes = np.empty((scenes, 3, SIZE, SIZE), np.uint8), np.empty(scenes, np.int64)
     for index, (frame, label) in enumerate(labelled_scenes(range(scenes))):
-        images[index], classes[index] = pixels_from_frame(frame, _BYTES)[0], label
+        images[index], classes[index] = squeeze(frame, _BYTES)[0], label
     return torch.from_numpy(images), torch.from_numpy(classes)
 
 

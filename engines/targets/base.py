@@ -77,10 +77,9 @@ def stored_bytes(
     part: Part,
     precision: Precision,
     matrix_bytes: Callable[[Precision, int, int], int] = Precision.matrix_bytes,
-    number_bytes: int = 4,
 ) -> int:
-    """Bytes of a component's tensors at a precision, and of its graph's own tables; without any code around them."""
-    return number_bytes * part.table_numbers + sum(
+    """Bytes of a component's tensors at a precision, without any code around them."""
+    return sum(
         matrix_bytes(precision.of(name.removesuffix(".weight")), p.shape[0], math.prod(p.shape[1:]))
         if p.is_matrix
         else 2 * math.prod(p.shape)
@@ -116,7 +115,7 @@ class TargetKind:
 def names_of_products(part: Part) -> list[str]:
     """What recipes call the products of an encoder's attentions, one a layer: after the matrices before them."""
     queries = "q_proj.weight"
-    is_encoder = part.kind == "vision_encoder"
+    is_encoder = part.role == "vision_encoder"
     return [name.removesuffix(queries) + PRODUCTS for name in part.parameters if is_encoder and name.endswith(queries)]
 
 
@@ -153,7 +152,7 @@ def component_of(
     products = map(precision.of_products, names_of_products(part))
     return Component(
         name=part.name,
-        kind=part.kind,
+        role=part.role,
         layers=part.layers,
         precision=coarsest.dtype,
         block_size=block_size or coarsest.block_size,

@@ -56,7 +56,7 @@ class OnnxRuntimeTarget:
             part.emit(graph, self._lowering, source, precision)
             files = graph.save()
         inputs, outputs = tuple(graph.inputs), tuple(graph.outputs)
-        has_int8_cache = part.kind == "decoder" and self._kv_cache == "int8"
+        has_int8_cache = part.role == "decoder" and self._kv_cache == "int8"
         if calibration and (has_int8_cache or precision.int8):
             runner, emitted = calibration.runner, keep_emitted(path)
             model = load_graph(emitted)

@@ -85,7 +85,7 @@ class TensorRTTarget:
                 graph.save()
             nodes, configure = self._calibrate(path, precision, calibration, stack) if calibration else ((), None)
             profiles = profiles_of(
-                part.kind, precision, graph.inputs, self._options, shares_weights=self._shares_weights
+                part.role, precision, graph.inputs, self._options, shares_weights=self._shares_weights
             )
             entry = self._compiler.compile(path, directory / f"{part.name}.engine", profiles, configure)
         return component_of(part, precision, (entry,), tuple(graph.inputs), tuple(graph.outputs), float32_nodes=nodes)

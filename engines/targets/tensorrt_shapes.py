@@ -36,7 +36,7 @@ def profiles_of(
     }.get(kind, [])
     return [
         {
-            spec.name: _ranges(spec, {"T": tokens, "C": (1, min(cached, context), context)})
+            spec.name: _ranges(spec, {"T": tokens, "C": (1, min(cached, context), context), "P": (1, context, context)})
             for spec in inputs
             if any(isinstance(size, str) for size in spec.shape)
         }
@@ -48,10 +48,10 @@ def planned_bytes(part: Part, precision: Precision, *, shares_weights: bool) -> 
     """What an engine will weigh: its tensors, and the code that TensorRT puts around them, once a profile."""
     if part.emit is None:
         return stored_bytes(part, precision)
-    base_bytes, bytes_per_matrix = _CODE_BYTES[part.kind]
+    base_bytes, bytes_per_matrix = _CODE_BYTES[part.role]
     matrices = sum(parameter.is_matrix for parameter in part.parameters.values())
-    profiles = _count_of_profiles(part.kind, precision, shares_weights)
-    return stored_bytes(part, precision, _matrix_bytes, 2) + profiles * (base_bytes + bytes_per_matrix * matrices)
+    profiles = _count_of_profiles(part.role, precision, shares_weights)
+    return stored_bytes(part, precision, _matrix_bytes) + profiles * (base_bytes + bytes_per_matrix * matrices)
 
 
 def _count_of_profiles(kind: str, precision: Precision, shares_weights: bool) -> int:

@@ -24,7 +24,7 @@ CALIBRATE = """
 
     folder = Path(tempfile.mkdtemp())
     graph, cache = save(two_layers(), folder / "graph.onnx"), folder / "graph.cache"
-    with open_runner(open_images("rendered:1"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as walk:
+    with open_runner(open_images("rendered:1"), MODEL.image, MODEL.positions, PROMPT, TinyEmbedding()) as walk:
         with EntropyCalibrator(walk, graph, cache) as first:
             found = first.read_calibration_cache()
             first.write_calibration_cache(memoryview(b"TRT-100300-EntropyCalibration2\\nx: 3c009976\\n"))

@@ -23,11 +23,8 @@ from edge_runtime.errors import (
     BundleTargetError,
     BundleVersionError,
 )
-
-
-def edit(bundle: Path, **changes: Any) -> None:
-    manifest = json.loads((bundle / "bundle.json").read_text())
-    (bundle / "bundle.json").write_text(json.dumps({**manifest, **changes}))
+from edge_runtime.reports.schema import load_schema
+from tests.manifests import edit, sealed
 
 
 def flip_a_bit(file: Path) -> None:
@@ -95,7 +92,7 @@ def test_a_flipped_bit_is_found_by_hash_at_open(bundle_copy: Path) -> None:
 
 
 def test_a_newer_schema_is_refused_with_the_upgrade_command(bundle_copy: Path) -> None:
-    edit(bundle_copy, schema_version=2)
+    edit(bundle_copy, schema_version=3)
     with pytest.raises(BundleVersionError, match="pip install --upgrade"):
         load_bundle(bundle_copy)
 
@@ -103,6 +100,56 @@ def test_a_newer_schema_is_refused_with_the_upgrade_command(bundle_copy: Path) -
 def test_a_newer_schema_is_recognised_whatever_else_it_holds() -> None:
     with pytest.raises(BundleVersionError):
         manifest_from_json('{"schema_version": 7, "components": "elsewhere"}')
+
+
+def test_an_older_schema_is_refused_with_the_command_that_builds_it_anew(bundle_copy: Path) -> None:
+    edit(bundle_copy, schema_version=1)
+    with pytest.raises(BundleVersionError, match="edge-engines build CHECKPOINT"):
+        load_bundle(bundle_copy)
+
+
+def test_a_manifest_that_was_edited_by_hand_is_refused(bundle_copy: Path) -> None:
+    path = bundle_copy / "bundle.json"
+    path.write_text(path.read_text().replace('"rescale_factor": 0.00392', '"rescale_factor": 0.10392'))
+    with pytest.raises(BundleCorruptError, match="was altered"):
+        load_bundle(bundle_copy)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        (("task",), "sing", "task is 'sing', and this runtime does generate"),
+        (("image", "kind"), "mosaic", "image.kind is 'mosaic', expected single or tiles"),
+        (("image", "fit"), "stretch", "image.fit is 'stretch', expected letterbox, squeeze, crop"),
+        (("image", "fill"), [0, 0, 256], "image.fill is no colour"),
+        (("image", "pixels", "rescale_factor"), -1.0, "rescale_factor is -1.0, expected a positive number"),
+        (("image", "pixels", "resample"), 7, "resample is 7"),
+        (("prompt", "segments"), [{"text": "no image"}], "prompt has 0 images"),
+        (("coordinates", "steps"), 0, "coordinates.steps is 0"),
+        (("positions", "kind"), "spiral", "positions.kind"),
+        (("positions", "rotary", "scaling"), "yarn", "positions.rotary.scaling is 'yarn'"),
+        (("positions", "rotary", "dim"), 7, "positions.rotary.dim is 7"),
+        (("state",), [], "state says what 0 layers keep"),
+    ],
+)
+def test_a_record_that_no_builder_writes_is_named(
+    tiny_bundle: Path, place: tuple[str, ...], value: Any, says: str
+) -> None:
+    manifest = json.loads((tiny_bundle / "bundle.json").read_text())
+    inner = manifest
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    with pytest.raises(BundleCorruptError, match=re.escape(says)):
+        manifest_from_json(sealed(manifest))
+
+
+def test_a_schema_of_other_reports_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    schema = json.loads((tiny_bundle / "schema.json").read_text())
+    schema["properties"]["findings"]["maxItems"] = 3
+    (tmp_path / "schema.json").write_text(json.dumps(schema))
+    with pytest.raises(BundleVersionError, match="other reports"):
+        load_schema(tmp_path / "schema.json", 100)
 
 
 def test_a_bundle_for_another_engine_is_refused_with_the_rebuild_command(bundle_copy: Path) -> None:
@@ -143,20 +190,20 @@ def test_a_manifest_cannot_name_files_outside_its_bundle(tiny_bundle: Path, path
     manifest = json.loads((tiny_bundle / "bundle.json").read_text())
     manifest["tokenizer"]["path"] = path
     with pytest.raises(BundleCorruptError, match="not inside the bundle"):
-        manifest_from_json(json.dumps(manifest))
+        manifest_from_json(sealed(manifest))
 
 
 def test_a_layer_that_no_decoder_holds_is_noticed(tiny_bundle: Path) -> None:
     manifest = json.loads((tiny_bundle / "bundle.json").read_text())
     manifest["model"]["num_layers"] += 1
     with pytest.raises(BundleCorruptError, match="the decoders cover"):
-        manifest_from_json(json.dumps(manifest))
+        manifest_from_json(sealed(manifest))
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda manifest: manifest["preprocessing"].update(height=7), "vision encoder sees"),
+        (lambda manifest: manifest["image"]["pixels"].update(height=7), "vision encoder sees"),
         (lambda manifest: manifest["components"][0].update(inputs=[]), "no inputs"),
         (lambda manifest: manifest["components"][0]["outputs"][0].update(dtype="float99"), "unknown type"),
     ],
@@ -168,14 +215,13 @@ def test_tensors_that_do_not_fit_are_noticed(
     manifest = json.loads((tiny_bundle / "bundle.json").read_text())
     change(manifest)
     with pytest.raises(BundleCorruptError, match=says):
-        manifest_from_json(json.dumps(manifest))
+        manifest_from_json(sealed(manifest))
 
 
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
         ("hidden_size", 7, "image_embeddings of component 'connector'"),
-        ("num_image_tokens", 65, "image_embeddings of component 'connector'"),
         ("num_kv_heads", 1, "past_key.0 of component 'decoder.00'"),
         ("head_dim", 8, "past_key.0 of component 'decoder.00'"),
         ("vocab_size", 600, "the LM head has 512 rows"),
@@ -187,16 +233,16 @@ def test_a_model_of_other_sizes_than_its_tensors_is_noticed(
     manifest = json.loads((tiny_bundle / "bundle.json").read_text())
     manifest["model"][field] = value
     with pytest.raises(BundleCorruptError, match=re.escape(says)):
-        manifest_from_json(json.dumps(manifest))
+        manifest_from_json(sealed(manifest))
 
 
-@pytest.mark.parametrize("kind", ["vision_encoder", "connector", "decoder", "lm_head"])
-def test_a_tensor_that_is_missing_is_noticed(tiny_bundle: Path, kind: str) -> None:
+@pytest.mark.parametrize("role", ["vision_encoder", "connector", "decoder", "lm_head"])
+def test_a_tensor_that_is_missing_is_noticed(tiny_bundle: Path, role: str) -> None:
     manifest = json.loads((tiny_bundle / "bundle.json").read_text())
-    component = next(component for component in manifest["components"] if component["kind"] == kind)
+    component = next(component for component in manifest["components"] if component["role"] == role)
     component["outputs"][-1]["name"] = "elsewhere"
     with pytest.raises(BundleCorruptError, match="has no tensor"):
-        manifest_from_json(json.dumps(manifest))
+        manifest_from_json(sealed(manifest))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +254,7 @@ def test_a_precision_that_the_target_does_not_have_is_noticed(tiny_bundle: Path,
     manifest["target"] = target
     manifest["components"][-1]["precision"] = precision
     with pytest.raises(BundleCorruptError, match=f"precision '{precision}', and its target has float16"):
-        manifest_from_json(json.dumps(manifest))
+        manifest_from_json(sealed(manifest))
 
 
 @pytest.mark.parametrize("float16_bytes", [-(10**9), -1, 10**9])
@@ -216,14 +262,14 @@ def test_more_or_less_float16_than_a_component_can_hold_is_noticed(tiny_bundle: 
     manifest = json.loads((tiny_bundle / "bundle.json").read_text())
     manifest["components"][-1]["float16_bytes"] = float16_bytes
     with pytest.raises(BundleCorruptError, match=f"float16_bytes {float16_bytes}, of"):
-        manifest_from_json(json.dumps(manifest))
+        manifest_from_json(sealed(manifest))
 
 
 def test_a_vocabulary_that_no_memory_holds_is_noticed_before_it_is_made(tiny_bundle: Path) -> None:
     manifest = json.loads((tiny_bundle / "bundle.json").read_text())
     manifest["model"]["vocab_size"] = 10**9
     with pytest.raises(BundleCorruptError, match="vocab_size"):
-        manifest_from_json(json.dumps(manifest))
+        manifest_from_json(sealed(manifest))
 
 
 JSON_VALUES = st.one_of(
@@ -261,7 +307,7 @@ def test_a_mutated_manifest_raises_a_bundle_error_or_nothing(
             target[last] = data.draw(JSON_VALUES)
         else:
             del target[last]
-    (bundle_copy / "bundle.json").write_text(json.dumps(document))
+    (bundle_copy / "bundle.json").write_text(sealed(document))
     with suppress(BundleError):  # anything else fails
         load_bundle(bundle_copy, verify_hashes=False)
 

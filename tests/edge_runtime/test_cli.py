@@ -17,6 +17,7 @@ from edge_runtime.cli import main
 from edge_runtime.flight.log import FlightLog, load_flight
 from edge_runtime.loaded_bundle import LoadedBundle
 from edge_runtime.reports.report import report_from_json
+from edge_runtime.vision.image_processors import ImageLayout
 from edge_runtime.vision.resampling import Float32
 
 
@@ -199,8 +200,8 @@ def test_bench_looks_at_every_frame_that_it_measures(
     was_there_already: list[bool] = []
     see = LoadedBundle.encode_image
 
-    def note(loaded: LoadedBundle, pixels: Float32) -> bool:
-        was_there_already.append(see(loaded, pixels))
+    def note(loaded: LoadedBundle, pixels: Float32, layout: ImageLayout) -> bool:
+        was_there_already.append(see(loaded, pixels, layout))
         return was_there_already[-1]
 
     monkeypatch.setattr(LoadedBundle, "encode_image", note)

@@ -18,6 +18,7 @@ from edge_runtime.language.embedding import open_embedding
 from edge_runtime.language.kv_cache import open_cache
 
 PREFIX = (1, 40, 41, 42, 43)
+IMAGE = 16  # tokens of the tiny checkpoint's image
 
 
 def open_decoder(bundle: Bundle, prefix: tuple[int, ...], capacity: int = 64) -> Decoder:
@@ -26,7 +27,8 @@ def open_decoder(bundle: Bundle, prefix: tuple[int, ...], capacity: int = 64) ->
     groups = [backend.load(bundle.file(group.files[0])) for group in manifest.decoder_groups]
     heads = [backend.load(bundle.file(head.files[0])) for head in manifest.lm_heads]
     decoder = Decoder(backend, manifest, open_embedding(bundle), groups, heads, prefix, capacity)
-    decoder.image_rows[...] = np.random.default_rng(1).standard_normal(decoder.image_rows.shape)
+    rows = decoder.image_rows(IMAGE)
+    rows[...] = np.random.default_rng(1).standard_normal(rows.shape)
     return decoder
 
 
@@ -45,8 +47,8 @@ def decoder(bundle: Bundle) -> Decoder:
 
 
 def test_tokens_appended_one_by_one_give_the_logits_of_all_at_once(decoder: Decoder) -> None:
-    at_once = decoder.prefill([50, 51, 52, 53]).copy()
-    decoder.prefill([50])
+    at_once = decoder.prefill([50, 51, 52, 53], IMAGE).copy()
+    decoder.prefill([50], IMAGE)
     decoder.append([51])
     one_by_one = decoder.append([52, 53])
     np.testing.assert_allclose(one_by_one, at_once, rtol=1e-4, atol=1e-4)
@@ -55,59 +57,59 @@ def test_tokens_appended_one_by_one_give_the_logits_of_all_at_once(decoder: Deco
 def test_a_prompt_of_several_steps_gives_the_logits_of_shorter_ones(bundle: Bundle) -> None:
     decoder = open_decoder(bundle, PREFIX, capacity=256)
     tokens = [50 + i % 10 for i in range(160)]
-    in_several = decoder.prefill(tokens).copy()
-    decoder.prefill(tokens[:20])
+    in_several = decoder.prefill(tokens, IMAGE).copy()
+    decoder.prefill(tokens[:20], IMAGE)
     for first in range(20, 160, 20):
         shorter = decoder.append(tokens[first : first + 20])
     np.testing.assert_allclose(in_several, shorter, rtol=1e-4, atol=1e-4)
 
 
 def test_every_frame_starts_after_the_same_prefix(decoder: Decoder) -> None:
-    first = decoder.prefill([50, 51]).copy()
+    first = decoder.prefill([50, 51], IMAGE).copy()
     decoder.append([60, 61, 62])
-    assert np.array_equal(decoder.prefill([50, 51]), first)
+    assert np.array_equal(decoder.prefill([50, 51], IMAGE), first)
 
 
 def test_the_prefix_matters(bundle: Bundle, decoder: Decoder) -> None:
     other = open_decoder(bundle, (1, 44, 45, 46, 47))
-    assert np.abs(decoder.prefill([50]) - other.prefill([50])).max() > 1e-3
+    assert np.abs(decoder.prefill([50], IMAGE) - other.prefill([50], IMAGE)).max() > 1e-3
 
 
 def test_the_image_matters(decoder: Decoder) -> None:
-    with_image = decoder.prefill([50]).copy()
-    decoder.image_rows[...] = 0
-    assert np.abs(decoder.prefill([50]) - with_image).max() > 1e-3
+    with_image = decoder.prefill([50], IMAGE).copy()
+    decoder.image_rows(IMAGE)[...] = 0
+    assert np.abs(decoder.prefill([50], IMAGE) - with_image).max() > 1e-3
 
 
 def test_a_question_about_the_same_image_gets_the_logits_that_it_would_get_first(decoder: Decoder) -> None:
-    first = decoder.prefill([50, 51, 52]).copy()
-    decoder.prefill([60])
+    first = decoder.prefill([50, 51, 52], IMAGE).copy()
+    decoder.prefill([60], IMAGE)
     decoder.append([61, 62])
-    np.testing.assert_allclose(decoder.prefill([50, 51, 52], same_image=True), first, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(decoder.prefill([50, 51, 52], IMAGE, same_image=True), first, rtol=1e-4, atol=1e-4)
 
 
 def test_an_image_that_the_cache_does_not_hold_is_run_whatever_is_said(bundle: Bundle, decoder: Decoder) -> None:
-    first = decoder.prefill([50]).copy()
-    assert np.array_equal(open_decoder(bundle, PREFIX).prefill([50], same_image=True), first)
+    first = decoder.prefill([50], IMAGE).copy()
+    assert np.array_equal(open_decoder(bundle, PREFIX).prefill([50], IMAGE, same_image=True), first)
     decoder.forget()
-    assert np.array_equal(decoder.prefill([50], same_image=True), first)
+    assert np.array_equal(decoder.prefill([50], IMAGE, same_image=True), first)
 
 
 def test_a_frame_whose_numbers_overflow_spoils_no_other(decoder: Decoder) -> None:
-    sound = decoder.image_rows.copy()
-    before = decoder.prefill([50, 51]).copy()
-    decoder.image_rows[...] = np.nan
-    assert np.isnan(decoder.prefill([50, 51])).all()
-    decoder.image_rows[...] = sound
-    assert np.array_equal(decoder.prefill([50, 51]), before)
+    sound = decoder.image_rows(IMAGE).copy()
+    before = decoder.prefill([50, 51], IMAGE).copy()
+    decoder.image_rows(IMAGE)[...] = np.nan
+    assert np.isnan(decoder.prefill([50, 51], IMAGE)).all()
+    decoder.image_rows(IMAGE)[...] = sound
+    assert np.array_equal(decoder.prefill([50, 51], IMAGE), before)
 
 
 def test_a_prompt_may_begin_with_the_image(bundle: Bundle) -> None:
-    assert np.isfinite(open_decoder(bundle, ()).prefill([50])).all()
+    assert np.isfinite(open_decoder(bundle, ()).prefill([50], IMAGE)).all()
 
 
 def test_more_tokens_than_the_cache_holds_are_refused(decoder: Decoder) -> None:
-    decoder.prefill([50] * (64 - len(PREFIX) - decoder.image_rows.shape[1]))
+    decoder.prefill([50] * (64 - len(PREFIX) - IMAGE), IMAGE)
     with pytest.raises(IndexError, match="do not fit"):
         decoder.append([51])
 

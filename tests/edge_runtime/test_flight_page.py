@@ -172,7 +172,7 @@ def test_drops_and_failures_are_said_with_their_reasons(flight: Flight) -> None:
 
 
 def test_the_memory_plan_shows_planned_beside_measured_and_what_was_not_measured(flight: Flight) -> None:
-    [table] = parse(page_from_flight(flight)).all("table", "memory_plan")
+    [table] = parse(page_from_flight(flight)).all("table", "memory-plan")
     rows = [row.words() for row in table.all("tr")[1:]]
     assert rows == [
         "weights 4.00 MB 5.00 MB",

@@ -28,6 +28,7 @@ from edge_runtime import (
     report_from_json,
 )
 from edge_runtime.language.tokenizer import load_tokenizer
+from tests.manifests import edit
 
 
 def frame(seed: int = 0, height: int = 48, width: int = 64) -> np.ndarray:
@@ -36,11 +37,6 @@ def frame(seed: int = 0, height: int = 48, width: int = 64) -> np.ndarray:
 
 def timeless(report: InspectionReport) -> InspectionReport:
     return replace(report, timings=Timings())
-
-
-def edit(bundle: Path, **changes: object) -> None:
-    manifest = json.loads((bundle / "bundle.json").read_text())
-    (bundle / "bundle.json").write_text(json.dumps({**manifest, **changes}))
 
 
 @pytest.mark.parametrize("which", ["tiny_bundle", "tiny_int4_bundle"])
@@ -149,7 +145,7 @@ def test_a_bundle_for_another_engine_is_refused(bundle_copy: Path) -> None:
 
 
 def test_a_prompt_longer_than_the_model_can_read_is_refused(bundle_copy: Path) -> None:
-    edit(bundle_copy, prompt={"before_image": "word " * 300, "after_image": ""})
+    edit(bundle_copy, prompt={"segments": [{"text": "word " * 300}, {"text": None}]})
     with pytest.raises(BundleCorruptError, match="shorter prompt"):
         Inspector.open(bundle_copy)
 
@@ -224,8 +220,9 @@ def test_another_question_about_a_frame_costs_neither_its_eyes_nor_its_tokens_ag
     with Inspector.open(tiny_bundle, threads=1) as inspector:
         loaded, work = inspector._loaded, []
         assert loaded is not None
-        see, grow = loaded._run_vision, loaded.decoder._cache.grow
-        monkeypatch.setattr(loaded, "_run_vision", lambda: (work.append("vision encoder"), see()))
+        bound, grow = loaded._vision._bound, loaded.decoder._cache.grow
+        runs = tuple(lambda run=run: (work.append("vision encoder"), run()) for run in bound.runs)
+        monkeypatch.setattr(loaded._vision, "_bound", replace(bound, runs=runs))
         monkeypatch.setattr(loaded.decoder._cache, "grow", lambda tokens: (work.append(tokens), grow(tokens)))
 
         def work_for(question: str) -> list[object]:
@@ -235,7 +232,7 @@ def test_another_question_about_a_frame_costs_neither_its_eyes_nor_its_tokens_ag
 
         encoder, *first = work_for("bolts?")
         assert encoder == "vision encoder"
-        assert sum(work_for("rusts?")) == sum(first) - inspector.bundle.manifest.model.num_image_tokens
+        assert sum(work_for("rusts?")) == sum(first) - inspector.bundle.manifest.image.max_tokens
 
 
 @pytest.mark.parametrize(("question", "says"), [("why? " * 500, "fewer words"), ("<image>", "image token")])

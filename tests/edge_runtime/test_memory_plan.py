@@ -85,13 +85,14 @@ def test_what_takes_most_to_load_is_counted_while_there_is_room(tiny_bundle: Pat
     manifest = load_bundle(tiny_bundle).manifest
     head = manifest.component("lm_head")
     huge = replace(head, files=tuple(replace(file, size_bytes=10**9) for file in head.files))
-    others = tuple(component for component in manifest.components if component.kind != "lm_head")
+    others = tuple(component for component in manifest.components if component.role != "lm_head")
 
     memory_plan = plan_memory(replace(manifest, components=(*others, huge)), 200)
 
     passing = round(huge.size_bytes * FOOTPRINTS["onnxruntime"].load_per_stored["float16"])
     later = sum(
-        memory_plan.item(n).planned_bytes for n in ("decoder", "kv_cache", "image_tokens", "activations", "frame")
+        memory_plan.item(n).planned_bytes
+        for n in ("decoder", "kv_cache", "positions", "image_tokens", "activations", "frame")
     )
     assert memory_plan.item("load_peak").planned_bytes == passing - later
 
@@ -111,7 +112,7 @@ def test_only_rows_of_the_embedding_that_can_be_asked_for_are_planned(tiny_bundl
     manifest = load_bundle(tiny_bundle).manifest
     embedding = manifest.component("embedding")
     huge = replace(embedding, files=tuple(replace(file, size_bytes=10**9) for file in embedding.files))
-    others = tuple(component for component in manifest.components if component.kind != "embedding")
+    others = tuple(component for component in manifest.components if component.role != "embedding")
 
     memory_plan = plan_memory(replace(manifest, components=(*others, huge)), 200)
 

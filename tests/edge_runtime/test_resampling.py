@@ -7,17 +7,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_runtime.bundle.manifest import PreprocessingSpec
+from edge_runtime.bundle.manifest import PixelSpec, SingleImage
 from edge_runtime.errors import FrameError
-from edge_runtime.vision.resampling import check_frame, pixels_from_frame
+from edge_runtime.vision.image_processors import pixels_from_frame
+from edge_runtime.vision.resampling import check_frame
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def spec(side: int = 56, resize: str = "exact", resample: int = 3) -> PreprocessingSpec:
-    edge = side if resize == "shortest_edge" else None
-    return PreprocessingSpec(side, side, resize, edge, resample, 1 / 255, MEAN, STD)
+FILL = (122, 116, 104)
+
+
+def spec(side: int = 56, fit: str = "squeeze", resample: int = 3) -> SingleImage:
+    edge = side if fit == "crop" else None
+    return SingleImage("single", PixelSpec(side, side, resample, 1 / 255, MEAN, STD), fit, edge, FILL, 16)
 
 
 def scene(height: int, width: int) -> np.ndarray:
@@ -30,17 +34,23 @@ def scene(height: int, width: int) -> np.ndarray:
     return frame
 
 
-def pillow_bytes(frame: np.ndarray, wanted: PreprocessingSpec) -> np.ndarray:
+def pillow_bytes(frame: np.ndarray, wanted: SingleImage) -> np.ndarray:
     """What CLIPImageProcessor does before it normalises, in Pillow: uint8 (3, H, W)."""
     image = Image.fromarray(np.ascontiguousarray(frame[..., ::-1]))
-    if wanted.resize == "exact":
-        image = image.resize((wanted.width, wanted.height), wanted.resample)
-    else:
+    pixels = wanted.pixels
+    if wanted.fit == "letterbox":  # as LLaVA's own expand2square
+        side = max(image.size)
+        square = Image.new("RGB", (side, side), FILL)
+        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        image = square
+    if wanted.fit == "crop":
         edge, (width, height) = wanted.shortest_edge, image.size
         size = (edge, int(edge * height / width)) if width <= height else (int(edge * width / height), edge)
-        image = image.resize(size, wanted.resample)
-        left, top = (size[0] - wanted.width) // 2, (size[1] - wanted.height) // 2
-        image = image.crop((left, top, left + wanted.width, top + wanted.height))
+        image = image.resize(size, pixels.resample)
+        left, top = (size[0] - pixels.width) // 2, (size[1] - pixels.height) // 2
+        image = image.crop((left, top, left + pixels.width, top + pixels.height))
+    else:
+        image = image.resize((pixels.width, pixels.height), pixels.resample)
     return np.asarray(image).transpose(2, 0, 1)
 
 
@@ -48,14 +58,14 @@ def bytes_of(pixels: np.ndarray) -> np.ndarray:
     return (pixels[0] * np.array(STD)[:, None, None] + np.array(MEAN)[:, None, None]) * 255
 
 
-@pytest.mark.parametrize("resample", [2, 3], ids=["bilinear", "bicubic"])
-@pytest.mark.parametrize("resize", ["exact", "shortest_edge"])
+@pytest.mark.parametrize("resample", [1, 2, 3], ids=["lanczos", "bilinear", "bicubic"])
+@pytest.mark.parametrize("fit", ["squeeze", "crop", "letterbox"])
 @pytest.mark.parametrize(
     ("height", "width"),
     [(480, 640), (640, 480), (300, 301), (56, 56), (56, 200), (17, 23), (1, 1), (3, 900), (1080, 1920)],
 )
-def test_pixels_are_within_one_step_of_pillow(height: int, width: int, resize: str, resample: int) -> None:
-    wanted = spec(resize=resize, resample=resample)
+def test_pixels_are_within_one_step_of_pillow(height: int, width: int, fit: str, resample: int) -> None:
+    wanted = spec(fit=fit, resample=resample)
     frame = scene(height, width)
     pixels = pixels_from_frame(frame, wanted)
     assert pixels.shape == (1, 3, 56, 56)
@@ -76,7 +86,7 @@ def test_an_8k_frame_is_resized() -> None:
 
 
 def test_a_one_pixel_high_panorama_costs_no_more_memory_than_its_crop() -> None:
-    pixels = pixels_from_frame(scene(1, 60000), spec(resize="shortest_edge"))
+    pixels = pixels_from_frame(scene(1, 60000), spec(fit="crop"))
     assert np.isfinite(pixels).all()
 
 

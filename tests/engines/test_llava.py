@@ -9,6 +9,7 @@ from edge_runtime.errors import CheckpointError
 from edge_runtime.reports.report import DEFECT_CLASSES
 from engines.checkpoint import load_checkpoint
 from engines.families import read_model
+from engines.families.base import ImageOptions
 from engines.families.synthetic import open_checkpoint, synthetic_checkpoint
 from tests.engines.checkpoints import TINY, changed, newer_name, write_checkpoint, write_safetensors
 
@@ -31,22 +32,23 @@ def test_components_follow_the_way_of_a_frame(tiny):
 def test_decoder_layers_are_grouped_up_to_a_number_of_weights(tiny):
     parts = read_model(tiny, group_parameters=300_000).parts
 
-    groups = [part.layers for part in parts if part.kind == "decoder"]
+    groups = [part.layers for part in parts if part.role == "decoder"]
 
     assert groups == [(0, 2), (2, 4)]
 
 
 def test_a_group_holds_at_least_one_layer(tiny):
-    groups = [part.layers for part in read_model(tiny, group_parameters=1).parts if part.kind == "decoder"]
+    groups = [part.layers for part in read_model(tiny, group_parameters=1).parts if part.role == "decoder"]
 
     assert groups == [(0, 1), (1, 2), (2, 3), (3, 4)]
 
 
 def test_sizes_left_out_of_the_settings_are_those_of_the_architecture():
-    spec = read_model(open_checkpoint("synthetic:llava-1.5-7b")).spec
+    model = read_model(open_checkpoint("synthetic:llava-1.5-7b"))
+    spec = model.spec
 
     assert (spec.hidden_size, spec.num_layers, spec.num_kv_heads, spec.head_dim) == (4096, 32, 32, 128)
-    assert (spec.num_image_tokens, spec.vocab_size, spec.bos_token_id, spec.eos_token_ids) == (576, 32064, 1, (2,))
+    assert (model.image.max_tokens, spec.vocab_size, spec.bos_token_id, spec.eos_token_ids) == (576, 32064, 1, (2,))
 
 
 def test_layers_after_the_chosen_one_are_not_taken(tiny):
@@ -62,7 +64,7 @@ def test_layers_after_the_chosen_one_are_not_taken(tiny):
 def test_image_tokens_are_the_patches_and_where_kept_the_class_token(strategy, image, rows):
     config = {**with_vision(image_size=image), "vision_feature_select_strategy": strategy}
 
-    assert read_model(synthetic_checkpoint("x", config)).spec.num_image_tokens == rows
+    assert read_model(synthetic_checkpoint("x", config)).image.max_tokens == rows
 
 
 def test_a_head_tied_to_the_embedding_takes_the_embeddings_matrix(tiny, tmp_path):
@@ -104,21 +106,28 @@ def test_a_checkpoints_own_prompt_is_used(tiny):
 
 
 @pytest.mark.parametrize(
-    ("settings", "expected"),
+    ("settings", "fit", "crop"),
     [
-        ({"size": {"shortest_edge": 64}, "crop_size": {"height": 56, "width": 56}}, ("shortest_edge", 64)),
-        ({"size": 60, "crop_size": 56}, ("shortest_edge", 60)),
-        ({"size": {"height": 56, "width": 56}, "do_center_crop": False}, ("exact", None)),
-        ({"size": {"height": 56, "width": 56}, "crop_size": {"height": 56, "width": 56}}, ("exact", None)),
-        ({}, ("shortest_edge", 56)),
+        ({"size": {"shortest_edge": 64}, "crop_size": {"height": 56, "width": 56}}, "letterbox", 64),
+        ({"size": 60, "crop_size": 56}, "letterbox", 60),
+        ({"size": {"height": 56, "width": 56}, "do_center_crop": False}, "squeeze", 56),
+        ({"size": {"height": 56, "width": 56}, "crop_size": {"height": 56, "width": 56}}, "squeeze", 56),
+        ({}, "letterbox", 56),
     ],
 )
-def test_the_image_processors_resizing_is_understood(tiny, settings, expected):
-    spec = read_model(replace(tiny, image_processor={"image_mean": [0, 0, 0], **settings})).preprocessing
+def test_the_image_processors_resizing_is_understood(tiny, settings, fit, crop):
+    checkpoint = replace(tiny, image_processor={"image_mean": [0, 0, 0], **settings})
+    image = read_model(checkpoint).image
 
-    assert (spec.resize, spec.shortest_edge) == expected
-    assert (spec.height, spec.width) == (56, 56)
-    assert spec.mean == (0.0, 0.0, 0.0)
+    assert (image.fit, image.shortest_edge) == (fit, None)
+    assert (image.pixels.height, image.pixels.width) == (56, 56)
+    assert image.pixels.mean == (0.0, 0.0, 0.0)
+    cropped = read_model(checkpoint, options=ImageOptions(fit="crop")).image
+    assert (cropped.fit, cropped.shortest_edge) == ("crop", crop)
+
+
+def test_frames_are_padded_with_the_colour_that_llava_was_trained_beside(tiny):
+    assert read_model(tiny).image.fill == (122, 116, 104)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +135,7 @@ def test_the_image_processors_resizing_is_understood(tiny, settings, expected):
     [
         {"do_resize": False},
         {"do_pad": True},
-        {"resample": 1},
+        {"resample": 0},
         {"crop_size": {"height": 224, "width": 224}},
         {"crop_size": {"height": 56, "width": 40}},
         {"size": {"height": 60, "width": 60}},

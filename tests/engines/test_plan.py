@@ -234,7 +234,7 @@ def test_scratch_is_planned_for_the_longest_step_and_not_for_the_whole_context()
 def test_a_tiled_model_is_planned_with_the_most_tokens_that_an_image_can_have():
     plan = plan_of("llava-1.6-mistral-7b")
 
-    assert plan.model.spec.num_image_tokens == 576 + 48 * 49  # the whole image, and 2 x 2 tiles with their newlines
+    assert plan.model.image.max_tokens == 576 + 48 * 49  # the whole image, and 2 x 2 tiles with their newlines
     assert plan.context_tokens > 2928
     assert plan.model.vision.rows == 5 * 577
 
@@ -248,14 +248,15 @@ def test_a_model_that_attends_to_images_apart_keeps_their_keys_and_values_whatev
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("llava-1.6-mistral-7b", 7_566_747_648), ("llama-3.2-vision-11b", 10_670_220_835)]
+    ("name", "parameters", "is_built"),
+    [("llava-1.6-mistral-7b", 7_566_747_648, True), ("llama-3.2-vision-11b", 10_670_220_835, False)],
 )
-def test_models_that_are_only_planned_have_the_size_of_the_real_ones(name, parameters):
+def test_synthetic_models_have_the_size_of_the_real_ones(name, parameters, is_built):
     model = read_model(open_checkpoint(f"synthetic:{name}"))
     checkpoint = open_checkpoint(f"synthetic:{name}")
 
     assert sum(_size(checkpoint.shape(tensor)) for tensor in checkpoint) == parameters
-    assert model.only_planned
+    assert bool(model.only_planned) != is_built
 
 
 @pytest.mark.parametrize("pattern", ["*.product", "*.layers.99.self_attn.products", "*.mlp.fc3"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edge_runtime.bundle.manifest import COMPONENT_KINDS
+from edge_runtime.bundle.manifest import ROLES
 from edge_runtime.errors import RecipeError
 from engines.quantize.recipe import NF4, Precision, known_recipes, load_recipe
 
@@ -17,7 +17,7 @@ def test_the_shipped_recipes_differ_in_what_they_quantize():
     assert {"fp16", "asymmetric-int4", "uniform-int4", "nf4"} <= set(plans)
     assert set(plans["fp16"].values()) == {FLOAT16}
     assert set(plans["uniform-int4"].values()) == {INT4}
-    assert [kind for kind in COMPONENT_KINDS if plans["asymmetric-int4"][kind] == INT4] == ["decoder"]
+    assert [kind for kind in ROLES if plans["asymmetric-int4"][kind] == INT4] == ["decoder"]
     for method in ("gptq", "awq", "awq-gptq"):
         assert plans[f"asymmetric-int4-{method}"] == {
             **plans["asymmetric-int4"],
@@ -107,7 +107,7 @@ def test_another_text_has_another_hash(tmp_path):
 
 @pytest.mark.parametrize("name", ["int5", "", "../recipes", "a\0b"])
 def test_an_unknown_recipe_is_refused_with_the_known_ones(name):
-    with pytest.raises(RecipeError, match=r"asymmetric-int4, .*fp16, nf4, selective-int8, language-int4, uniform-int4"):
+    with pytest.raises(RecipeError, match=r"asymmetric-int4, .*fp16, language-int4, nf4, selective-int8, uniform-int4"):
         load_recipe(name)
 
 

@@ -31,6 +31,7 @@ from engines.families.synthetic import open_checkpoint
 from engines.quantize.recipe import load_recipe
 from engines.targets import TARGETS
 from tests.engines.checkpoints import write_checkpoint
+from tests.manifests import sealed
 
 FRAMES = [np.full((40, 60, 3), shade, np.uint8) for shade in (20, 200)]
 EXACT = Fidelity(1.0, logits_relative_error=0.0, logits_median_error=0.0, identical_tokens=1.0, positions=3)
@@ -54,7 +55,7 @@ def rehash(bundle, path):
             if entry["path"] == path:
                 entry["sha256"] = sha256_of_file(bundle.path / path)
                 entry["size_bytes"] = (bundle.path / path).stat().st_size
-    (bundle.path / "bundle.json").write_text(json.dumps(manifest))
+    (bundle.path / "bundle.json").write_text(sealed(manifest))
 
 
 def trace(logits, features=((1.0, 0.0),)):
@@ -66,7 +67,7 @@ def trace(logits, features=((1.0, 0.0),)):
 def test_a_sound_bundle_runs_and_says_why_it_was_not_compared(bundle):
     result = verify(bundle.path, None, FRAMES)
 
-    assert (result.files, result.images) == (10, 2)
+    assert (result.files, result.images) == (11, 2)
     assert result.fidelity is None
     assert result.complaints == ()
     assert result.not_compared == "no --checkpoint was given"
@@ -161,7 +162,7 @@ def test_tokens_count_as_identical_where_the_same_one_would_be_chosen():
 
 def complaints_of(bundle, fidelity, arithmetic="float32", vision="float16", decoder="float16"):
     precisions = dict.fromkeys(("embedding", "lm_head", "decoder"), decoder)
-    components = (replace(c, precision=precisions.get(c.kind, vision)) for c in bundle.manifest.components)
+    components = (replace(c, precision=precisions.get(c.role, vision)) for c in bundle.manifest.components)
     return outside_tolerance(fidelity, replace(bundle.manifest, components=tuple(components)), arithmetic)
 
 

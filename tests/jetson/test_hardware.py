@@ -22,7 +22,7 @@ from edge_runtime.cli.doctor import examine
 from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
 from edge_runtime.memory.telemetry import read_memory
 from edge_runtime.reports.report import InspectionReport
-from edge_runtime.vision.resampling import pixels_from_frame
+from edge_runtime.vision.image_processors import pixels_from_frame
 from engines.calibration.cache import scales_from_text
 from engines.calibration.scales import calibrate_on_cpu
 from engines.evaluation.execution import open_bundle_tracer
@@ -102,7 +102,7 @@ def traces(path: Path) -> list[Trace]:
     [answer] = answer_tokens(tokenizer, answers=1)
     with open_bundle_tracer(bundle, prompt) as trace:
         for seed in range(4):
-            seen = trace(pixels_from_frame(render_scene(10_000 + seed).image, manifest.preprocessing), answer)
+            seen = trace(pixels_from_frame(render_scene(10_000 + seed).image, manifest.image), answer)
             found.append(replace(seen, tokens=tuple(seen.logits.argmax(axis=1).tolist())))
     return found
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.language.tokenizer import PromptTokens
+from edge_runtime.vision.image_processors import ImageLayout, layout_of
 from engines.checkpoint import DirectoryCheckpoint, load_checkpoint
 from engines.evaluation.fidelity import Trace
 from engines.families import read_model
@@ -38,9 +39,15 @@ def write_golden_checkpoint(name: str, directory: Path) -> DirectoryCheckpoint:
 
 def golden_pixels(checkpoint: DirectoryCheckpoint) -> NDArray[np.float32]:
     """Pixels (1, 3, H, W) between -2 and 2; raw bits, because a generator's distributions change between versions."""
-    side = read_model(checkpoint).preprocessing.height
+    side = read_model(checkpoint).image.pixels.height
     bits = np.random.PCG64(7).random_raw(3 * side * side)
     return ((bits >> np.uint64(40)) / 2.0**24 * 4 - 2).astype(np.float32).reshape(1, 3, side, side)
+
+
+def golden_layout(checkpoint: DirectoryCheckpoint) -> ImageLayout:
+    """That of a frame of the pixels' own size."""
+    image = read_model(checkpoint).image
+    return layout_of(image, image.pixels.height, image.pixels.width)
 
 
 def load_golden(name: str) -> Trace:

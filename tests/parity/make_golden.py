@@ -6,16 +6,52 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from edge_runtime.vision.image_processors import layout_of
 from engines.evaluation.fidelity import Trace
 from engines.evaluation.parity import open_transformers
-from tests.parity.golden import CHECKPOINTS, GOLDEN, PROMPT, TOKENS, golden_pixels, write_golden_checkpoint
+from engines.families import read_model
+from tests.parity.golden import (
+    CHECKPOINTS,
+    GOLDEN,
+    PROMPT,
+    TOKENS,
+    golden_layout,
+    golden_pixels,
+    write_golden_checkpoint,
+)
+from tests.parity.golden_tiles import GOLDEN as GOLDEN_TILES
+from tests.parity.golden_tiles import NAME, SHAPES, GoldenFrame, bytes_of, golden_frame, write_next_checkpoint
+from tests.parity.golden_tiles import TOKENS as TILE_TOKENS
 
 
 def make_golden(name: str, directory: Path) -> Trace:
     """What transformers makes of the checkpoint of that name, written below ``directory``."""
     checkpoint = write_golden_checkpoint(name, directory)
-    return open_transformers(checkpoint.path, PROMPT, eos_token_ids=())(golden_pixels(checkpoint), TOKENS)
+    return open_transformers(checkpoint.path, PROMPT, eos_token_ids=())(
+        golden_pixels(checkpoint), TOKENS, golden_layout(checkpoint)
+    )
+
+
+def make_golden_tiles(directory: Path) -> dict[str, GoldenFrame]:
+    """What transformers makes of frames of every shape, its own processor's tiles included."""
+    import torch
+    from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+
+    checkpoint = write_next_checkpoint(directory)
+    image = read_model(checkpoint).image
+    grids = checkpoint.config["image_grid_pinpoints"]
+    processor = LlavaNextImageProcessorPil(**checkpoint.image_processor, image_grid_pinpoints=grids)
+    trace = open_transformers(checkpoint.path, PROMPT, eos_token_ids=())
+    found = {}
+    for shape in SHAPES:
+        frame = golden_frame(shape)
+        made = processor(Image.fromarray(np.ascontiguousarray(frame[..., ::-1])), return_tensors="pt")["pixel_values"]
+        pixels = torch.as_tensor(made)[0].float().numpy()
+        tiles = np.rint(bytes_of(pixels)).astype(np.uint8)
+        found[shape] = GoldenFrame(tiles, trace(pixels, TILE_TOKENS, layout_of(image, *frame.shape[:2])))
+    return found
 
 
 def main() -> None:
@@ -32,6 +68,13 @@ def main() -> None:
                 tokens=np.array(trace.tokens),
             )
             print(f"{name}: {(GOLDEN / f'{name}.npz').stat().st_size} bytes")
+        arrays = {}
+        for shape, golden in make_golden_tiles(Path(directory)).items():
+            arrays[f"{shape} tiles"] = golden.tiles
+            for field in ("features", "image_embeddings", "logits", "tokens"):
+                arrays[f"{shape} {field}"] = np.asarray(getattr(golden.trace, field))
+        np.savez_compressed(GOLDEN_TILES, **arrays)
+        print(f"{NAME}: {GOLDEN_TILES.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
-from edge_runtime.vision.resampling import pixels_from_frame
+from edge_runtime.vision.image_processors import layout_of, pixels_from_frame
 from engines.build import build
 from engines.checkpoint import load_checkpoint
 from engines.evaluation.execution import open_bundle_tracer
@@ -17,7 +17,8 @@ from engines.evaluation.parity import open_transformers
 from engines.quantize.recipe import load_recipe
 from engines.reference.renderer.scenes import FIRST_HELD_OUT_SEED, render_scene
 from tests.parity.golden import CHECKPOINTS, load_golden
-from tests.parity.make_golden import make_golden
+from tests.parity.golden_tiles import load_golden_tiles
+from tests.parity.make_golden import make_golden, make_golden_tiles
 
 pytestmark = pytest.mark.parity
 
@@ -36,6 +37,17 @@ def test_the_golden_arrays_are_what_transformers_makes_today(name, tmp_path):
         np.testing.assert_allclose(getattr(made, field), expected, atol=1e-4 * np.abs(expected).max())
 
 
+def test_the_golden_tiles_are_what_transformers_makes_today(tmp_path):
+    made, stored = make_golden_tiles(tmp_path), load_golden_tiles()
+
+    for shape, golden in stored.items():
+        np.testing.assert_array_equal(made[shape].tiles, golden.tiles)
+        assert made[shape].trace.tokens == golden.trace.tokens
+        for field in ("features", "image_embeddings", "logits"):
+            expected = getattr(golden.trace, field)
+            np.testing.assert_allclose(getattr(made[shape].trace, field), expected, atol=1e-4 * np.abs(expected).max())
+
+
 @pytest.mark.timeout(1800)
 def test_the_reference_inspector_says_the_same_in_both_on_50_scenes(tmp_path):
     checkpoint = load_checkpoint(REFERENCE)
@@ -46,8 +58,9 @@ def test_the_reference_inspector_says_the_same_in_both_on_50_scenes(tmp_path):
     found, expected = [], []
     with open_bundle_tracer(bundle, prompt) as trace_bundle:
         for seed in range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + SCENES):
-            pixels = pixels_from_frame(render_scene(seed).image, manifest.preprocessing)
-            expected.append(trace_reference(pixels, LONGEST_ANSWER))
+            frame = render_scene(seed).image
+            pixels, layout = pixels_from_frame(frame, manifest.image), layout_of(manifest.image, *frame.shape[:2])
+            expected.append(trace_reference(pixels, LONGEST_ANSWER, layout))
             found.append(trace_bundle(pixels, expected[-1].tokens))
 
     fidelity = compare_traces(found, expected)

@@ -20,6 +20,7 @@ from edge_runtime.errors import BackendError
 from edge_runtime.memory.monitor import ResourceMonitor
 from engines.cli import main as build_command
 from tests.edge_runtime.test_monitor import GB, HASTY, LOW, PLENTY, Machine
+from tests.manifests import edit
 from tests.simulated_jetson import driver
 
 pytestmark = pytest.mark.simulated_jetson
@@ -64,11 +65,6 @@ def frame(seed: int = 0) -> np.ndarray:
 def said(finding: Finding) -> tuple[object, ...]:
     """A finding but for its confidence, which float16 rounds."""
     return (finding.defect_class, finding.severity, finding.region, finding.description, finding.action)
-
-
-def edit(bundle: Path, **changes: object) -> None:
-    manifest = json.loads((bundle / "bundle.json").read_text())
-    (bundle / "bundle.json").write_text(json.dumps({**manifest, **changes}))
 
 
 @pytest.mark.parametrize("recipe", ["fp16", "asymmetric-int4", "uniform-int4"])
@@ -213,7 +209,7 @@ def test_the_command_ends_with_code_4_and_the_memory_plan_where_a_budget_is_too_
 def test_more_weights_than_an_orin_nx_has_memory_are_refused_before_a_byte_is_read(bundle_copy: Path) -> None:
     """A decoder of 20 GB, nearly all of which is a hole in its file."""
     manifest = json.loads((bundle_copy / "bundle.json").read_text())
-    [decoder] = [component for component in manifest["components"] if component["kind"] == "decoder"]
+    [decoder] = [component for component in manifest["components"] if component["role"] == "decoder"]
     decoder["files"][0]["size_bytes"] = 20 * GB
     os.truncate(bundle_copy / decoder["files"][0]["path"], 20 * GB)
     edit(bundle_copy, components=manifest["components"])
@@ -244,9 +240,9 @@ def test_engines_for_something_else_are_refused_by_name_with_what_mends_it(
 def test_numbers_that_overflow_are_told_and_the_next_frame_is_inspected(bundle: Path) -> None:
     with Inspector.open(bundle, max_report_tokens=20) as inspector:
         before = inspector.inspect(frame())
-        preprocessing = inspector.bundle.manifest.preprocessing
-        object.__setattr__(preprocessing, "std", (1e-9, 1e-9, 1e-9))  # pixels beyond float16
+        pixels = inspector.bundle.manifest.image.pixels
+        object.__setattr__(pixels, "std", (1e-9, 1e-9, 1e-9))  # pixels beyond float16
         with pytest.raises(BackendError, match="NaN"):
             inspector.inspect(frame())
-        object.__setattr__(preprocessing, "std", load_bundle(bundle).manifest.preprocessing.std)
+        object.__setattr__(pixels, "std", load_bundle(bundle).manifest.image.pixels.std)
         assert inspector.inspect(frame()).findings == before.findings

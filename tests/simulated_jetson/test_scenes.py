@@ -17,6 +17,7 @@ from engines.calibration.images import open_images
 from engines.families.synthetic import open_checkpoint
 from engines.quantize.recipe import load_recipe
 from engines.reference.renderer.scenes import FIRST_HELD_OUT_SEED, render_scene
+from tests.manifests import sealed
 
 pytestmark = pytest.mark.simulated_jetson
 
@@ -47,7 +48,7 @@ def without_int8_arithmetic(bundle: Bundle) -> Bundle:
                     attribute.i = 1
             path.write_bytes(model.SerializeToString())
             entry.update(sha256=sha256_of_file(path), size_bytes=path.stat().st_size)
-    (bundle.path / "bundle.json").write_text(json.dumps(manifest))
+    (bundle.path / "bundle.json").write_text(sealed(manifest))
     return bundle
 
 

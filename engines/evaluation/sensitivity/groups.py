@@ -47,8 +47,8 @@ def weight_groups(model: Model, block_groups: int) -> tuple[WeightGroup, ...]:
     for part in model.parts:
         for name, parameter in part.parameters.items():
             if parameter.is_matrix:
-                where = _where(name, part.kind, layers.get(part.kind, 0), block_groups)
-                found.setdefault((part.kind, where), {})[name] = parameter.shape
+                where = _where(name, part.role, layers.get(part.role, 0), block_groups)
+                found.setdefault((part.role, where), {})[name] = parameter.shape
     return tuple(
         WeightGroup(f"{kind}.{where}" if where else kind, kind, tensors) for (kind, where), tensors in found.items()
     )
@@ -69,7 +69,7 @@ def _where(name: str, kind: str, num_layers: int, block_groups: int) -> str:
 
 
 def _num_layers(model: Model, kind: str) -> int:
-    names = (name for part in model.parts if part.kind == kind for name in part.parameters)
+    names = (name for part in model.parts if part.role == kind for name in part.parameters)
     return 1 + max((layer for name in names if (layer := _layer(name)) is not None), default=-1)
 
 

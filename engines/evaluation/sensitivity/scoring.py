@@ -13,7 +13,7 @@ from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.language.grammar import Grammar
 from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
 from edge_runtime.reports.report import answer_schema
-from edge_runtime.vision.resampling import pixels_from_frame
+from edge_runtime.vision.image_processors import pixels_from_frame
 from engines.evaluation.execution import open_bundle_tracer
 from engines.evaluation.fidelity import Trace
 from engines.evaluation.sensitivity.outcomes import Reported, Traced, reported, traced
@@ -55,7 +55,7 @@ def traces(bundle_path: Path, scenes: Sequence[Scene]) -> list[Trace]:
     grammar = Grammar(tokenizer, model.vocab_size, model.eos_token_ids, answer_schema())
     with open_bundle_tracer(bundle, prompt) as trace:
         return [
-            held_to(grammar, trace(pixels_from_frame(scene.image, manifest.preprocessing), forced.tokens))
+            held_to(grammar, trace(pixels_from_frame(scene.image, manifest.image), forced.tokens))
             for scene, forced in zip(scenes, teacher_forcings_of(bundle_path, scenes), strict=True)
         ]
 

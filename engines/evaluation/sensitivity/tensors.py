@@ -106,7 +106,7 @@ def write_quantized(
     missing = [t for t in quantizations if not all(quantized_file(folder, name, t).exists() for name in matrices)]
     if not missing:
         return
-    [table] = [name for part in parts if part.kind == "embedding" for name in part.parameters]
+    [table] = [name for part in parts if part.role == "embedding" for name in part.parameters]
     _write(checkpoint, [table], Problem(_matrix(checkpoint, table)), missing, folder)
     observed: Iterable[tuple[Part, Mapping[str, Activations]]] = ((part, {}) for part in parts if part.emit is not None)
     if any(quantization.looks_at_inputs for quantization in missing):

@@ -17,6 +17,7 @@ from engines.evaluation.sensitivity.journal import Journal, load_journal
 from engines.evaluation.solver.choices import choices_of
 from engines.evaluation.solver.solve import Solution, solve
 from engines.families import read_model
+from engines.families.base import AS_SUGGESTED, ImageOptions
 from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import load_recipe
 
@@ -60,7 +61,12 @@ class AutoPlan:
 
 
 def plan_automatically(
-    checkpoint: Checkpoint, measurements: Path, target: str, budget_bytes: int, context: int | None = None
+    checkpoint: Checkpoint,
+    measurements: Path,
+    target: str,
+    budget_bytes: int,
+    context: int | None = None,
+    image: ImageOptions = AS_SUGGESTED,
 ) -> AutoPlan:
     """The plan of least predicted loss within ``budget_bytes``, by what ``edge-engines sensitivity`` measured.
 
@@ -78,9 +84,11 @@ def plan_automatically(
     if Experiment({}).key not in journal.results:
         raise RecipeError(f"{measurements} lacks the untouched model; let edge-engines sensitivity go on with it")
     groups = weight_groups(read_model(checkpoint), int(journal.binding["block_groups"]))
-    context_tokens = plan_bundle(checkpoint, load_recipe("fp16"), target, context).context_tokens
+    context_tokens = plan_bundle(checkpoint, load_recipe("fp16"), target, context, image=image).context_tokens
     choices = choices_of(groups, journal, target, context_tokens)
-    solutions = solve(choices, lambda p: plan_bundle(checkpoint, p, target, context).memory_plan, budget_bytes)
+    solutions = solve(
+        choices, lambda p: plan_bundle(checkpoint, p, target, context, image=image).memory_plan, budget_bytes
+    )
     forecasts = tuple(forecast(journal, solution.loss) for solution in solutions)
     return AutoPlan(solutions, forecasts, forecast(journal, 0.0))
 

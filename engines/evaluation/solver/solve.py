@@ -11,7 +11,7 @@ import yaml
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from edge_runtime.bundle.manifest import COMPONENT_KINDS
+from edge_runtime.bundle.manifest import ROLES
 from edge_runtime.errors import BudgetExceededError
 from edge_runtime.memory.plan import MemoryPlan, format_bytes
 from engines.evaluation.solver.choices import Choice, Option
@@ -102,7 +102,7 @@ def _solution(
 
 def plan_from_options(choices: Sequence[Choice], chosen: Mapping[str, Option]) -> PrecisionPlan:
     """The options as a plan: float16, with an exception for every matrix that is not."""
-    exceptions: dict[str, list[tuple[str, Precision]]] = {kind: [] for kind in COMPONENT_KINDS}
+    exceptions: dict[str, list[tuple[str, Precision]]] = {kind: [] for kind in ROLES}
     for choice in choices:
         precision = chosen[choice.name].precision
         if precision != FLOAT16:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from edge_runtime.language.positions import ROTARY_INPUTS
 from engines.layers.op_lowering import CausalAttention
 from engines.layers.weights import Linear
 from engines.onnx.builder import Graph
@@ -136,11 +137,12 @@ class OnnxRuntimeLowering:
         if not any(spec.name == lengths[0] for spec in graph.inputs):
             for name in lengths:
                 graph.input(name, "int32", (1,))
+            for name in ROTARY_INPUTS:
+                graph.input(name, "float32", ("C", sizes.head_dim // 2))
         shape = (1, sizes.num_kv_heads, "C", sizes.head_dim)
         past = [graph.input(f"past_{part}.{layer}", dtype, shape) for part in ("key", "value")]
         present = [graph.output(f"present_{part}.{layer}", dtype, shape) for part in ("key", "value")]
-        tables = [graph.weight("rotary.cos", sizes.cos), graph.weight("rotary.sin", sizes.sin)]
-        return [*past, *lengths, *tables], [f"attention.{layer}", *present]
+        return [*past, *lengths, *ROTARY_INPUTS], [f"attention.{layer}", *present]
 
     @staticmethod
     def _skip_norm(graph: Graph, operator: str, inputs: list[str], epsilon: float) -> tuple[str, str]:

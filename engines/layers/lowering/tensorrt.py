@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from edge_runtime.language.positions import ROTARY_INPUTS
 from engines.layers.attention import attention_in_products, heads_first, keys_as_columns
 from engines.layers.op_lowering import CausalAttention
 from engines.layers.weights import Linear
@@ -148,11 +149,10 @@ class TensorRTLowering:
         capacity = graph.node("Shape", [past_key], start=1, end=2)
         own = _count(graph, tokens)  # (T,)
         positions = graph.node("Add", [past_length, own])
-        turns = [
-            graph.node("Reshape", [graph.node("Gather", [self.constant(graph, name, table), positions]), by_token])
-            for by_token in (graph.ints(1, -1, 1, sizes.head_dim // 2),)
-            for name, table in (("rotary.cos", sizes.cos), ("rotary.sin", sizes.sin))
-        ]  # (1, T, 1, d / 2)
+        by_token = graph.ints(1, -1, 1, sizes.head_dim // 2)
+        tables = [graph.input(name, "float32", ("P", sizes.head_dim // 2)) for name in ROTARY_INPUTS]
+        rows = [self.from_float32(graph, graph.node("Gather", [table, positions])) for table in tables]
+        turns = [graph.node("Reshape", [row, by_token]) for row in rows]  # (1, T, 1, d / 2)
         past_mask = _mask(graph, graph.node("Less", [_count(graph, capacity), past_length]))  # (C,)
         later = graph.node("Reshape", [own, graph.ints(-1, 1)])
         own_mask = _mask(graph, graph.node("LessOrEqual", [own, later]))  # (T, T)

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from edge_runtime.errors import BackendError, CalibrationError
-from edge_runtime.vision.resampling import pixels_from_frame
+from edge_runtime.vision.image_processors import pixels_from_frame
 from engines.build import build
 from engines.calibration.activation_runner import open_runner
 from engines.calibration.images import open_images
@@ -29,7 +29,7 @@ def parts(tmp_path_factory):
 
 @pytest.fixture
 def runner():
-    with open_runner(open_images("rendered:3"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as runner:
+    with open_runner(open_images("rendered:3"), MODEL.image, MODEL.positions, PROMPT, TinyEmbedding()) as runner:
         yield runner
 
 
@@ -43,7 +43,7 @@ def test_the_model_computes_on_the_way_what_it_computes_in_flight(runner, parts,
     go(runner, parts, *ORDER[:4])
     largest = runner.through(parts["lm_head"], peaks_of=["logits"]).peaks["logits"]
 
-    images = [pixels_from_frame(frame, MODEL.preprocessing) for frame in open_images("rendered:3")]
+    images = [pixels_from_frame(frame, MODEL.image) for frame in open_images("rendered:3")]
     with open_bundle_tracer(bundle, PROMPT) as trace:
         logits = [trace(image, [1]).logits for image in images]
 
@@ -52,7 +52,9 @@ def test_the_model_computes_on_the_way_what_it_computes_in_flight(runner, parts,
 
 def test_answers_follow_the_prompt_by_turns(parts):
     answers = ((70, 71), (80, 81))
-    with open_runner(open_images("rendered:3"), MODEL.preprocessing, PROMPT, TinyEmbedding(), answers) as runner:
+    with open_runner(
+        open_images("rendered:3"), MODEL.image, MODEL.positions, PROMPT, TinyEmbedding(), answers
+    ) as runner:
         go(runner, parts, "vision_encoder", "connector")
         last = [sample["hidden_states"][0, -2:] for sample in runner.samples(parts["decoder.00"])]
 
@@ -129,7 +131,7 @@ def test_histograms_and_peaks_agree(runner, parts):
 
 def test_the_data_hash_follows_images_prompt_and_components(parts, tmp_path):
     def data(images="rendered:2", prompt=PROMPT, through=()):
-        with open_runner(open_images(images), MODEL.preprocessing, prompt, TinyEmbedding()) as runner:
+        with open_runner(open_images(images), MODEL.image, MODEL.positions, prompt, TinyEmbedding()) as runner:
             go(runner, parts, *through)
             return runner.data_sha256
 
@@ -167,7 +169,7 @@ def calibrate_all(runner, parts, cache: Path, names=ORDER):
 
 def test_scales_come_from_the_caches_where_these_are_fresh(parts, tmp_path):
     def calibrate():
-        with open_runner(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as runner:
+        with open_runner(open_images("rendered:2"), MODEL.image, MODEL.positions, PROMPT, TinyEmbedding()) as runner:
             return calibrate_all(runner, parts, tmp_path)
 
     first = calibrate()
@@ -180,7 +182,7 @@ def test_scales_come_from_the_caches_where_these_are_fresh(parts, tmp_path):
 
 def test_a_cache_that_is_missing_behind_fresh_ones_is_made_again(parts, tmp_path):
     def calibrate():
-        with open_runner(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as runner:
+        with open_runner(open_images("rendered:2"), MODEL.image, MODEL.positions, PROMPT, TinyEmbedding()) as runner:
             return calibrate_all(runner, parts, tmp_path, ORDER[:3])
 
     first = calibrate()
@@ -191,7 +193,7 @@ def test_a_cache_that_is_missing_behind_fresh_ones_is_made_again(parts, tmp_path
 
 def test_a_cache_of_other_images_is_refused(parts, tmp_path):
     for images, expected in (("rendered:2", None), ("rendered:3", "another set of images")):
-        with open_runner(open_images(images), MODEL.preprocessing, PROMPT, TinyEmbedding()) as runner:
+        with open_runner(open_images(images), MODEL.image, MODEL.positions, PROMPT, TinyEmbedding()) as runner:
             if expected is None:
                 calibrate_all(runner, parts, tmp_path, ORDER[:1])
             else:
@@ -201,7 +203,7 @@ def test_a_cache_of_other_images_is_refused(parts, tmp_path):
 
 def test_a_cache_of_another_graph_is_refused(parts, tmp_path):
     images = open_images("rendered:2")
-    with open_runner(images, MODEL.preprocessing, PROMPT, TinyEmbedding()) as runner:
+    with open_runner(images, MODEL.image, MODEL.positions, PROMPT, TinyEmbedding()) as runner:
         calibrate_all(runner, parts, tmp_path, ORDER[:1])
     model = load_graph(parts["vision_encoder"])
     model.graph.node[-1].name = "renamed"
@@ -209,7 +211,7 @@ def test_a_cache_of_another_graph_is_refused(parts, tmp_path):
     other.write_bytes(model.SerializeToString())
 
     with (
-        open_runner(images, MODEL.preprocessing, PROMPT, TinyEmbedding()) as runner,
+        open_runner(images, MODEL.image, MODEL.positions, PROMPT, TinyEmbedding()) as runner,
         pytest.raises(CalibrationError, match="another graph"),
     ):
         calibrate_all(runner, {"vision_encoder": other}, tmp_path, ORDER[:1])
@@ -217,7 +219,7 @@ def test_a_cache_of_another_graph_is_refused(parts, tmp_path):
 
 def test_a_walk_leaves_nothing_behind(parts, tmp_path):
     images = open_images("rendered:2")
-    with open_runner(images, MODEL.preprocessing, PROMPT, TinyEmbedding(), directory=tmp_path) as runner:
+    with open_runner(images, MODEL.image, MODEL.positions, PROMPT, TinyEmbedding(), directory=tmp_path) as runner:
         go(runner, parts, *ORDER[:3])
         files = [file for folder in tmp_path.iterdir() for file in folder.iterdir()]
 

@@ -8,9 +8,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
-from edge_runtime.bundle.manifest import PreprocessingSpec
+from edge_runtime.bundle.manifest import PixelSpec
 from edge_runtime.errors import BuildError, CheckpointError
-from edge_runtime.vision.resampling import pixels_from_frame
+from edge_runtime.vision.image_processors import squeeze
 from engines.calibration.classifier import IMAGENET_MEAN, IMAGENET_STD, quantize_classifier
 from engines.calibration.images import open_images
 from engines.cli import main
@@ -21,7 +21,7 @@ from engines.reference.training.classification import CLASSIFIER, labelled_scene
 IMAGES = list(open_images("rendered:12"))
 FRAMES, UNSEEN = IMAGES[:8], IMAGES[8:]
 SIZE, WIDTH, CLASSES = 32, 12, 5
-SPEC = PreprocessingSpec(SIZE, SIZE, "exact", None, 2, 1 / 255, IMAGENET_MEAN, IMAGENET_STD)
+SPEC = PixelSpec(SIZE, SIZE, 2, 1 / 255, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def classifier(spread=1.0, training_mode=0, input_shape=(1, 3, SIZE, SIZE), tail=False):
@@ -81,7 +81,7 @@ def logits(model, path):
     """Of frames that nothing was calibrated on."""
     path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
     engine = OnnxRuntimeBackend().load(path)
-    found = np.concatenate([engine.evaluate({"x": pixels_from_frame(frame, SPEC)})["logits"] for frame in UNSEEN])
+    found = np.concatenate([engine.evaluate({"x": squeeze(frame, SPEC)})["logits"] for frame in UNSEEN])
     engine.close()
     return found
 
@@ -195,7 +195,7 @@ def test_the_reference_classifier_loses_its_norms_and_hardly_an_answer(tmp_path)
 
     def answers(path):
         engine = OnnxRuntimeBackend().load(path)
-        found = [engine.evaluate({"pixels": pixels_from_frame(frame, spec)})["logits"].argmax() for frame, _ in scenes]
+        found = [engine.evaluate({"pixels": squeeze(frame, spec)})["logits"].argmax() for frame, _ in scenes]
         engine.close()
         return np.array(found)
 

@@ -30,7 +30,7 @@ def parts(tmp_path_factory):
 @contextmanager
 def walk_before(name, parts, images="rendered:3"):
     """A runner up to the component of that name."""
-    with open_runner(open_images(images), MODEL.preprocessing, PROMPT, TinyEmbedding(), ANSWERS) as runner:
+    with open_runner(open_images(images), MODEL.image, MODEL.positions, PROMPT, TinyEmbedding(), ANSWERS) as runner:
         for earlier in ORDER[: ORDER.index(name)]:
             runner.skip(parts[earlier])
         yield runner

@@ -152,7 +152,7 @@ def test_an_overflow_between_components_is_refused():
 
 
 def test_nothing_overflows_in_a_quiet_model(tmp_path):
-    with open_runner(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as runner:
+    with open_runner(open_images("rendered:2"), MODEL.image, MODEL.positions, PROMPT, TinyEmbedding()) as runner:
         found = [find_overflow(runner, graph) for graph in emit_parts(tmp_path, TensorRTLowering).values()]
 
     assert [(overflow.tensors, overflow.nodes) for overflow in found] == [({}, ())] * 5
@@ -163,7 +163,7 @@ def test_components_for_tensorrt_compute_on_the_way_what_those_for_onnx_runtime_
     for name, lowering in (("trt", TensorRTLowering), ("ort", OnnxRuntimeLowering)):
         (tmp_path / name).mkdir()
         parts = emit_parts(tmp_path / name, lowering)
-        with open_runner(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as runner:
+        with open_runner(open_images("rendered:2"), MODEL.image, MODEL.positions, PROMPT, TinyEmbedding()) as runner:
             for graph in parts.values():
                 peaks = runner.through(graph, peaks_of=["logits"] if graph == parts["lm_head"] else []).peaks
         logits.append(peaks["logits"])
@@ -174,7 +174,7 @@ def test_components_for_tensorrt_compute_on_the_way_what_those_for_onnx_runtime_
 def test_a_loud_layer_of_a_real_component_is_found(tmp_path):
     """The second layer's MLP grown until its activation exceeds float16, and the way back as much less."""
     parts = emit_parts(tmp_path, TensorRTLowering)
-    with open_runner(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as runner:
+    with open_runner(open_images("rendered:2"), MODEL.image, MODEL.positions, PROMPT, TinyEmbedding()) as runner:
         for name in ("vision_encoder", "connector"):
             runner.through(parts[name])
         grow(parts["decoder.00"], "layers.1.mlp.gate_up_proj.weight", 3000.0)
@@ -188,7 +188,7 @@ def test_a_loud_layer_of_a_real_component_is_found(tmp_path):
 
 def test_there_is_more_to_be_found_out_where_the_walk_stays(tmp_path):
     parts = emit_parts(tmp_path, TensorRTLowering)
-    with open_runner(open_images("rendered:2"), MODEL.preprocessing, PROMPT, TinyEmbedding()) as runner:
+    with open_runner(open_images("rendered:2"), MODEL.image, MODEL.positions, PROMPT, TinyEmbedding()) as runner:
         before = runner.data_sha256
         found = find_overflow(runner, parts["vision_encoder"], tmp_path / "x.overflow", stay=True)
         assert find_overflow(runner, parts["vision_encoder"], tmp_path / "x.overflow", stay=True) == found
@@ -203,7 +203,7 @@ def test_what_overflows_is_read_from_a_cache_that_is_fresh(tmp_path):
     grow(graph, "layers.1.mlp.fc2.weight", 1 / 60000.0)
 
     def find(images="rendered:2"):
-        with open_runner(open_images(images), MODEL.preprocessing, PROMPT, TinyEmbedding()) as runner:
+        with open_runner(open_images(images), MODEL.image, MODEL.positions, PROMPT, TinyEmbedding()) as runner:
             return find_overflow(runner, graph, tmp_path / "vision_encoder.overflow")
 
     first = find()

@@ -38,10 +38,10 @@ def test_the_decoder_reads_the_models_prompt_and_answers(tmp_path):
             runner.skip(parts[name])
         samples = list(runner.samples(parts["decoder.00"]))
 
-    [table] = [name for part in MODEL.parts if part.kind == "embedding" for name in part.parameters]
+    [table] = [name for part in MODEL.parts if part.role == "embedding" for name in part.parameters]
     bos = TINY.tensor(table)[MODEL.spec.bos_token_id]
     rows = [sample["hidden_states"][0] for sample in samples]
-    assert MODEL.spec.num_image_tokens + 48 < len(rows[0]) <= MODEL.spec.max_positions
+    assert MODEL.image.max_tokens + 48 < len(rows[0]) <= MODEL.spec.max_positions
     np.testing.assert_array_equal([row[0] for row in rows], [bos, bos])
     assert (rows[0][-48:] != rows[1][-48:]).any()
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from edge_runtime.vision.resampling import pixels_from_frame
+from edge_runtime.vision.image_processors import pixels_from_frame
 from engines.build import build
 from engines.calibration.images import open_images
 from engines.calibration.observe import Observation
@@ -50,7 +50,7 @@ def distance(directory, plan, reference):
 def traced(bundle):
     frames = list(UNSEEN)[4:]
     with open_bundle_tracer(bundle, PROMPT) as trace:
-        return [trace(pixels_from_frame(frame, MODEL.preprocessing), [1, 40, 41, 42]) for frame in frames]
+        return [trace(pixels_from_frame(frame, MODEL.image), [1, 40, 41, 42]) for frame in frames]
 
 
 @pytest.fixture(scope="module")

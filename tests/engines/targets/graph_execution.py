@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from edge_runtime.language.positions import ROTARY_INPUTS, rotary_tables
 from engines.checkpoint import Checkpoint
 from engines.evaluation.fidelity import Trace
 from engines.families import read_model
@@ -29,7 +30,7 @@ BUCKET = 256  # tokens by which the cache that a step reads grows
 def emit(directory: Path, part: Part, checkpoint: Checkpoint, precisions: PrecisionPlan) -> Graph:
     """Write one component's graph."""
     with Graph(directory / f"{part.name}.onnx") as graph:
-        part.emit(graph, TensorRTLowering(), checkpoint, precisions.components[part.kind])
+        part.emit(graph, TensorRTLowering(), checkpoint, precisions.components[part.role])
         graph.save()
     return graph
 
@@ -54,9 +55,9 @@ class GraphDecoder:
             for part in parts
             if part.emit and emit(directory, part, checkpoint, precisions)
         }
-        self._groups = [part for part in model.parts if part.kind == "decoder"]
-        self._heads = [self._sessions[part.name] for part in parts if part.kind == "lm_head"]
-        [rows_part] = [part for part in model.parts if part.kind == "embedding"]
+        self._groups = [part for part in model.parts if part.role == "decoder"]
+        self._heads = [self._sessions[part.name] for part in parts if part.role == "lm_head"]
+        [rows_part] = [part for part in model.parts if part.role == "embedding"]
         [rows_name] = rows_part.parameters
         table = Weights(checkpoint, precisions.components["embedding"]).rows(rows_name.removesuffix(".weight"))
         self._table = dequantize(table).astype(np.float16) if isinstance(table, Int4Matrix) else table
@@ -66,6 +67,8 @@ class GraphDecoder:
             for layer in range(model.spec.num_layers)
             for part in ("key", "value")
         }
+        tables = rotary_tables(model.positions.rotary, model.spec.max_positions)
+        self._tables = dict(zip(ROTARY_INPUTS, tables, strict=True))
         self._length = 0
         self._step(self._rows(before_image))
         self._prefix_length = self._length
@@ -100,7 +103,12 @@ class GraphDecoder:
         for group in self._groups:
             names = [f"{part}.{layer}" for layer in range(*group.layers or ()) for part in ("key", "value")]
             past = {f"past_{name}": self._cache[name][:, :capacity] for name in names}
-            inputs = {"hidden_states": hidden, "past_length": np.array([self._length], np.int32), **past}
+            inputs = {
+                "hidden_states": hidden,
+                "past_length": np.array([self._length], np.int32),
+                **past,
+                **self._tables,
+            }
             outputs = ["hidden_states_out", *(f"new_{name}" for name in names)]
             hidden, *new = self._sessions[group.name].run(outputs, inputs)
             for name, rows in zip(names, new, strict=True):

@@ -76,7 +76,7 @@ def tracing(bundle):
 def test_a_bundle_says_what_is_int8_and_what_it_was_calibrated_on(bundle, images):
     manifest = load_bundle(bundle.path, verify_hashes=True).manifest
 
-    assert {(c.kind, c.precision, c.method) for c in manifest.components if c.precision != "float16"} == {
+    assert {(c.role, c.precision, c.method) for c in manifest.components if c.precision != "float16"} == {
         ("decoder", "int8", "entropy")
     }
     assert manifest.hashes.calibration == images.sha256
@@ -153,7 +153,7 @@ def test_a_recipe_can_keep_attention_and_round_the_feed_forward_alone(tmp_path, 
     assert rounded
     assert all(".mlp." in name for name in rounded)
     assert len(kept) == len(rounded) + 1  # qkv and out_proj for fc1 and fc2, and the patches
-    [encoder] = [c for c in bundle.manifest.components if c.kind == "vision_encoder"]
+    [encoder] = [c for c in bundle.manifest.components if c.role == "vision_encoder"]
     assert (encoder.precision, encoder.method) == ("int8", "mixed")
     assert encoder.float16_bytes > 0
 

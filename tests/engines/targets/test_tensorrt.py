@@ -33,7 +33,7 @@ FP16, INT4 = (load_recipe(name).components["decoder"] for name in ("fp16", "asym
 
 
 def head_part():
-    [head] = [part for part in read_model(open_checkpoint(TINY)).parts if part.kind == "lm_head"]
+    [head] = [part for part in read_model(open_checkpoint(TINY)).parts if part.role == "lm_head"]
     return head
 
 
@@ -107,7 +107,7 @@ def test_the_parts_of_a_head_together_give_the_logits_of_the_whole(tmp_path, rec
 def test_only_heads_are_split():
     parts = read_model(open_checkpoint(TINY)).parts
 
-    assert {len(split_head(part, 1)) for part in parts if part.kind != "lm_head"} == {1}
+    assert {len(split_head(part, 1)) for part in parts if part.role != "lm_head"} == {1}
 
 
 def test_a_plan_for_tensorrt_needs_no_tensorrt():
@@ -124,7 +124,7 @@ def test_a_plan_for_tensorrt_cuts_heads_that_tegra_may_refuse():
 
     parts = {target: plan_bundle(wide, load_recipe("fp16"), target).parts for target in ("tensorrt-rtx", "onnxruntime")}
 
-    heads = {target: [part.name for part in parts[target] if part.kind == "lm_head"] for target in parts}
+    heads = {target: [part.name for part in parts[target] if part.role == "lm_head"] for target in parts}
     assert heads == {"tensorrt-rtx": ["lm_head.00", "lm_head.01"], "onnxruntime": ["lm_head"]}
 
 

@@ -242,7 +242,7 @@ def test_the_progress_of_every_engine_is_shown_on_a_terminal(tmp_path):
     with redirect_stderr(Terminal()) as terminal:
         bundle = build_tiny(tmp_path / "bundle", "asymmetric-int4")
 
-    engines = [component.name for component in bundle.manifest.components if component.kind != "embedding"]
+    engines = [component.name for component in bundle.manifest.components if component.role != "embedding"]
     assert [f"{name}: Building engine" in terminal.getvalue() for name in engines] == [True] * 5
 
 
@@ -293,7 +293,7 @@ def test_a_layer_that_overflows_float16_stays_float32_where_images_show_it(tmp_p
 
     kept = build_tiny(tmp_path / "kept", "fp16", loud, images=images)
 
-    nodes = {c.kind: c.float32_nodes for c in kept.manifest.components if c.float32_nodes}
+    nodes = {c.role: c.float32_nodes for c in kept.manifest.components if c.float32_nodes}
     assert nodes.keys() == {kind}
     assert {node.split("/")[0] for node in nodes[kind]} == {layer}
     assert verify(kept.path, loud, list(images)).complaints == ()

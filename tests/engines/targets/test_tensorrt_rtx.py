@@ -67,7 +67,7 @@ def test_int8_compiles_biases_included(tmp_path, recipe_at, method):
     manifest = build(open_checkpoint(TINY), recipe, "tensorrt-rtx", tmp_path / "bundle", images=images).manifest
 
     assert manifest.build["int8_route"] == "explicit"
-    assert {c.kind: c.precision for c in manifest.components}["vision_encoder"] == "int8"
+    assert {c.role: c.precision for c in manifest.components}["vision_encoder"] == "int8"
 
 
 @pytest.mark.parametrize("method", ["max", "twin-max"])
@@ -87,7 +87,7 @@ def test_a_layer_that_overflows_float16_compiles_in_float32(kind, layer, tmp_pat
 
     built = build(LoudCheckpoint(kind), load_recipe("asymmetric-int8"), "tensorrt-rtx", tmp_path / "b", images=images)
 
-    kept = {c.kind: {node.split("/")[0] for node in c.float32_nodes} for c in built.manifest.components}
+    kept = {c.role: {node.split("/")[0] for node in c.float32_nodes} for c in built.manifest.components}
     assert kept[kind] == {layer}
 
 
@@ -178,11 +178,11 @@ def test_a_component_of_13b_weighs_what_the_memory_plan_predicts(name, precision
 
     [planned] = [component for component in plan.manifest.components if component.name == name]
     assert component.size_bytes == pytest.approx(planned.size_bytes, rel=0.03)
-    if part.kind == "embedding":  # mapped: the memory plan counts the pages that a context can touch
+    if part.role == "embedding":  # mapped: the memory plan counts the pages that a context can touch
         return
     memory_plan = plan_memory(plan.manifest, 2048)
-    predicted = memory_plan.item(part.kind).planned_bytes
-    groups = sum(other.kind == part.kind for other in plan.parts)
+    predicted = memory_plan.item(part.role).planned_bytes
+    groups = sum(other.kind == part.role for other in plan.parts)
     assert component.size_bytes * groups == pytest.approx(predicted, rel=0.03)
 
 

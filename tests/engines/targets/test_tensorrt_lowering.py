@@ -121,7 +121,7 @@ def test_nothing_stands_between_a_four_bit_weight_and_its_product(tmp_path):
 
 def test_a_decoder_reads_a_token_major_cache_and_puts_out_new_rows_only(tmp_path):
     checkpoint = open_checkpoint(TINY)
-    [part] = [part for part in read_model(checkpoint).parts if part.kind == "decoder"]
+    [part] = [part for part in read_model(checkpoint).parts if part.role == "decoder"]
 
     graph = emit(tmp_path, part, checkpoint, load_recipe("fp16"))
 
@@ -129,6 +129,8 @@ def test_a_decoder_reads_a_token_major_cache_and_puts_out_new_rows_only(tmp_path
     assert {spec.name: (spec.dtype, spec.shape) for spec in graph.inputs} == {
         "hidden_states": ("float16", (1, "T", 128)),
         "past_length": ("int32", (1,)),
+        "rotary_cos": ("float32", ("P", 16)),
+        "rotary_sin": ("float32", ("P", 16)),
         **{f"past_{name}": ("float16", (1, "C", 2, 32)) for name in names},
     }
     assert {spec.name: (spec.dtype, spec.shape) for spec in graph.outputs} == {

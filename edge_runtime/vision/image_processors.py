@@ -1,0 +1,280 @@
+"""A frame as the vision encoder takes it: fitted, cut into pixel tensors, and where each of their points is in the
+frame.
+
+A bundle's image record says how; what becomes of a frame follows from its size alone, so that a camera's is worked out
+once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.bundle.manifest import ImageSpec, PixelSpec, SingleImage, TiledImage, embedding_rows
+from edge_runtime.errors import FrameError
+from edge_runtime.reports.report import WHOLE, Region
+from edge_runtime.vision.resampling import Canvas, Float32, OutputWindow, check_frame, resize_like_pillow
+
+Indices = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """What one pixel tensor shows: a window of the frame, resized, at a place of the tensor; plain around it."""
+
+    rows: OutputWindow
+    columns: OutputWindow
+    canvas: Canvas | None = None  # that the frame lies on before it is resized
+    top: int = 0  # where the window lies in the tensor
+    left: int = 0
+
+
+@dataclass(frozen=True)
+class ImageLayout:
+    """What becomes of a frame of one size."""
+
+    frame_size: tuple[int, int]  # height, width
+    sources: tuple[TensorSource, ...]  # one a pixel tensor
+    tokens: int  # that the image takes in the prompt
+    gather: Indices | None  # (tokens,): rows of the tensors' embeddings, one tensor after another; None: as they are
+    grid: tuple[int, int] | None  # rows and columns of tiles
+    picture: Region  # where the fitted picture lies, in fractions of the frame: beyond 0 and 1 where it is padded
+    seen: Region  # part of the frame that the model looks at
+
+    def in_frame(self, region: Region) -> Region:
+        """A region in fractions of the fitted picture as one in fractions of the frame, cut at its edges."""
+        box = self.picture
+        width, height = box.x_max - box.x_min, box.y_max - box.y_min
+
+        def inside(value: float) -> float:
+            return min(max(value, 0.0), 1.0)
+
+        return Region(
+            inside(box.x_min + region.x_min * width),
+            inside(box.y_min + region.y_min * height),
+            inside(box.x_min + region.x_max * width),
+            inside(box.y_min + region.y_max * height),
+        )
+
+
+@lru_cache(maxsize=16)
+def layout_of(image: ImageSpec, height: int, width: int) -> ImageLayout:
+    """What becomes of a frame of that size."""
+    return _LAYOUTS[image.kind](image, height, width)
+
+
+_USUAL_FRAMES = ((1920, 1080), (640, 480))  # widths and heights that a description tells of
+
+
+def describe_image(image: ImageSpec) -> str:
+    """What the model sees of usual frames, or of those that the bundle was built for, in a few words."""
+    frames = image.frames if isinstance(image, TiledImage) and image.frames else _USUAL_FRAMES
+    return "; ".join([_FIT_WORDS[getattr(image, "fit", image.kind)], *(_seen_of(image, *frame) for frame in frames)])
+
+
+def _seen_of(image: ImageSpec, width: int, height: int) -> str:
+    try:
+        layout = layout_of(image, height, width)
+    except FrameError:
+        return f"{width}x{height} takes too many tokens"
+    grid = f"{layout.grid[0]}x{layout.grid[1]} tiles, " if layout.grid else ""
+    return f"{layout.seen.area:.0%} of {width}x{height} is seen, in {grid}{layout.tokens} tokens"
+
+
+_FIT_WORDS = {
+    "letterbox": "frames are padded to the encoder's shape (letterbox)",
+    "squeeze": "frames are squeezed to the encoder's shape",
+    "crop": "frames are cropped to the encoder's shape",
+    "tiles": "frames are cut into tiles",
+}
+
+
+def pixels_from_frame(frame: NDArray[np.uint8], image: ImageSpec) -> Float32:
+    """The pixel tensors f32 (N, 3, H, W), RGB and normalised, of ``frame``: uint8 (H, W, 3), BGR.
+
+    Equal to what the Hugging Face image processor (Pillow backend) makes of the fitted picture, within one of 255 steps
+    before normalising.
+
+    Raises:
+        FrameError: the frame cannot be inspected.
+    """
+    check_frame(frame)
+    sources = layout_of(image, *frame.shape[:2]).sources
+    pixels = np.empty((len(sources), 3, image.pixels.height, image.pixels.width), np.float32)
+    for tensor, source in zip(pixels, sources, strict=True):
+        fill_tensor(tensor, frame, source, image.pixels, image.fill)
+    return pixels
+
+
+def squeeze(frame: NDArray[np.uint8], spec: PixelSpec) -> Float32:
+    """The one pixel tensor f32 (1, 3, H, W) that a frame is squeezed to, whatever its shape.
+
+    Raises:
+        FrameError: the frame cannot be inspected.
+    """
+    check_frame(frame)
+    pixels = np.empty((1, 3, spec.height, spec.width), np.float32)
+    fill_tensor(pixels[0], frame, _squeezed(spec), spec, (0, 0, 0))
+    return pixels
+
+
+def fill_tensor(
+    tensor: Float32, frame: NDArray[np.uint8], source: TensorSource, spec: PixelSpec, fill: tuple[int, ...]
+) -> None:
+    """Write one pixel tensor (3, H, W)."""
+    std = np.asarray(spec.std, np.float32)
+    scale = (np.float32(spec.rescale_factor) / std)[:, None, None]
+    offset = (np.asarray(spec.mean, np.float32) / std)[:, None, None]
+    size = source.rows.count, source.columns.count
+    if size != tensor.shape[1:]:
+        tensor[...] = np.asarray(fill, np.float32)[:, None, None] * scale - offset
+    if 0 in size:  # all of it is padding
+        return
+    shown = tensor[:, source.top : source.top + size[0], source.left : source.left + size[1]]
+    resized = resize_like_pillow(frame, source.rows, source.columns, spec.resample, source.canvas)
+    np.multiply(resized, scale, out=shown)
+    shown -= offset
+
+
+def _squeezed(spec: PixelSpec) -> TensorSource:
+    return TensorSource(OutputWindow(spec.height, 0, spec.height), OutputWindow(spec.width, 0, spec.width))
+
+
+def _single(image: SingleImage, height: int, width: int) -> ImageLayout:
+    source, picture = _FITS[image.fit](image, height, width)
+    seen = Region(max(picture.x_min, 0.0), max(picture.y_min, 0.0), min(picture.x_max, 1.0), min(picture.y_max, 1.0))
+    return ImageLayout((height, width), (source,), image.tokens, None, None, picture, seen)
+
+
+def _fit_squeeze(image: SingleImage, height: int, width: int) -> tuple[TensorSource, Region]:
+    return _squeezed(image.pixels), WHOLE
+
+
+def _fit_crop(image: SingleImage, height: int, width: int) -> tuple[TensorSource, Region]:
+    """The shortest edge resized, and the middle kept."""
+    pixels = image.pixels
+    edge = image.shortest_edge or min(pixels.height, pixels.width)
+    short = min(height, width)
+    full_height = edge if height == short else int(edge * height / short)
+    full_width = edge if width == short else int(edge * width / short)
+    top, left = (full_height - pixels.height) // 2, (full_width - pixels.width) // 2
+    # Only the crop is computed, so a 1 x 8000 frame costs no more than a square one.
+    source = TensorSource(OutputWindow(full_height, top, pixels.height), OutputWindow(full_width, left, pixels.width))
+    picture = Region(
+        left / full_width, top / full_height, (left + pixels.width) / full_width, (top + pixels.height) / full_height
+    )
+    return source, picture
+
+
+def _fit_letterbox(image: SingleImage, height: int, width: int) -> tuple[TensorSource, Region]:
+    """Padded to the tensor's shape on both sides, the odd pixel behind it, and resized."""
+    spec = image.pixels
+    full_height = max(height, round(width * spec.height / spec.width))
+    full_width = max(width, round(height * spec.width / spec.height))
+    top, left = (full_height - height) // 2, (full_width - width) // 2
+    source = _squeezed(spec)
+    canvas = Canvas(full_height, full_width, top, left, image.fill)
+    picture = Region(-left / width, -top / height, (full_width - left) / width, (full_height - top) / height)
+    return TensorSource(source.rows, source.columns, canvas), picture
+
+
+_FITS: Mapping[str, Callable[[SingleImage, int, int], tuple[TensorSource, Region]]] = {
+    "squeeze": _fit_squeeze,
+    "crop": _fit_crop,
+    "letterbox": _fit_letterbox,
+}
+
+
+def _tiles(image: TiledImage, height: int, width: int) -> ImageLayout:
+    """In the grid that suits the frame best, of those whose tokens the bundle has room for."""
+    for grid in _by_fitness(image, height, width):
+        gather = _gather(image, grid, height, width)
+        if len(gather) <= image.max_tokens:
+            sources = [_tile(image, grid, height, width, row, column) for row, column in np.ndindex(*grid)]
+            overview = [_squeezed(image.pixels)]
+            ordered = {"first": overview + sources, "last": sources + overview, "none": sources}[image.overview]
+            return ImageLayout((height, width), tuple(ordered), len(gather), gather, grid, WHOLE, WHOLE)
+    raise FrameError(
+        f"a frame of {width}x{height} takes more tokens in every grid than the {image.max_tokens} that the bundle was "
+        f"built for; build it anew with --frame {width}x{height}"
+    )
+
+
+def tiled_tokens(image: TiledImage, height: int, width: int) -> int:
+    """Tokens that a frame of that size takes in the grid that suits it best."""
+    return len(_gather(image, _by_fitness(image, height, width)[0], height, width))
+
+
+def _by_fitness(image: TiledImage, height: int, width: int) -> list[tuple[int, int]]:
+    """Grids in the order of transformers' ``select_best_resolution``: most pixels of the frame, then least padding."""
+
+    def unfitness(grid: tuple[int, int]) -> tuple[int, int]:
+        full_height, full_width = _pixels_of(image, grid)
+        scale = min(full_width / width, full_height / height)
+        effective = min(int(width * scale) * int(height * scale), width * height)
+        return -effective, full_height * full_width - effective
+
+    return sorted(image.grids, key=unfitness)  # stable: of equals, the first
+
+
+def _pixels_of(image: TiledImage, grid: tuple[int, int]) -> tuple[int, int]:
+    return grid[0] * image.pixels.height, grid[1] * image.pixels.width
+
+
+def _resized(image: TiledImage, grid: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+    """Height and width of the frame within the grid, its shape kept."""
+    full_height, full_width = _pixels_of(image, grid)
+    if full_width / width < full_height / height:
+        return min(math.ceil(height * (full_width / width)), full_height), full_width
+    return full_height, min(math.ceil(width * (full_height / height)), full_width)
+
+
+def _tile(image: TiledImage, grid: tuple[int, int], height: int, width: int, row: int, column: int) -> TensorSource:
+    full = _pixels_of(image, grid)
+    resized = _resized(image, grid, height, width)
+    windows, places = [], []
+    for size, inner, tile, number in zip(
+        full, resized, (image.pixels.height, image.pixels.width), (row, column), strict=True
+    ):
+        offset = (size - inner) // 2
+        begin, end = number * tile, (number + 1) * tile
+        first, last = max(begin, offset), min(end, offset + inner)
+        windows.append(OutputWindow(inner, first - offset, max(last - first, 0)))
+        places.append(first - begin)
+    return TensorSource(windows[0], windows[1], None, places[0], places[1])
+
+
+def _gather(image: TiledImage, grid: tuple[int, int], height: int, width: int) -> Indices:
+    """Where each of the image's rows lies among the tensors' embeddings, as transformers packs and unpads them."""
+    tile_rows, tile_columns = image.tile_tokens
+    rows, columns = grid[0] * tile_rows, grid[1] * tile_columns
+    top, left = _unpadding(rows, columns, height, width)
+    per_tensor = embedding_rows(image)
+    first_tile = int(image.overview == "first")
+    y, x = np.mgrid[top : rows - top, left : columns - left]
+    tile = first_tile + y // tile_rows * grid[1] + x // tile_columns
+    inner = y % tile_rows * tile_columns + x % tile_columns
+    newline = np.full((len(y), 1), per_tensor - 1)  # the first tensor's last row, which is the same in all
+    packed = np.concatenate([tile * per_tensor + inner, newline], axis=1).reshape(-1)
+    if image.overview == "none":
+        return packed
+    whole = np.arange(tile_rows * tile_columns) + (0 if first_tile else grid[0] * grid[1] * per_tensor)
+    return np.concatenate([whole, packed] if first_tile else [packed, whole])
+
+
+def _unpadding(rows: int, columns: int, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of features that show padding alone, on each side: transformers' ``unpad_image``."""
+    if width / height > columns / rows:
+        kept = int(round(height * (columns / width), 7))
+        return (rows - kept) // 2, 0
+    kept = int(round(width * (rows / height), 7))
+    return 0, (columns - kept) // 2
+
+
+_LAYOUTS: Mapping[str, Callable[[Any, int, int], ImageLayout]] = {"single": _single, "tiles": _tiles}
