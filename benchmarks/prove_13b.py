@@ -75,6 +75,8 @@ def main() -> int:
     taken = Taken(**json.loads(notes.read_text())) if notes.exists() else Taken()
     if not out.exists():
         build = ["build", options.checkpoint, "--recipe", options.recipe, "--target", options.target, "--out", str(out)]
+        if options.frame:
+            build += ["--frame", options.frame]
         if options.images:
             build += ["--images", options.images]
         built = _run(["-m", "engines.cli", *build], BUILD_LIMIT_BYTES)
@@ -145,6 +147,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--target", default=FASTEST, help="(default: %(default)s)")
     parser.add_argument("--images", default="rendered:2", help="to calibrate on, '' for none (default: %(default)s)")
     parser.add_argument("--budget", default="10.4GB", help="of the report's process (default: %(default)s)")
+    parser.add_argument("--frame", metavar="WxH", help="of the camera, for a model that looks at frames in tiles")
     parser.add_argument("--context", type=int, default=2048, help="tokens that are reserved (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=32, help="that the model may choose (default: %(default)s)")
     parser.add_argument("--image", type=Path, help="a photograph (default: a rendered sample)")
