@@ -71,7 +71,14 @@ setup(
         "psutil>=5.9,<8",
     ],
     extras_require={
-        "build": ["onnx>=1.17,<2", "ml_dtypes>=0.4,<1", "PyYAML>=6,<7", "scipy>=1.10,<2", "tqdm>=4.66,<5"],
+        "build": [
+            "onnx>=1.17,<2",
+            "ml_dtypes>=0.4,<1",
+            "PyYAML>=6,<7",
+            "scipy>=1.10,<2",
+            "tqdm>=4.66,<5",
+            "jinja2>=3.1,<4",  # chat templates
+        ],
         "tensorrt-rtx": ["tensorrt-rtx-cu13-libs==1.7.1.116", "tensorrt-rtx-cu13-bindings==1.7.1.116"],  # x86-64 only
         "jetson": ["pycuda>=2024.1"],
         "ray": ["ray>=2.40,<3"],  # sensitivity on several machines; wheels for x86-64 and aarch64, CPython 3.10 to 3.14

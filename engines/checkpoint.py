@@ -27,6 +27,7 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
+_TEMPLATES = ("chat_template.jinja", "chat_template.json")
 _LARGEST_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 _LARGEST_JSON_BYTES = 64 << 20  # tokenizers reach 20 MB
 
@@ -53,6 +54,14 @@ class Checkpoint(Protocol):
     @property
     def tokenizer_json(self) -> bytes:
         """``tokenizer.json``."""
+
+    @property
+    def tokenizer_config(self) -> Mapping[str, Any]:
+        """``tokenizer_config.json``, empty where there is none."""
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template of a conversation, where the checkpoint has one."""
 
     @property
     def prompt(self) -> Mapping[str, str] | None:
@@ -94,6 +103,8 @@ class DirectoryCheckpoint:
     generation_config: Mapping[str, Any]
     image_processor: Mapping[str, Any]
     tokenizer_json: bytes
+    tokenizer_config: Mapping[str, Any]
+    chat_template: str | None
     prompt: Mapping[str, str] | None
     _entries: Mapping[str, _Entry] = field(repr=False)
 
@@ -120,7 +131,12 @@ class DirectoryCheckpoint:
     def sha256(self) -> str:
         """A hash of the files' contents."""
         names = ["config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"]
-        names += ["tokenizer.json", "inspection_prompt.json", *sorted({e.file.name for e in self._entries.values()})]
+        names += [
+            *_TEMPLATES,
+            "tokenizer.json",
+            "inspection_prompt.json",
+            *sorted({e.file.name for e in self._entries.values()}),
+        ]
         digest = hashlib.sha256()
         try:
             for name in names:
@@ -153,6 +169,7 @@ def load_checkpoint(path: Path) -> DirectoryCheckpoint:
         raise CheckpointError(f"{path} says nothing of image preprocessing; expected preprocessor_config.json")
     tokenizer = path / "tokenizer.json"
     _load_json(tokenizer)
+    tokenizer_config = _load_json(path / "tokenizer_config.json", required=False)
     return DirectoryCheckpoint(
         path=path,
         name=_model_name(path.resolve()),
@@ -160,6 +177,8 @@ def load_checkpoint(path: Path) -> DirectoryCheckpoint:
         generation_config=_load_json(path / "generation_config.json", required=False),
         image_processor=processor,
         tokenizer_json=tokenizer.read_bytes(),
+        tokenizer_config=tokenizer_config,
+        chat_template=_load_template(path, tokenizer_config),
         prompt=_load_prompt(path / "inspection_prompt.json"),
         _entries=_load_entries(path),
     )
@@ -168,6 +187,23 @@ def load_checkpoint(path: Path) -> DirectoryCheckpoint:
 def _model_name(path: Path) -> str:
     """The directory's name; what lies in one that is just called "checkpoint" is named after the one above."""
     return path.parent.name if path.name == "checkpoint" else path.name
+
+
+def _load_template(path: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
+    """The chat template from where Hugging Face has kept it, the newest place first; of several the default one."""
+    text_file, json_file = (path / name for name in _TEMPLATES)
+    if text_file.exists():
+        try:
+            return text_file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{text_file} cannot be read ({error}); copy the checkpoint again") from error
+    template = _load_json(json_file, required=False).get("chat_template") or tokenizer_config.get("chat_template")
+    if isinstance(template, list):
+        named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
+        template = named.get("default")
+    if template is not None and not isinstance(template, str):
+        raise CheckpointError(f"{path} holds a chat_template that is no text; expected Jinja, or a list with a default")
+    return template
 
 
 def _load_prompt(path: Path) -> Mapping[str, str] | None:

@@ -16,6 +16,7 @@ from edge_runtime.errors import CheckpointError
 from edge_runtime.reports.report import ACTIONS, DEFECT_CLASSES, SEVERITIES
 from engines.checkpoint import Checkpoint
 from engines.families.base import ImageOptions, Model, Part, Settings, VisionWork
+from engines.families.chat_template import inspection_prompt
 from engines.families.image_processor import read_single_image
 from engines.layers.connector import emit_connector
 from engines.layers.decoder import LlamaConfig, emit_llama_group, emit_llama_head
@@ -91,7 +92,6 @@ def llava_model(
     """
     layout, tied = _find_layout(checkpoint)
     llama = config.llama
-    prompt = checkpoint.prompt
     return Model(
         family=family,
         spec=ModelSpec(
@@ -107,7 +107,7 @@ def llava_model(
             image_token_id=config.image_token_id,
         ),
         image=image,
-        prompt=prompt_around_image(prompt["before_image"], prompt["after_image"]) if prompt else DEFAULT_PROMPT,
+        prompt=inspection_prompt(checkpoint, _INSTRUCTION, config.image_token_id, DEFAULT_PROMPT),
         positions=PositionSpec("sequential", RotarySpec(llama.rope_theta, llama.head_dim)),
         parts=_parts(checkpoint, config, layout, tied, group_parameters, newline),
         vision=vision_work(config.vit, image.max_tensors),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import CheckpointError
 from engines.checkpoint import Checkpoint, load_checkpoint
-from engines.families.llava import Layout, LlavaConfig, checkpoint_parameters, read_config
+from engines.families.llava import DEFAULT_PROMPT, Layout, LlavaConfig, checkpoint_parameters, read_config
 from engines.families.llava_next import read_next_config
 from engines.families.mllama import mllama_parameters, read_mllama_config
 from engines.layers.parameters import Parameter
@@ -138,6 +138,8 @@ class SyntheticCheckpoint:
     tokenizer_json: bytes
     _parameters: Mapping[str, Parameter] = field(repr=False)
     generation_config: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer_config: Mapping[str, Any] = field(default_factory=dict)
+    chat_template: str | None = None
     prompt: Mapping[str, str] | None = None
 
     def __contains__(self, name: object) -> bool:
@@ -177,6 +179,7 @@ def synthetic_checkpoint(name: str, config: Mapping[str, Any]) -> SyntheticCheck
         config=config,
         image_processor={"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}, "resample": 3},
         tokenizer_json=_byte_tokenizer(shape.vocab_size, shape.image_token_id),
+        prompt={"before_image": DEFAULT_PROMPT.before_image, "after_image": DEFAULT_PROMPT.after_image},
         _parameters=shape.parameters,
     )
 

@@ -56,6 +56,16 @@ class QuantizedCheckpoint:
         return self.original.tokenizer_json
 
     @property
+    def tokenizer_config(self) -> Mapping[str, Any]:
+        """The original's."""
+        return self.original.tokenizer_config
+
+    @property
+    def chat_template(self) -> str | None:
+        """The original's."""
+        return self.original.chat_template
+
+    @property
     def prompt(self) -> Mapping[str, str] | None:
         """The original's."""
         return self.original.prompt
