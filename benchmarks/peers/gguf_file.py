@@ -36,7 +36,7 @@ def write_gguf(path: Path, llama: LlamaConfig) -> None:
     writer.add_head_count_kv(llama.num_kv_heads)
     writer.add_layer_norm_rms_eps(llama.rms_norm_eps)
     writer.add_rope_dimension_count(llama.head_dim)
-    writer.add_rope_freq_base(llama.rope_theta)
+    writer.add_rope_freq_base(llama.rotary.theta)
     writer.add_vocab_size(llama.vocab_size)
     writer.add_file_type(LlamaFileType.MOSTLY_Q4_0)
     _add_vocabulary(writer, llama.vocab_size)

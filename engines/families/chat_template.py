@@ -32,7 +32,7 @@ def inspection_prompt(
         return prompt_around_image(checkpoint.prompt["before_image"], checkpoint.prompt["after_image"])
     if checkpoint.chat_template is None:
         _log.warning(
-            "%s has no chat template; the prompt is worded as LLaVA 1.5's: %s ...",
+            "%s has no chat template; the prompt is worded as LLaVA 1.5's: %r ...",
             checkpoint.name,
             otherwise.after_image,
         )

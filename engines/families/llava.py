@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from edge_runtime.bundle.manifest import (
     ImageSpec,
     ModelSpec,
     PositionSpec,
-    RotarySpec,
     prompt_around_image,
 )
 from edge_runtime.errors import CheckpointError
 from edge_runtime.reports.report import ACTIONS, DEFECT_CLASSES, SEVERITIES
 from engines.checkpoint import Checkpoint
+from engines.families.attention_settings import check_heads, read_rotary
 from engines.families.base import ImageOptions, Model, Part, Settings, VisionWork
 from engines.families.chat_template import inspection_prompt
 from engines.families.image_processor import read_single_image
@@ -38,6 +39,9 @@ _INSTRUCTION = (
     f"hundredths of the image), description, and action ({', '.join(ACTIONS)}). No defect: no findings."
 )
 DEFAULT_PROMPT = prompt_around_image(f"USER: {_INSTRUCTION}\n", "\nASSISTANT:")
+
+
+_HAS_QUERY_KEY_NORMS = {"llama": False, "qwen3": True}  # decoders that differ in that alone
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def llava_model(
         ),
         image=image,
         prompt=inspection_prompt(checkpoint, _INSTRUCTION, config.image_token_id, DEFAULT_PROMPT),
-        positions=PositionSpec("sequential", RotarySpec(llama.rope_theta, llama.head_dim)),
+        positions=PositionSpec("sequential", llama.rotary),
         parts=_parts(checkpoint, config, layout, tied, group_parameters, newline),
         vision=vision_work(config.vit, image.max_tensors),
     )
@@ -133,17 +137,14 @@ def read_config(values: Mapping[str, object], generation: Mapping[str, object]) 
     settings = Settings(values)
     vision, text = settings.below("vision_config"), settings.below("text_config")
     vision.choice("model_type", "clip_vision_model", ("clip_vision_model",))
-    text.choice("model_type", "llama", ("llama",))
-    rope = text.below("rope_parameters" if text.values.get("rope_parameters") else "rope_scaling")
-    rope.choice("type" if "type" in rope.values else "rope_type", "default", ("default",))
+    decoder = text.choice("model_type", "llama", tuple(_HAS_QUERY_KEY_NORMS))
 
     all_layers = vision.size("num_hidden_layers", 12)
-    chosen = settings.integer("vision_feature_layer", -2)  # an index of hidden states, the first before any layer
-    num_layers = chosen if chosen >= 0 else all_layers + 1 + chosen
-    if not 0 < num_layers <= all_layers:
-        raise CheckpointError(f"config.json: vision_feature_layer is {chosen}, of {all_layers} layers")
     select = settings.choice("vision_feature_select_strategy", "default", ("default", "full"))
     hidden_size, num_heads = text.size("hidden_size", 4096), text.size("num_attention_heads", 32)
+    head_dim = text.size("head_dim", max(hidden_size // num_heads, 1))
+    num_kv_heads = text.size("num_key_value_heads", num_heads)
+    check_heads(text, num_heads, num_kv_heads, head_dim)
     eos = generation.get("eos_token_id", text.values.get("eos_token_id", 2))
     return LlavaConfig(
         vit=VitConfig(
@@ -151,7 +152,7 @@ def read_config(values: Mapping[str, object], generation: Mapping[str, object]) 
             patch_size=vision.size("patch_size", 32),
             hidden_size=vision.size("hidden_size", 768),
             num_heads=vision.size("num_attention_heads", 12),
-            num_layers=num_layers,
+            feature_layers=_feature_layers(values, all_layers),
             activation=vision.choice("hidden_act", "quick_gelu", ("quick_gelu", "gelu")),
             layer_norm_eps=vision.number("layer_norm_eps", 1e-5),
             keep_class_token=select == "full",
@@ -163,13 +164,14 @@ def read_config(values: Mapping[str, object], generation: Mapping[str, object]) 
             intermediate_size=text.size("intermediate_size", 11008),
             num_layers=text.size("num_hidden_layers", 32),
             num_heads=num_heads,
-            num_kv_heads=text.size("num_key_value_heads", num_heads),
-            head_dim=text.size("head_dim", hidden_size // num_heads),
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
             vocab_size=text.size("vocab_size", 32000),
             max_positions=text.size("max_position_embeddings", 2048),
             rms_norm_eps=text.number("rms_norm_eps", 1e-6),
-            rope_theta=rope.number("rope_theta", text.number("rope_theta", 10000.0)),
+            rotary=read_rotary(text, head_dim),
             activation=text.choice("hidden_act", "silu", ("silu",)),
+            has_query_key_norms=_HAS_QUERY_KEY_NORMS[decoder],
         ),
         connector_activation=settings.choice("projector_hidden_act", "gelu", ("gelu",)),
         connector_bias=settings.flag("multimodal_projector_bias", True),
@@ -177,6 +179,19 @@ def read_config(values: Mapping[str, object], generation: Mapping[str, object]) 
         eos_token_ids=token_ids(eos),
         image_token_id=settings.integer("image_token_id" if "image_token_id" in values else "image_token_index", 32000),
     )
+
+
+def _feature_layers(values: Mapping[str, Any], all_layers: int) -> tuple[int, ...]:
+    """Numbers of the layers whose outputs are features, from indices of hidden states, the first of which is before any
+    layer."""
+    chosen = values.get("vision_feature_layer", -2)
+    indices = chosen if isinstance(chosen, list) else [chosen]
+    if not indices or not all(type(index) is int for index in indices):
+        raise CheckpointError(f"config.json: vision_feature_layer is {chosen!r}; expected a number, or a list of them")
+    layers = tuple(index if index >= 0 else all_layers + 1 + index for index in indices)
+    if not all(0 < layer <= all_layers for layer in layers):
+        raise CheckpointError(f"config.json: vision_feature_layer is {chosen}, of {all_layers} layers")
+    return layers
 
 
 def checkpoint_parameters(config: LlavaConfig, layout: Layout) -> dict[str, Parameter]:
@@ -260,7 +275,7 @@ def _parts(
                 Weights(source, precision, layout.connector),
                 newline=Weights(source, precision).vector(newline) if newline else None,
                 rows=vit.num_features,
-                width_in=vit.hidden_size,
+                width_in=vit.feature_width,
                 width_out=llama.hidden_size,
                 activation=config.connector_activation,
             ),
@@ -290,7 +305,7 @@ def _layer_groups(config: LlavaConfig, group_parameters: int) -> list[tuple[int,
 def _connector_parameters(config: LlavaConfig, prefix: str) -> dict[str, Parameter]:
     width, bias = config.llama.hidden_size, config.connector_bias
     return {
-        **linear_parameters(f"{prefix}linear_1", width, config.vit.hidden_size, bias=bias),
+        **linear_parameters(f"{prefix}linear_1", width, config.vit.feature_width, bias=bias),
         **linear_parameters(f"{prefix}linear_2", width, width, bias=bias),
     }
 

@@ -68,13 +68,16 @@ def read_next_config(values: Mapping[str, Any], generation: Mapping[str, Any]) -
         CheckpointError: a setting is malformed or not supported.
     """
     text = Settings(values).below("text_config")
-    text.choice("model_type", "llama", ("llama", "mistral"))
+    decoder = text.choice("model_type", "llama", ("llama", "mistral", "qwen3"))
     if text.values.get("sliding_window") is not None:
         raise CheckpointError(
             f"{text.where}: sliding_window is {text.values['sliding_window']!r}; supported: null, to see everything"
         )
     Settings(values).choice("vision_feature_select_strategy", "default", ("default",))
-    return read_config({**values, "text_config": {**text.values, "model_type": "llama"}}, generation)
+    return read_config(
+        {**values, "text_config": {**text.values, "model_type": "llama" if decoder == "mistral" else decoder}},
+        generation,
+    )
 
 
 def _read_grids(values: Mapping[str, Any], pixels: PixelSpec) -> tuple[tuple[int, int], ...]:

@@ -88,7 +88,7 @@ def read_mllama(checkpoint: Checkpoint, group_parameters: int, options: ImageOpt
             fill=(0, 0, 0),
             tokens=1,
         ),
-        positions=PositionSpec("sequential", RotarySpec(llama.rope_theta, llama.head_dim)),
+        positions=PositionSpec("sequential", llama.rotary),
         prompt=DEFAULT_PROMPT,
         parts=_parts(checkpoint, config, group_parameters),
         vision=VisionWork(
@@ -129,7 +129,7 @@ def read_mllama_config(values: Mapping[str, Any], generation: Mapping[str, Any])
             vocab_size=text.size("vocab_size", 128256),
             max_positions=text.size("max_position_embeddings", 131072),
             rms_norm_eps=text.number("rms_norm_eps", 1e-5),
-            rope_theta=text.number("rope_theta", 500000.0),
+            rotary=RotarySpec(text.number("rope_theta", 500000.0), hidden_size // num_heads),
             activation=text.choice("hidden_act", "silu", ("silu",)),
         ),
         cross_layers=tuple(cross_layers),

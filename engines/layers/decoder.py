@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edge_runtime.bundle.manifest import RotarySpec
 from engines.layers.op_lowering import CausalAttention, OpLowering
 from engines.layers.weights import Weights
 from engines.onnx.builder import Graph
@@ -26,8 +27,9 @@ class LlamaConfig:
     vocab_size: int
     max_positions: int
     rms_norm_eps: float
-    rope_theta: float
+    rotary: RotarySpec
     activation: str
+    has_query_key_norms: bool = False  # each head of queries and keys is normalized before it is turned
 
 
 def emit_llama_group(
@@ -54,6 +56,8 @@ def emit_llama_group(
         graph.scope = f"layers.{i}/"
         parts = (f"{attention}{part}_proj" for part in "qkv")
         qkv = lowering.linear(graph, normed, weights.linear(f"{attention}qkv_proj", *parts))
+        if config.has_query_key_norms:
+            qkv = _norm_heads(graph, lowering, weights, config, qkv, attention)
         context = lowering.causal_attention(graph, qkv, i, sizes)
         if i + 1 == config.num_layers:
             context, hidden = _last_row(graph, context), _last_row(graph, hidden)
@@ -85,6 +89,21 @@ def emit_llama_head(
     linear = weights.linear(head)
     logits = lowering.linear(graph, normed, linear)
     graph.output("logits", "float32", (1, "T", linear.width), lowering.to_float32(graph, logits))
+
+
+def _norm_heads(
+    graph: Graph, lowering: OpLowering, weights: Weights, config: LlamaConfig, qkv: str, attention: str
+) -> str:
+    """Queries and keys (1, T, (H + 2 Hkv) d), each head normalized by its root mean square, values as they are."""
+    size, heads = config.head_dim, (config.num_heads, config.num_kv_heads)
+    parts = graph.nodes("Split", [qkv, graph.ints(*(count * size for count in (*heads, heads[1])))], 3, axis=-1)
+    normed = []
+    for part, count, name in zip(parts, heads, ("q_norm", "k_norm"), strict=False):
+        name = f"{attention}{name}.weight"
+        rows = graph.node("Reshape", [part, graph.ints(1, -1, size)])  # (1, T H, d)
+        rows = lowering.rms_norm(graph, rows, lowering.constant(graph, name, weights.vector(name)), config.rms_norm_eps)
+        normed.append(graph.node("Reshape", [rows, graph.ints(1, -1, count * size)]))
+    return graph.node("Concat", [*normed, parts[2]], axis=-1)
 
 
 def _last_row(graph: Graph, x: str) -> str:

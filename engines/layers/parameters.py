@@ -55,6 +55,8 @@ def decoder_parameters(llama: LlamaConfig, prefix: str, layers: tuple[int, int])
         for name, rows in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
             parameters.update(linear_parameters(f"{layer}self_attn.{name}", rows, width))
         parameters.update(linear_parameters(f"{layer}self_attn.o_proj", width, queries))
+        for name in ("q_norm", "k_norm") if llama.has_query_key_norms else ():
+            parameters[f"{layer}self_attn.{name}.weight"] = Parameter((llama.head_dim,))
         for name in ("gate_proj", "up_proj"):
             parameters.update(linear_parameters(f"{layer}mlp.{name}", inner, width))
         parameters.update(linear_parameters(f"{layer}mlp.down_proj", width, inner))

@@ -1,4 +1,4 @@
-"""The CLIP vision transformer as an ONNX graph, from pixels to the features of one chosen layer."""
+"""The CLIP vision transformer as an ONNX graph, from pixels to the features of chosen layers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,20 @@ class VitConfig:
     patch_size: int
     hidden_size: int
     num_heads: int
-    num_layers: int  # layers up to the chosen one; later ones are never read
+    feature_layers: tuple[int, ...]  # numbers of layers behind which features are read, side by side in this order
     activation: str
     layer_norm_eps: float
     keep_class_token: bool
+
+    @property
+    def num_layers(self) -> int:
+        """Layers up to the last one that is read; later ones are left out."""
+        return max(self.feature_layers)
+
+    @property
+    def feature_width(self) -> int:
+        """Numbers in a row that the encoder puts out."""
+        return self.hidden_size * len(self.feature_layers)
 
     @property
     def grid(self) -> int:
@@ -54,6 +64,7 @@ def emit_vit(graph: Graph, lowering: OpLowering, weights: Weights, config: VitCo
     hidden = _embed_patches(graph, lowering, weights.under("embeddings."), config)
     hidden = lowering.layer_norm(graph, hidden, *layer_norm_weights("pre_layrnorm"), eps)  # CLIP's own spelling
     normed = lowering.layer_norm(graph, hidden, *layer_norm_weights("encoder.layers.0.layer_norm1"), eps)
+    states: dict[int, str] = {}  # what each layer puts out
     for i in range(config.num_layers):
         layer = f"encoder.layers.{i}."
         graph.scope = f"layers.{i}/"
@@ -73,10 +84,13 @@ def emit_vit(graph: Graph, lowering: OpLowering, weights: Weights, config: VitCo
             normed, hidden = lowering.add_layer_norm(graph, outer, hidden, *norm, eps)
         else:
             hidden = graph.node("Add", [outer, hidden])
+        states[i + 1] = hidden
     graph.scope = ""
+    if len(config.feature_layers) > 1:
+        hidden = graph.node("Concat", [states[layer] for layer in config.feature_layers], axis=-1)
     if not config.keep_class_token:
         hidden = graph.node("Slice", [hidden, graph.ints(1), graph.ints(config.num_features + 1), graph.ints(1)])
-    graph.output("features", lowering.dtype, (1, config.num_features, config.hidden_size), hidden)
+    graph.output("features", lowering.dtype, (1, config.num_features, config.feature_width), hidden)
 
 
 def _embed_patches(graph: Graph, lowering: OpLowering, weights: Weights, config: VitConfig) -> str:

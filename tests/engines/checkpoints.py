@@ -46,6 +46,22 @@ def tiny_variant() -> SyntheticCheckpoint:
     return synthetic_checkpoint("tiny-variant", config)
 
 
+def tiny_modern() -> SyntheticCheckpoint:
+    """A decoder as newer families have it: normalized queries and keys, heads apart from the width, scaled positions.
+
+    Its vision tower gives the features of two layers, side by side.
+    """
+    rope = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    text = {
+        "model_type": "qwen3",
+        "head_dim": 48,
+        "tie_word_embeddings": True,
+        "rope_parameters": {**rope, "original_max_position_embeddings": 64, "rope_theta": 900.0},
+    }
+    config = changed(TINY, text, vision_feature_layer=[-1, 2], tie_word_embeddings=True)
+    return synthetic_checkpoint("tiny-modern", config)
+
+
 class LoudCheckpoint:
     """The tiny checkpoint with one perceptron whose inner activations float16 cannot hold, and its outputs can."""
 

@@ -14,7 +14,7 @@ from engines.checkpoint import DirectoryCheckpoint, load_checkpoint
 from engines.evaluation.fidelity import Trace
 from engines.families import read_model
 from engines.families.synthetic import SYNTHETIC_CONFIGS, synthetic_checkpoint
-from tests.engines.checkpoints import newer_name, tiny_variant, write_checkpoint
+from tests.engines.checkpoints import newer_name, tiny_modern, tiny_variant, write_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PROMPT = PromptTokens(before_image=(1, 70, 71, 72, 90, 91, 33), after_image=(14, 70, 80))
@@ -29,7 +29,15 @@ def _write_variant(directory: Path) -> Path:
     return write_checkpoint(tiny_variant(), directory, rename=newer_name)
 
 
-CHECKPOINTS: Mapping[str, Callable[[Path], Path]] = {"tiny-llava": _write_tiny, "tiny-variant": _write_variant}
+def _write_modern(directory: Path) -> Path:
+    return write_checkpoint(tiny_modern(), directory, rename=newer_name)
+
+
+CHECKPOINTS: Mapping[str, Callable[[Path], Path]] = {
+    "tiny-llava": _write_tiny,
+    "tiny-variant": _write_variant,
+    "tiny-modern": _write_modern,
+}
 
 
 def write_golden_checkpoint(name: str, directory: Path) -> DirectoryCheckpoint:
