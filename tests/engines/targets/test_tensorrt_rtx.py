@@ -21,7 +21,7 @@ from engines.targets import TARGETS
 from engines.targets.base import Calibration, TargetOptions
 from engines.targets.tensorrt_compiler import Compiler
 from tests.engines.builds import WatchedCheckpoint
-from tests.engines.checkpoints import LoudCheckpoint, tiny_variant
+from tests.engines.checkpoints import LoudCheckpoint, tiny_modern, tiny_variant
 from tests.engines.targets.test_int8 import everything_int8, feed_forward_int8
 from tests.engines.targets.test_products import products_int8
 
@@ -39,6 +39,8 @@ OF_EVERY_FORM = [*UNCALIBRATED, "asymmetric-int8"]  # other recipes choose other
     ("checkpoint", "recipe"),
     [(open_checkpoint(REFERENCE), recipe) for recipe in OF_EVERY_FORM]
     + [(tiny_variant(), recipe) for recipe in OF_EVERY_FORM]
+    + [(tiny_modern(), recipe) for recipe in ("fp16", "asymmetric-int4")]
+    + [(open_checkpoint("synthetic:tiny-llava-next"), recipe) for recipe in ("fp16", "asymmetric-int4")]
     + [(open_checkpoint(TINY), recipe) for recipe in RECIPES if recipe not in OF_EVERY_FORM],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
