@@ -22,14 +22,14 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-    "U8": np.dtype("u1"),
+    **{f"{sign}{8 * size}": np.dtype(f"<{sign.lower()}{size}") for sign in "IU" for size in (1, 2, 4, 8)},
     "BOOL": np.dtype("?"),
 }
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
 _LARGEST_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 _LARGEST_JSON_BYTES = 64 << 20  # tokenizers reach 20 MB
+_INDEX_NAME = "model.safetensors.index.json"
+_INDEX_ENDING = ".safetensors.index.json"
 
 
 class Checkpoint(Protocol):
@@ -162,25 +162,21 @@ def load_checkpoint(path: Path) -> DirectoryCheckpoint:
     if not path.is_dir():
         found = f"{path} is a file" if path.exists() else f"there is no checkpoint directory {path}"
         raise CheckpointError(f"{found}; expected a Hugging Face model's directory")
-    processor = _load_json(path / "preprocessor_config.json", required=False)
-    if not processor:  # transformers 5 nests it in the processor's own file
-        processor = _load_json(path / "processor_config.json", required=False).get("image_processor", {})
-    if not isinstance(processor, dict) or not processor:
-        raise CheckpointError(f"{path} says nothing of image preprocessing; expected preprocessor_config.json")
+    config = _load_json(path / "config.json")
     tokenizer = path / "tokenizer.json"
     _load_json(tokenizer)
     tokenizer_config = _load_json(path / "tokenizer_config.json", required=False)
     return DirectoryCheckpoint(
         path=path,
         name=_model_name(path.resolve()),
-        config=_load_json(path / "config.json"),
+        config=config,
         generation_config=_load_json(path / "generation_config.json", required=False),
-        image_processor=processor,
+        image_processor=_load_image_processor(path),
         tokenizer_json=tokenizer.read_bytes(),
         tokenizer_config=tokenizer_config,
         chat_template=_load_template(path, tokenizer_config),
         prompt=_load_prompt(path / "inspection_prompt.json"),
-        _entries=_load_entries(path),
+        _entries=_load_entries(path, config.get("transformers_weights")),
     )
 
 
@@ -204,6 +200,16 @@ def _load_template(path: Path, tokenizer_config: Mapping[str, Any]) -> str | Non
     if template is not None and not isinstance(template, str):
         raise CheckpointError(f"{path} holds a chat_template that is no text; expected Jinja, or a list with a default")
     return template
+
+
+def _load_image_processor(path: Path) -> Mapping[str, Any]:
+    """What the processor's own file nests, as transformers 5 writes it; else the file that older versions wrote."""
+    processor = _load_json(path / "processor_config.json", required=False).get("image_processor")
+    if processor is None:
+        processor = _load_json(path / "preprocessor_config.json", required=False)
+    if not isinstance(processor, dict) or not processor:
+        raise CheckpointError(f"{path} says nothing of image preprocessing; expected preprocessor_config.json")
+    return processor
 
 
 def _load_prompt(path: Path) -> Mapping[str, str] | None:
@@ -231,23 +237,44 @@ def _load_json(path: Path, *, required: bool = True) -> dict[str, Any]:
     return document
 
 
-def _load_entries(path: Path) -> Mapping[str, _Entry]:
-    """Headers of the single safetensors file, or of every shard that the index names."""
-    index = path / "model.safetensors.index.json"
-    if not index.exists():
-        if not (path / "model.safetensors").exists():
+def _load_entries(path: Path, named: object) -> Mapping[str, _Entry]:
+    """Headers of the files that transformers 5 would load: those that config.json names, a single file, or shards.
+
+    ``named`` is ``transformers_weights`` of config.json. Where a single file and an index lie side by side, the single
+    file counts; of a tensor that several shards hold, the one in the last.
+    """
+    index = path / _INDEX_NAME
+    weights = path / "model.safetensors"
+    if named is not None:
+        if not _is_file_name(named) or not str(named).endswith((".safetensors", _INDEX_ENDING)):
             raise CheckpointError(
-                f"{path} holds neither model.safetensors nor {index.name}; convert the weights: "
-                "AutoModel.from_pretrained(...).save_pretrained(..., safe_serialization=True)"
+                f"{path / 'config.json'} has transformers_weights {named!r}; expected a safetensors file or an index "
+                "of its own directory"
             )
-        return _load_header(path / "model.safetensors")
+        weights = index = path / str(named)
+    is_single = not weights.name.endswith(_INDEX_ENDING) and (named is not None or weights.is_file())
+    if not is_single and not index.is_file():
+        raise CheckpointError(_why_no_weights(path))
+    if is_single:
+        return _load_header(weights)
     shards = _load_json(index).get("weight_map")
     if not isinstance(shards, dict) or not all(_is_file_name(name) for name in shards.values()):
         raise CheckpointError(f"{index} has no weight_map from tensors to files of its own directory")
-    headers = {name: _load_header(path / name) for name in sorted(set(shards.values()))}
-    if missing := [tensor for tensor, name in shards.items() if tensor not in headers[name]]:
+    found: dict[str, _Entry] = {}
+    for name in sorted(set(shards.values())):
+        found.update(_load_header(path / name))
+    if missing := [tensor for tensor in shards if tensor not in found]:
         raise CheckpointError(f"{path / shards[missing[0]]} lacks {missing[0]}, which {index.name} promises")
-    return {tensor: headers[name][tensor] for tensor, name in shards.items()}
+    return found
+
+
+def _why_no_weights(path: Path) -> str:
+    convert = (
+        "convert the weights, where transformers and torch are installed: "
+        "AutoModelForImageTextToText.from_pretrained(HERE).save_pretrained(THERE), and "
+        "AutoProcessor.from_pretrained(HERE).save_pretrained(THERE)"
+    )
+    return f"{path} holds neither model.safetensors nor {_INDEX_NAME}; {convert}"
 
 
 def _is_file_name(name: object) -> bool:

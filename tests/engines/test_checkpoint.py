@@ -14,6 +14,7 @@ from edge_runtime.errors import CheckpointError
 from engines.checkpoint import load_checkpoint
 from engines.families.synthetic import open_checkpoint
 from tests.engines.checkpoints import write_checkpoint, write_safetensors, write_safetensors_header
+from tests.engines.layouts import CHOSEN, LAYOUTS, write_layout
 
 NORM = "language_model.model.norm.weight"
 
@@ -72,6 +73,38 @@ def test_the_image_processor_may_lie_in_the_processors_own_file(directory):
     (directory / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
 
     assert load_checkpoint(directory).image_processor == settings
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_files_and_settings_are_chosen_as_transformers_chooses(tmp_path, layout):  # tests/parity asks transformers
+    checkpoint = load_checkpoint(write_layout(layout, tmp_path))
+
+    assert set(checkpoint.tensor(NORM).tolist()) == {CHOSEN}
+    assert checkpoint.image_processor["image_mean"] == [CHOSEN] * 3
+
+
+@pytest.mark.parametrize("named", ["../model.safetensors", "pytorch_model.bin", 3, ""])
+def test_settings_may_only_name_safetensors_of_their_directory(directory, named):
+    settings = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**settings, "transformers_weights": named}))
+
+    with pytest.raises(CheckpointError, match="transformers_weights"):
+        load_checkpoint(directory)
+
+
+def test_weights_that_settings_name_must_be_there(directory):
+    settings = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**settings, "transformers_weights": "mine.safetensors"}))
+
+    with pytest.raises(CheckpointError, match=r"mine\.safetensors"):
+        load_checkpoint(directory)
+
+
+def test_the_advice_for_other_weights_keeps_the_head(directory):
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+
+    with pytest.raises(CheckpointError, match="AutoModelForImageTextToText"):  # AutoModel saves none
+        load_checkpoint(directory)
 
 
 def test_a_checkpoint_may_bring_its_own_prompt(directory):
@@ -174,6 +207,7 @@ def test_no_header_causes_anything_but_a_checkpoint_error(tmp_path_factory, tiny
 
 @pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "", "..", "a\\b", 3])
 def test_an_index_may_only_name_files_of_its_directory(directory, name):
+    (directory / "model.safetensors").unlink()
     (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
 
     with pytest.raises(CheckpointError, match="files of its own directory"):
@@ -181,6 +215,7 @@ def test_an_index_may_only_name_files_of_its_directory(directory, name):
 
 
 def test_a_shard_that_lacks_a_promised_tensor_is_named(directory):
+    (directory / "model.safetensors").unlink()
     write_safetensors(directory / "part.safetensors", {"a": np.zeros(3, np.float16)})
     index = {"weight_map": {"a": "part.safetensors", "b": "part.safetensors"}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
