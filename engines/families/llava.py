@@ -51,7 +51,8 @@ class Layout:
     vision: str = "vision_tower.vision_model."
     connector: str = "multi_modal_projector."
     decoder: str = "language_model.model."
-    head: str = "language_model."
+    head: str = "language_model.lm_head"
+    embedding: str = "language_model.model.embed_tokens"
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def llava_model(
     Raises:
         CheckpointError: the checkpoint lacks a part.
     """
-    layout, tied = _find_layout(checkpoint)
+    layout = _find_layout(checkpoint)
     llama = config.llama
     return Model(
         family=family,
@@ -113,7 +114,7 @@ def llava_model(
         image=image,
         prompt=inspection_prompt(checkpoint, _INSTRUCTION, config.image_token_id, DEFAULT_PROMPT),
         positions=PositionSpec("sequential", llama.rotary),
-        parts=_parts(checkpoint, config, layout, tied, group_parameters, newline),
+        parts=_parts(checkpoint, config, layout, group_parameters, newline),
         vision=vision_work(config.vit, image.max_tensors),
     )
 
@@ -204,37 +205,46 @@ def checkpoint_parameters(config: LlavaConfig, layout: Layout) -> dict[str, Para
         **_connector_parameters(config, layout.connector),
         **embedding_parameters(config.llama, layout.decoder),
         **decoder_parameters(config.llama, layout.decoder, (0, config.llama.num_layers)),
-        **head_parameters(config.llama, layout.decoder, f"{layout.head}lm_head"),
+        **head_parameters(config.llama, layout.decoder, layout.head),
     }
 
 
-def _find_layout(checkpoint: Checkpoint) -> tuple[Layout, bool]:
-    """The layout by names that only one tensor ends with; and whether the head is the embedding's own matrix."""
+def _find_layout(checkpoint: Checkpoint) -> Layout:
+    """The layout by names that only one tensor ends with.
+
+    Head and embedding are one matrix where the settings say so and only one of the two is there, whichever it is.
+    """
 
     def prefix(ending: str) -> str | None:
         found = [name for name in checkpoint if name.endswith(ending)]
         return found[0].removesuffix(ending) if len(found) == 1 else None
 
-    vision, decoder = prefix("embeddings.class_embedding"), prefix("embed_tokens.weight")
-    connector, head = prefix("linear_1.weight"), prefix("lm_head.weight")
+    vision, decoder = prefix("embeddings.class_embedding"), prefix("layers.0.input_layernorm.weight")
+    connector, above, below = prefix("linear_1.weight"), prefix("lm_head.weight"), prefix("embed_tokens.weight")
     if vision is None or decoder is None or connector is None:
         raise CheckpointError(
             f"{checkpoint.name} lacks a vision tower, a connector or a decoder under the names LLaVA gives them; "
             "expected a model saved by transformers' LlavaForConditionalGeneration"
         )
-    return Layout(vision, connector, decoder, head or ""), head is None
+    head = None if above is None else f"{above}lm_head"
+    embedding = None if below is None else f"{below}embed_tokens"
+    settings = Settings(checkpoint.config)
+    if settings.flag("tie_word_embeddings", False) or settings.below("text_config").flag("tie_word_embeddings", False):
+        head, embedding = head or embedding, embedding or head
+    if head is None or embedding is None:
+        missing, other = ("lm_head", "embedding") if head is None else ("embed_tokens", "head")
+        raise CheckpointError(
+            f"{checkpoint.name} holds no {missing}.weight, and its config.json does not say that the {other} serves "
+            "for both (tie_word_embeddings); is it the whole checkpoint? AutoModel saves no head: save it by "
+            "AutoModelForImageTextToText"
+        )
+    return Layout(vision, connector, decoder, head, embedding)
 
 
 def _parts(
-    checkpoint: Checkpoint,
-    config: LlavaConfig,
-    layout: Layout,
-    tied: bool,
-    group_parameters: int,
-    newline: str | None,
+    checkpoint: Checkpoint, config: LlavaConfig, layout: Layout, group_parameters: int, newline: str | None
 ) -> tuple[Part, ...]:
-    vit, llama = config.vit, config.llama
-    head = f"{layout.decoder}embed_tokens" if tied else f"{layout.head}lm_head"
+    vit, llama, head = config.vit, config.llama, layout.head
 
     def decoder_part(index: int, layers: tuple[int, int]) -> Part:
         parameters = decoder_parameters(config.llama, layout.decoder, layers)
@@ -280,7 +290,13 @@ def _parts(
                 activation=config.connector_activation,
             ),
         ),
-        Part("embedding", "embedding", None, embedding_parameters(config.llama, layout.decoder), None),
+        Part(
+            "embedding",
+            "embedding",
+            None,
+            linear_parameters(layout.embedding, llama.vocab_size, llama.hidden_size),
+            None,
+        ),
         *(decoder_part(index, layers) for index, layers in enumerate(_layer_groups(config, group_parameters))),
         Part(
             "lm_head",

@@ -67,12 +67,35 @@ def test_image_tokens_are_the_patches_and_where_kept_the_class_token(strategy, i
     assert read_model(synthetic_checkpoint("x", config)).image.max_tokens == rows
 
 
-def test_a_head_tied_to_the_embedding_takes_the_embeddings_matrix(tiny, tmp_path):
-    checkpoint = load_checkpoint(write_checkpoint(tiny, tmp_path, rename=newer_name))
+TIED = {"tie_word_embeddings": True}
+MATRICES = {"embed_tokens": "model.language_model.embed_tokens.weight", "lm_head": "lm_head.weight"}
 
-    head = read_model(checkpoint).parts[-1]
 
-    assert set(head.parameters) == {"model.language_model.norm.weight", "model.language_model.embed_tokens.weight"}
+def without_matrices(tiny, directory, lost, config):
+    """The tiny checkpoint as newer versions name it, without some of the embedding and the head."""
+
+    def rename(name):
+        new = "lm_head.weight" if "lm_head" in name else newer_name(name)
+        return None if any(matrix in name for matrix in lost) else new
+
+    return load_checkpoint(write_checkpoint(replace(tiny, config=config), directory, rename=rename))
+
+
+@pytest.mark.parametrize("lost", [[], ["lm_head"], ["embed_tokens"]])
+@pytest.mark.parametrize("config", [changed(TINY, TIED), changed(TINY, **TIED)])
+def test_head_and_embedding_that_are_tied_take_the_matrix_that_is_there(tiny, tmp_path, lost, config):
+    parts = {part.kind: part for part in read_model(without_matrices(tiny, tmp_path, lost, config)).parts}
+
+    there = [name for name in MATRICES if name not in lost]
+    assert set(parts["embedding"].parameters) == {MATRICES[there[0]]}
+    assert set(parts["lm_head"].parameters) == {"model.language_model.norm.weight", MATRICES[there[-1]]}
+
+
+@pytest.mark.parametrize("lost", ["lm_head", "embed_tokens"])
+@pytest.mark.parametrize("config", [TINY, changed(TINY, tie_word_embeddings=False)])
+def test_a_head_that_is_not_tied_must_be_there(tiny, tmp_path, lost, config):
+    with pytest.raises(CheckpointError, match=rf"holds no {lost}\.weight.*tie_word_embeddings"):
+        read_model(without_matrices(tiny, tmp_path, [lost], config))
 
 
 def test_biases_of_the_decoder_are_taken_where_there_are_any(tiny, tmp_path):
