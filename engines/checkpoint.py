@@ -76,6 +76,9 @@ class Checkpoint(Protocol):
     def shape(self, name: str) -> tuple[int, ...]:
         """The tensor's shape, without reading it."""
 
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """The tensor's type, without reading it."""
+
     def tensor(self, name: str) -> NDArray[Any]:
         """The tensor's values, read when they are used."""
 
@@ -118,6 +121,10 @@ class DirectoryCheckpoint:
         """The tensor's shape, from the file's header."""
         return self._entry(name).shape
 
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """The tensor's type, from the file's header."""
+        return self._entry(name).dtype
+
     def tensor(self, name: str) -> NDArray[Any]:
         """A read-only view of the file."""
         entry = self._entry(name)
@@ -157,12 +164,15 @@ def load_checkpoint(path: Path) -> DirectoryCheckpoint:
     """Open a checkpoint's directory: read its settings and its tensors' headers.
 
     Raises:
-        CheckpointError: a file is missing, truncated, or not what it claims to be.
+        CheckpointError: a file is missing, truncated, or not what it claims to be; the weights are quantized, or an
+            adapter belongs to them.
     """
     if not path.is_dir():
         found = f"{path} is a file" if path.exists() else f"there is no checkpoint directory {path}"
         raise CheckpointError(f"{found}; expected a Hugging Face model's directory")
+    _check_no_adapter(path)
     config = _load_json(path / "config.json")
+    _check_not_quantized(path, config)
     tokenizer = path / "tokenizer.json"
     _load_json(tokenizer)
     tokenizer_config = _load_json(path / "tokenizer_config.json", required=False)
@@ -200,6 +210,37 @@ def _load_template(path: Path, tokenizer_config: Mapping[str, Any]) -> str | Non
     if template is not None and not isinstance(template, str):
         raise CheckpointError(f"{path} holds a chat_template that is no text; expected Jinja, or a list with a default")
     return template
+
+
+def _check_no_adapter(path: Path) -> None:
+    """Refuse a LoRA adapter, alone or beside its base, which transformers would load it with where peft is there."""
+    adapter = path / "adapter_config.json"
+    if not adapter.exists():
+        return
+    base = _load_json(adapter).get("base_model_name_or_path") or "BASE"
+    whole = (path / "config.json").exists()
+    raise CheckpointError(
+        f"{path} holds an adapter ({adapter.name}){' beside a model' if whole else ', and no model'}; merge the two, "
+        "where peft, transformers and torch are installed: PeftModel.from_pretrained(AutoModelForImageTextToText."
+        f"from_pretrained({base!r}), {path.name!r}).merge_and_unload().save_pretrained(MERGED), and "
+        f"AutoProcessor.from_pretrained({base!r}).save_pretrained(MERGED)"
+        + ("; or move the adapter's files away, to build the model without it" if whole else "")
+    )
+
+
+def _check_not_quantized(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse weights that are codes of numbers: what they stand for is another library's business."""
+    settings = {"": config, **{name: value for name, value in config.items() if isinstance(value, dict)}}
+    for where, values in settings.items():
+        for key in ("quantization_config", "compression_config"):
+            if values.get(key) is not None and where != key:
+                found = values[key]
+                method = found.get("quant_method", found) if isinstance(found, dict) else found
+                raise CheckpointError(
+                    f"{path / 'config.json'} says that the weights are quantized ({key} of {method!r}); expected "
+                    "float16, bfloat16 or float32: take the model that it was made from, which is rounded here as the "
+                    "recipe says"
+                )
 
 
 def _load_image_processor(path: Path) -> Mapping[str, Any]:
@@ -305,6 +346,11 @@ def _load_header(path: Path) -> dict[str, _Entry]:
 
 
 def _check_entry(path: Path, name: str, entry: Any, start: int, size_bytes: int) -> _Entry:
+    if isinstance(entry, dict) and isinstance(kind := entry.get("dtype"), str) and kind not in _DTYPES:
+        raise CheckpointError(
+            f"{path}: {name} is stored as {kind}; expected float16, bfloat16 or float32 numbers: take the model that "
+            "this one was quantized from"
+        )
     try:
         dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
         begin, end = entry["data_offsets"]

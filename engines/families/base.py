@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import ml_dtypes
+import numpy as np
+
 from edge_runtime.bundle.manifest import CoordinateSpec, ImageSpec, ModelSpec, PositionSpec, PromptSpec
 from edge_runtime.errors import CheckpointError
 from edge_runtime.reports.report import REGION_STEPS
@@ -17,6 +20,7 @@ from engines.layers.weights import TensorSource
 from engines.onnx.builder import Graph
 from engines.quantize.recipe import Precision
 
+_FLOATS = tuple(map(np.dtype, ("<f8", "<f4", "<f2", ml_dtypes.bfloat16)))
 _LARGEST_SIZE = 1 << 24  # no width, depth or vocabulary of a model is larger
 
 
@@ -72,7 +76,7 @@ def check_parameters(checkpoint: Checkpoint, model: Model) -> None:
     """Compare every tensor that the model needs with the checkpoint.
 
     Raises:
-        CheckpointError: one is missing or has another shape than the settings say.
+        CheckpointError: one is missing, has another shape than the settings say, or holds no floating numbers.
     """
     for part in model.parts:
         for name, parameter in part.parameters.items():
@@ -82,6 +86,11 @@ def check_parameters(checkpoint: Checkpoint, model: Model) -> None:
                 raise CheckpointError(
                     f"{name} of {checkpoint.name} has the shape {list(found)}, and its config.json says "
                     f"{list(parameter.shape)}; the two don't belong together"
+                )
+            if (dtype := checkpoint.dtype(name)) not in _FLOATS:
+                raise CheckpointError(
+                    f"{name} of {checkpoint.name} is stored as {dtype}: codes of a quantized weight, whose meaning is "
+                    "another library's; take the model that it was quantized from"
                 )
 
 

@@ -152,6 +152,10 @@ class SyntheticCheckpoint:
         """The tensor's shape."""
         return self._parameters[name].shape
 
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Float16, whichever it is."""
+        return np.dtype("<f2")
+
     def tensor(self, name: str) -> NDArray[np.float16]:
         """Uniform numbers around 1 for norms and around 0 for the rest, wide enough to keep hidden states' size."""
         parameter = self._parameters[name]

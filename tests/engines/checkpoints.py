@@ -14,7 +14,8 @@ from engines.checkpoint import Checkpoint
 from engines.families.synthetic import SYNTHETIC_CONFIGS, SyntheticCheckpoint, synthetic_checkpoint
 
 TINY = SYNTHETIC_CONFIGS["tiny-llava"]
-DTYPE_NAMES = {"float16": "F16", "float32": "F32", "bfloat16": "BF16", "int64": "I64"}
+DTYPE_NAMES = {"float16": "F16", "float32": "F32", "bfloat16": "BF16"}
+DTYPE_NAMES |= {"int64": "I64", "int32": "I32", "int8": "I8", "uint8": "U8"}
 
 
 def changed(config: Mapping[str, Any], text: Mapping[str, Any] = {}, **top: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.errors import CheckpointError
 from engines.checkpoint import load_checkpoint
+from engines.families import read_model
 from engines.families.synthetic import open_checkpoint
 from tests.engines.checkpoints import write_checkpoint, write_safetensors, write_safetensors_header
 from tests.engines.layouts import CHOSEN, LAYOUTS, write_layout
@@ -104,6 +105,64 @@ def test_the_advice_for_other_weights_keeps_the_head(directory):
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
 
     with pytest.raises(CheckpointError, match="AutoModelForImageTextToText"):  # AutoModel saves none
+        load_checkpoint(directory)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_adapter_is_refused_with_how_to_merge_it(directory, alone):
+    (directory / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/base"}))
+    if alone:
+        (directory / "config.json").unlink()
+
+    with pytest.raises(CheckpointError, match=r"adapter.*'some/base'.*merge_and_unload\(\)\.save_pretrained") as error:
+        load_checkpoint(directory)
+
+    assert ("move the adapter's files away" in str(error.value)) is not alone
+
+
+@pytest.mark.parametrize("key", ["quantization_config", "compression_config"])
+@pytest.mark.parametrize("where", ["", "text_config"])
+def test_weights_that_settings_call_quantized_are_refused(directory, key, where):
+    settings = json.loads((directory / "config.json").read_text())
+    (settings[where] if where else settings)[key] = {"quant_method": "awq"}
+    (directory / "config.json").write_text(json.dumps(settings))
+
+    with pytest.raises(CheckpointError, match=r"quantized.*'awq'"):
+        load_checkpoint(directory)
+
+
+def test_settings_that_say_null_of_quantization_say_nothing(directory):
+    settings = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**settings, "quantization_config": None}))
+
+    assert NORM in load_checkpoint(directory)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32])
+def test_integers_of_a_weights_shape_are_no_weights(tiny, tmp_path, dtype):
+    name = "language_model.model.layers.1.mlp.up_proj.weight"
+    tensors = {name: tiny.tensor(name) for name in tiny}
+    write_safetensors(
+        write_checkpoint(tiny, tmp_path) / "model.safetensors", {**tensors, name: tensors[name].astype(dtype)}
+    )
+
+    with pytest.raises(CheckpointError, match=rf"{name} .* is stored as {np.dtype(dtype)}"):
+        read_model(load_checkpoint(tmp_path))
+
+
+def test_integers_that_no_component_takes_do_not_matter(tiny, tmp_path):
+    tensors = {name: tiny.tensor(name) for name in tiny}
+    buffer = {"vision_tower.vision_model.embeddings.position_ids": np.arange(17, dtype=np.int64)}
+    write_safetensors(write_checkpoint(tiny, tmp_path) / "model.safetensors", {**tensors, **buffer})
+
+    assert read_model(load_checkpoint(tmp_path)).parts
+
+
+def test_a_type_of_numbers_that_is_not_known_is_named(directory):
+    entry = {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}
+    write_safetensors_header(directory / "model.safetensors", {"weight": entry}, bytes(4))
+
+    with pytest.raises(CheckpointError, match="weight is stored as F8_E4M3"):
         load_checkpoint(directory)
 
 

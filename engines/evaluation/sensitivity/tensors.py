@@ -80,6 +80,10 @@ class QuantizedCheckpoint:
         """The original's."""
         return self.original.shape(name)
 
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """The original's."""
+        return self.original.dtype(name)
+
     def tensor(self, name: str) -> NDArray[Any]:
         """A tensor, quantized or not."""
         file = self.files.get(name)
