@@ -25,7 +25,7 @@ from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edge_runtime.bundle.manifest import PixelSpec
 from edge_runtime.vision.image_processors import squeeze
 from engines.build import build
-from engines.calibration.classifier import IMAGENET_MEAN, IMAGENET_STD, quantize_classifier
+from engines.calibration.classifier import IMAGENET_MEAN, IMAGENET_STD, PIXEL_SCALES, quantize_classifier
 from engines.calibration.images import open_images
 from engines.evaluation.fidelity import Trace
 from engines.evaluation.sensitivity.outcomes import divergence
@@ -95,7 +95,9 @@ def classifier_table(folder: Path, scenes: int) -> Iterator[str]:
     for scale in ("channel", "tensor"):
         for method in RANGE_METHODS:
             path = folder / f"{scale}.{method}.onnx"
-            quantize_classifier(CLASSIFIER, seen, path, method=method, per_tensor=scale == "tensor")
+            quantize_classifier(
+                CLASSIFIER, seen, path, pixels=PIXEL_SCALES["imagenet"], method=method, per_tensor=scale == "tensor"
+            )
             yield row(f"a scale a {scale}, {method}", path)
     for scale in ("channel", "tensor"):
         yield row(f"a scale a {scale}, by ONNX Runtime", by_onnxruntime(folder, seen, per_channel=scale == "channel"))

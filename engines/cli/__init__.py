@@ -135,6 +135,13 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument(
         "--per-tensor", action="store_true", help="of a cnn: one scale a weight, to see what it costs; not for use"
     )
+    build.add_argument(
+        "--preprocessing",
+        metavar="NAME",
+        help="of a cnn: what its input is of RGB pixels: imagenet (0 to 1, then by ImageNet's mean and deviation), "
+        "unit (0 to 1), raw (0 to 255, also where the graph normalizes by itself), or a preprocessor_config.json "
+        "(default: the one beside CHECKPOINT; without one, it has to be said)",
+    )
     build.add_argument("--force", action="store_true", help="replace the bundle at --out")
     build.set_defaults(after_interrupt="; finished components are kept: run the same command again to go on")
 
@@ -232,6 +239,7 @@ examples:
   edge-engines calibrate llava-1.5-7b-hf --out ranges             hours of work that a Jetson need not do
   edge-engines verify out/bundle --checkpoint llava-1.5-7b-hf     is it still the same model?
   edge-engines sensitivity engines/reference/checkpoint           which of its parts need their bits?
+  edge-engines build resnet18.onnx --family cnn --preprocessing imagenet --images photos --out resnet18.int8.onnx
   edge-engines build engines/reference/checkpoint --recipe auto --measurements sensitivity.jsonl --budget 330MB \\
       --out out/auto                                              the best plan that fits, by that
 

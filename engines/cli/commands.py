@@ -6,6 +6,7 @@ import argparse
 import itertools
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from edge_runtime.stream.sources import open_source
 from edge_runtime.vision.image_processors import describe_image
 from engines.build import build
 from engines.calibrate import calibrate
-from engines.calibration.classifier import quantize_classifier
+from engines.calibration.classifier import QuantizedClassifier, find_pixel_scale, quantize_classifier
 from engines.calibration.images import DEFAULT_IMAGES, open_images, warn_where_few
 from engines.checkpoint import Checkpoint, DirectoryCheckpoint
 from engines.cli.options import (
@@ -53,6 +54,7 @@ from engines.planning.plan_report import outlook
 from engines.quantize.recipe import PrecisionPlan, load_recipe
 
 _DEFAULT_TARGET = "onnxruntime"
+_MOST_NAMES = 5  # of layers, for each reason
 _MOST_IMAGES = 64  # of --images: each is decoded twice, by the bundle and by transformers
 
 
@@ -124,12 +126,33 @@ def _calibrate(options: argparse.Namespace) -> None:
 def _build_classifier(options: argparse.Namespace) -> None:
     if options.out.exists() and not options.force:
         raise BuildError(f"{options.out} exists; choose another --out, or replace it with --force")
+    source = Path(options.checkpoint)
+    pixels = find_pixel_scale(source, options.preprocessing)
     images = open_images(options.images or DEFAULT_IMAGES)
     warn_where_few(images)
-    found = quantize_classifier(Path(options.checkpoint), images, options.out, per_tensor=options.per_tensor)
-    text = f"{found.path}: {found.int8_layers} layers in INT8, {', '.join(found.float32_layers)} in float32, "
-    document = {"file": str(found.path), "int8_layers": found.int8_layers, "size_bytes": found.size_bytes}
-    _print_result(options, text + format_bytes(found.size_bytes), document)
+    found = quantize_classifier(source, images, options.out, pixels=pixels, per_tensor=options.per_tensor)
+    document = {
+        "file": str(found.path),
+        "int8_layers": found.int8_layers,
+        "float32_layers": dict(found.float32_layers),
+        "float32_bytes": found.float32_bytes,
+        "size_bytes": found.size_bytes,
+        "preprocessing": asdict(pixels),
+    }
+    _print_result(options, _classifier_text(found), document)
+
+
+def _classifier_text(found: QuantizedClassifier) -> str:
+    """One line, and one for every reason why something stayed in float32."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in found.float32_layers.items():
+        reasons.setdefault(reason, []).append(name)
+    stayed = f"{len(found.float32_layers)} in float32 ({format_bytes(found.float32_bytes)} of weights)"
+    lines = [f"{found.path}: {found.int8_layers} layers in INT8, {stayed}, {format_bytes(found.size_bytes)}"]
+    for reason, names in reasons.items():
+        more = f", and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        lines.append(f"  in float32, as {reason}: {', '.join(names[:_MOST_NAMES])}{more}")
+    return "\n".join(lines)
 
 
 def _image_options(options: argparse.Namespace) -> ImageOptions:

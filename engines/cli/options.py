@@ -49,8 +49,9 @@ def check_build_options(options: argparse.Namespace, target: str, recipe: Precis
             f"--calibration-cache means nothing to the recipe {recipe.recipe}, which finds no ranges; leave it out, or "
             "choose a recipe with INT8"
         )
-    if options.per_tensor:
-        raise UsageError("--per-tensor means nothing without --family cnn; leave it out")
+    for given, flag in ((options.per_tensor, "--per-tensor"), (options.preprocessing, "--preprocessing")):
+        if given:
+            raise UsageError(f"{flag} means nothing without --family cnn; leave it out")
 
 
 def check_route_option(options: argparse.Namespace, recipe: PrecisionPlan) -> None:

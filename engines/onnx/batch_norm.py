@@ -18,14 +18,13 @@ from edge_runtime.errors import CheckpointError
 
 Array = NDArray[Any]
 
-_FOLDABLE = ("Conv",)
-
 
 def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same function without a BatchNormalization: folded into the convolution before, or a Mul and an Add.
+    """The same function without a BatchNormalization: folded into the Conv or Gemm before, or a Mul and an Add.
 
     Raises:
-        CheckpointError: one of them is in training mode, or its statistics are no constants.
+        CheckpointError: one of them is in training mode, or its statistics are no constants; nothing says how many axes
+            its input has.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -35,6 +34,7 @@ def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
     readers: dict[str, int] = {}
     for name in [*(name for node in graph.node for name in node.input), *(value.name for value in graph.output)]:
         readers[name] = readers.get(name, 0) + 1
+    ranks = _ranks(model)
     nodes: list[NodeProto] = []
     for node in graph.node:
         if node.op_type != "BatchNormalization":
@@ -44,19 +44,27 @@ def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
         maker = makers.get(node.input[0])
         if (
             maker is not None
-            and maker.op_type in _FOLDABLE
+            and maker.op_type in _FOLDS
             and readers[node.input[0]] == 1
-            and maker.input[1] in weights
+            and all(name in weights for name in maker.input[1:] if name)
+            and _FOLDS[maker.op_type](maker, node, factor, shift, weights)
         ):
-            _fold(maker, node, factor, shift, weights)
-        else:
-            nodes += _written_out(node, factor, shift, weights)
+            continue
+        nodes += _written_out(node, factor, shift, weights, ranks.get(node.input[0]))
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     used = {name for node in copies for name in node.input}
     del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(copies)
     graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items() if name in used)
     return result
+
+
+def _ranks(model: onnx.ModelProto) -> Mapping[str, int]:
+    """How many axes tensors have, where that can be told."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = (*graph.input, *graph.value_info, *graph.output)
+    types = {value.name: value.type.tensor_type for value in values}
+    return {name: len(kind.shape.dim) for name, kind in types.items() if kind.HasField("shape")}
 
 
 def _take_constants(graph: onnx.GraphProto) -> dict[str, Array]:
@@ -87,22 +95,54 @@ def _factor_and_shift(node: NodeProto, weights: Mapping[str, Array]) -> tuple[Ar
     return factor, bias - mean * factor
 
 
-def _fold(maker: NodeProto, node: NodeProto, factor: Array, shift: Array, weights: dict[str, Array]) -> None:
+def _fold_conv(maker: NodeProto, node: NodeProto, factor: Array, shift: Array, weights: dict[str, Array]) -> bool:
     """Multiply the convolution's output channels, shift its bias, and let it write what the norm wrote."""
-    name = f"{maker.input[1]}.folded.{node.output[0]}"  # a weight may be shared with a convolution that has no norm
     kernel = weights[maker.input[1]]
-    weights[name] = (kernel * factor.reshape(-1, *[1] * (kernel.ndim - 1))).astype(kernel.dtype)
-    bias = weights[maker.input[2]] if len(maker.input) > 2 else np.zeros(len(kernel), kernel.dtype)
-    weights[f"{name}.bias"] = (bias * factor + shift).astype(kernel.dtype)
+    bias = weights[maker.input[2]] if len(maker.input) > 2 and maker.input[2] else np.zeros(len(kernel), kernel.dtype)
+    spread = factor.reshape(-1, *[1] * (kernel.ndim - 1))
+    _take_over(maker, node, kernel * spread, bias * factor + shift, weights)
+    return True
+
+
+def _fold_gemm(maker: NodeProto, node: NodeProto, factor: Array, shift: Array, weights: dict[str, Array]) -> bool:
+    """The same of a fully connected layer; False where its bias is no row of numbers."""
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in maker.attribute}
+    matrix = weights[maker.input[1]]
+    has_bias = len(maker.input) > 2 and maker.input[2]
+    bias = weights[maker.input[2]].reshape(-1) * attributes.get("beta", 1.0) if has_bias else np.zeros(1)
+    if bias.size not in (1, len(factor)):
+        return False
+    spread = factor[:, None] if attributes.get("transB", 0) else factor[None, :]
+    _take_over(maker, node, matrix * spread, bias * factor + shift, weights)
+    for attribute in maker.attribute:
+        if attribute.name == "beta":
+            attribute.f = 1.0
+    return True
+
+
+_FOLDS = {"Conv": _fold_conv, "Gemm": _fold_gemm}
+
+
+def _take_over(maker: NodeProto, node: NodeProto, weight: Array, bias: Array, weights: dict[str, Array]) -> None:
+    dtype = weights[maker.input[1]].dtype
+    name = f"{maker.input[1]}.folded.{node.output[0]}"  # a weight may be shared with a layer that has no norm
+    weights[name], weights[f"{name}.bias"] = weight.astype(dtype), bias.astype(dtype)
     maker.input[:] = [maker.input[0], name, f"{name}.bias"]
     maker.output[0] = node.output[0]
 
 
-def _written_out(node: NodeProto, factor: Array, shift: Array, weights: dict[str, Array]) -> list[NodeProto]:
+def _written_out(
+    node: NodeProto, factor: Array, shift: Array, weights: dict[str, Array], rank: int | None
+) -> list[NodeProto]:
     x, y = node.input[0], node.output[0]
-    shape = (-1, 1, 1)  # channels come second, and of the rest there are two
+    if rank is None or rank < 2:
+        raise CheckpointError(
+            f"nothing says how many axes the input {x!r} of the BatchNormalization {node.name!r} has; export the "
+            "classifier with shapes (onnx.shape_inference)"
+        )
+    shape, dtype = (-1, *[1] * (rank - 2)), weights[node.input[1]].dtype  # channels come second
     for part, values in (("factor", factor), ("shift", shift)):
-        weights[f"{y}.{part}"] = values.reshape(shape).astype(np.float32)
+        weights[f"{y}.{part}"] = values.reshape(shape).astype(dtype)
     return [
         helper.make_node("Mul", [x, f"{y}.factor"], [f"{y}.scaled"], name=f"{y}.scale"),
         helper.make_node("Add", [f"{y}.scaled", f"{y}.shift"], [y], name=f"{y}.add"),
