@@ -61,7 +61,7 @@ def check_files(bundle: Bundle, *, verify_hashes: bool) -> None:
 
     Raises:
         BundleNotFoundError: a file is missing or cannot be read.
-        BundleCorruptError: a file differs.
+        BundleCorruptError: a file differs, or is a link that the engine will not follow.
     """
     manifest = bundle.manifest
     mend = (
@@ -84,6 +84,22 @@ def check_files(bundle: Bundle, *, verify_hashes: bool) -> None:
             raise
         except (OSError, ValueError) as error:  # ValueError: a path with a null byte
             raise BundleNotFoundError(f"{entry.path!r} of {bundle.path} cannot be read ({error}); {mend}") from error
+    _check_links(bundle)
+
+
+def _check_links(bundle: Bundle) -> None:
+    """Refuse a graph whose weights are linked into another folder than itself: ONNX Runtime does not follow those."""
+    for component in bundle.manifest.components:
+        files = [bundle.file(entry) for entry in component.files]
+        if not any(file.suffix == ".onnx" for file in files):
+            continue
+        folders = {file.resolve().parent for file in files}
+        if len(folders) > 1:
+            raise BundleCorruptError(
+                f"{files[0]} and its weights are links into different folders ({', '.join(map(str, folders))}), "
+                "which ONNX Runtime refuses to read. Of DVC: dvc config cache.type reflink,hardlink,copy, then dvc "
+                "checkout --relink; of git-annex: git annex unlock; of others: cp -rL to a copy of the bundle"
+            )
 
 
 def sha256_of_file(path: Path) -> str:

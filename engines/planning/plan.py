@@ -13,6 +13,7 @@ from edge_runtime.errors import CheckpointError, EdgeRuntimeError, RecipeError
 from edge_runtime.language.tokenizer import PromptTokens, prompt_tokens
 from edge_runtime.memory.footprint import FOOTPRINTS
 from edge_runtime.memory.plan import MemoryPlan, MemoryPlanItem, plan_memory
+from edge_runtime.reports.report import answer_from_findings
 from edge_runtime.reports.schema import SCHEMA_NAME, schema_to_json
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS, read_model
@@ -55,8 +56,8 @@ def plan_bundle(
 
     Raises:
         RecipeError: there is no such target, or it lacks what the recipe asks for; an exception fits no matrix;
-            ``context`` leaves no room for an answer, or is more than the model has positions.
-        CheckpointError: the checkpoint is not supported, or contradicts itself.
+            ``context``, or the model's own positions, leave no room for an answer; ``context`` is more than those.
+        CheckpointError: the checkpoint is not supported, or contradicts itself, as in its tokenizer.
     """
     kind = target_kind(target)
     if lack := kind.lacks(precisions):
@@ -67,9 +68,14 @@ def plan_bundle(
     model = read_model(checkpoint, group_parameters, image)
     parts = tuple(piece for part in model.parts for piece in split_head(part, kind.head_parameters))
     _check_patterns(precisions, parts)
-    if context is not None:
-        _check_context(checkpoint, model, context)
+    if context is not None and context > model.spec.max_positions:
+        raise RecipeError(
+            f"a context of {context} tokens is more than the {model.spec.max_positions} positions that "
+            f"{checkpoint.name} was trained for; ask for a --context of {model.spec.max_positions} at most"
+        )
     context_tokens = context or min(max(_CONTEXT, shortest_context(model)), model.spec.max_positions)
+    if not model.only_planned:
+        _check_room(checkpoint, model, context_tokens)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         task="generate",
@@ -111,21 +117,26 @@ def prompt_of(checkpoint: Checkpoint, model: Model) -> PromptTokens:
         ) from error
 
 
-def _check_context(checkpoint: Checkpoint, model: Model, context: int) -> None:
-    if context > model.spec.max_positions:
-        raise RecipeError(
-            f"a context of {context} tokens is more than the {model.spec.max_positions} positions that "
-            f"{checkpoint.name} was trained for; ask for a --context of {model.spec.max_positions} at most"
-        )
-    if context >= shortest_context(model):
-        return
+def _check_room(checkpoint: Checkpoint, model: Model, context_tokens: int) -> None:
+    """Refuse a prompt that leaves no room for the shortest answer, or has tokens that the embedding has no row of."""
     prompt = prompt_of(checkpoint, model)
-    text_tokens, image_tokens = len(prompt.before_image) + len(prompt.after_image), model.image.max_tokens
-    if context <= text_tokens + image_tokens:
-        raise RecipeError(
-            f"a context of {context} tokens leaves no room for an answer: the prompt takes {text_tokens}, and the "
-            f"image {image_tokens}; ask for a --context of {shortest_context(model)}, or leave it out"
+    ids, image_tokens = (*prompt.before_image, *prompt.after_image), model.image.max_tokens
+    if max(ids, default=0) >= model.spec.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer.json of {checkpoint.name} gives the prompt a token {max(ids)}, and the embedding has rows "
+            f"for {model.spec.vocab_size}; the two don't belong together"
         )
+    answer = Tokenizer.from_str(checkpoint.tokenizer_json.decode("utf-8")).encode(answer_from_findings(()))
+    needed = len(ids) + image_tokens + len(answer.ids)
+    if needed <= context_tokens:
+        return
+    most = model.spec.max_positions
+    wider = max(shortest_context(model), min(needed + _TEXT // 2, most))
+    advice = f"ask for a --context of {wider}, or leave it out" if needed <= most else "take a shorter prompt"
+    raise RecipeError(
+        f"a context of {context_tokens} tokens leaves no room for an answer: the prompt takes {len(ids)}, and the "
+        f"image {image_tokens}; {advice}"
+    )
 
 
 def shortest_context(model: Model) -> int:

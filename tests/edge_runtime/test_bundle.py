@@ -38,6 +38,36 @@ def test_a_whole_bundle_loads_with_its_hashes_verified(tiny_bundle: Path) -> Non
     assert bundle.manifest.size_bytes == sum(bundle.file(entry).stat().st_size for entry in bundle.manifest.files)
 
 
+def link_files(bundle: Path, cache: Path, folder_of: Callable[[int], str]) -> None:
+    """Move a bundle's files into folders of ``cache``, and leave links, as DVC and git-annex do."""
+    for index, file in enumerate(sorted(bundle.iterdir())):
+        kept = cache / folder_of(index) / file.name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(kept)
+        file.symlink_to(kept)
+
+
+def test_a_bundle_of_links_that_no_engine_follows_is_refused_with_how_to_unlink_it(
+    bundle_copy: Path, tmp_path: Path
+) -> None:
+    link_files(bundle_copy, tmp_path / "cache", lambda index: f"{index:02}")
+
+    with pytest.raises(BundleCorruptError, match=r"links into different folders.*dvc checkout.*git annex unlock"):
+        load_bundle(bundle_copy)
+
+
+def test_a_bundle_of_links_into_one_folder_loads(bundle_copy: Path, tmp_path: Path) -> None:
+    link_files(bundle_copy, tmp_path / "cache", lambda index: "all")
+
+    load_bundle(bundle_copy)
+
+
+def test_a_link_to_a_bundle_loads(bundle_copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "current").symlink_to(bundle_copy)
+
+    load_bundle(tmp_path / "current")
+
+
 def test_a_manifest_survives_being_written_and_read(tiny_bundle: Path) -> None:
     manifest = load_bundle(tiny_bundle).manifest
     assert manifest_from_json(manifest_to_json(manifest)) == manifest

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from edge_runtime.errors import CheckpointError, RecipeError
 from engines.build import build
@@ -212,6 +213,38 @@ def test_a_context_that_leaves_no_room_for_an_answer_is_refused_with_one_that_do
     assert "a context of 5 tokens leaves no room for an answer" in said
     advised = int(said.split("--context of ")[1].split(",")[0])
     assert plan_of("tiny-llava", context=advised).context_tokens == advised
+
+
+@pytest.mark.parametrize("context", [None, 600, 1024])
+def test_a_prompt_that_is_longer_than_the_context_is_refused(context):
+    tiny = open_checkpoint("synthetic:tiny-llava")
+    checkpoint = replace(tiny, prompt={"before_image": "crack? " * 1000, "after_image": "\nASSISTANT:"})
+
+    with pytest.raises(RecipeError, match=r"leaves no room for an answer: the prompt takes \d+.*take a shorter prompt"):
+        plan_bundle(checkpoint, load_recipe("fp16"), "onnxruntime", context)
+
+
+def test_a_prompt_that_is_longer_than_the_context_asked_for_is_refused_with_one_that_is_not():
+    tiny = open_checkpoint("synthetic:tiny-llava")
+    checkpoint = replace(tiny, prompt={"before_image": "c" * 560, "after_image": "\nASSISTANT:"})
+
+    with pytest.raises(RecipeError, match="leaves no room for an answer") as error:
+        plan_bundle(checkpoint, load_recipe("fp16"), "onnxruntime", 530)
+
+    advised = int(str(error.value).split("--context of ")[1].split(",")[0])
+    assert plan_bundle(checkpoint, load_recipe("fp16"), "onnxruntime", advised).context_tokens == advised
+
+
+def test_a_tokenizer_with_tokens_beyond_the_embedding_is_refused():
+    tiny = open_checkpoint("synthetic:tiny-llava")
+    tokenizer = Tokenizer.from_str(tiny.tokenizer_json.decode())
+    tokenizer.add_special_tokens([f"<{number}>" for number in range(600)])
+    checkpoint = replace(
+        tiny, tokenizer_json=tokenizer.to_str().encode(), prompt={"before_image": "<599>", "after_image": ":"}
+    )
+
+    with pytest.raises(CheckpointError, match=r"gives the prompt a token \d+, and the embedding has rows for 512"):
+        plan_bundle(checkpoint, load_recipe("fp16"), "onnxruntime")
 
 
 @pytest.mark.parametrize("command", [["plan"], ["build", "--out", "bundle"]])
