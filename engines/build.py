@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
 import os
 import platform
 import shutil
-from collections.abc import Collection, Mapping
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -36,6 +38,9 @@ from engines.planning.plan import BundlePlan, plan_bundle, prompt_of
 from engines.quantize.recipe import PrecisionPlan
 from engines.targets import TARGETS
 from engines.targets.base import Calibration, TargetOptions
+from engines.targets.trial import try_engines
+
+_log = logging.getLogger(__name__)
 
 _JOURNAL_NAME = "journal.json"
 _OPENING_TOKENS = 64  # of the answer, that are the same in every answer and so run with the prompt
@@ -60,8 +65,9 @@ def build(
 ) -> Bundle:
     """Write the bundle ``out``, replacing one that is there only where ``force`` says so.
 
-    Everything is written to ``<out>.partial`` first. Where that already holds components of the same build, they are
-    checked and kept. ``compute_capabilities`` ("8.6") are the GPUs that a compiler which can aim at others builds
+    Everything is written to ``<out>.partial`` first, which no other build may write to meanwhile. Where that already
+    holds components of the same build, they are checked and kept; those of another build go only where ``force`` says
+    so. ``compute_capabilities`` ("8.6") are the GPUs that a compiler which can aim at others builds
     for; ``timing_cache`` is where one that measures keeps what it measured. Recipes that look at activations look at
     those of ``images``, or else of the default ones; where ``images`` are given, engines that compute in float16 are
     also kept from overflowing on them. ``calibration_cache`` keeps INT8 ranges, to be calibrated on another machine
@@ -76,7 +82,8 @@ def build(
         MissingDependencyError: the target's compiler is not installed.
         BackendError: the target's compiler refuses a graph.
         BudgetExceededError: the plan exceeds ``budget_bytes``; nothing has been written.
-        BuildError: ``out`` exists, or cannot be written; finished components are kept for a resume.
+        BuildError: ``out`` exists, or cannot be written; an engine does not run on this machine, though it is for it;
+            finished components are kept for a resume.
     """
     plan = plan_bundle(checkpoint, precisions, target, context, group_parameters, image)
     if plan.model.only_planned:
@@ -105,52 +112,56 @@ def build(
     try:
         _check_replaceable(out, force)
         partial = out.with_name(out.name + ".partial")
-        said = {"target": target, "recipe": precisions.sha256, "image": asdict(plan.model.image)}
-        journal = _open_journal(partial, json.loads(json.dumps({**said, **asdict(hashes), **versions})))
         components = []
-        with ExitStack() as stack:
-            source: TensorSource = checkpoint
-            calibration = None
-            if images and precisions.is_calibrated:
-                source = stack.enter_context(open_calibrated(checkpoint, precisions, images, partial, plan.model.image))
-            if images and runners:
-                runner = stack.enter_context(open_model_runner(checkpoint, plan.model, images, partial))
-                calibration = Calibration(runner, calibration_cache or partial / "calibration")
-            to_write = plan.disk_bytes
-            bar = stack.enter_context(
-                tqdm(total=to_write, unit="B", unit_scale=True, desc=f"building {out.name}", disable=None)
+        said = {"target": target, "recipe": precisions.sha256, "image": asdict(plan.model.image)}
+        # A new kernel writes the same components, so that the machine is named alone.
+        key = json.loads(json.dumps({**said, **asdict(hashes), **versions, "platform": platform.machine()}))
+        with _open_journal(partial, key, {"recipe name": precisions.recipe}, force) as journal:
+            with ExitStack() as stack:
+                source: TensorSource = checkpoint
+                calibration = None
+                if images and precisions.is_calibrated:
+                    source = stack.enter_context(
+                        open_calibrated(checkpoint, precisions, images, partial, plan.model.image)
+                    )
+                if images and runners:
+                    runner = stack.enter_context(open_model_runner(checkpoint, plan.model, images, partial))
+                    calibration = Calibration(runner, calibration_cache or partial / "calibration")
+                to_write = plan.disk_bytes
+                bar = stack.enter_context(
+                    tqdm(total=to_write, unit="B", unit_scale=True, desc=f"building {out.name}", disable=None)
+                )
+                for part in plan.parts:
+                    bar.set_postfix_str(part.name)
+                    component = journal.finished(part)
+                    if component is None:
+                        precision = precisions.components[part.role]
+                        component = compiler.write_component(partial, part, source, precision, calibration)
+                        journal.add(component)
+                        bar.update(component.size_bytes)
+                    else:
+                        bar.total = to_write = to_write - component.size_bytes  # tells nothing of the others' time
+                        if calibration and part.emit:
+                            calibration.runner.skip(compiler.graph_of(partial, part))
+                    components.append(component)
+            tokenizer = HashedFile(partial / "tokenizer.json")
+            tokenizer.write(checkpoint.tokenizer_json)
+            schema = HashedFile(partial / SCHEMA_NAME)
+            schema.write(schema_to_json(plan.manifest.coordinates.steps).encode())
+            manifest = replace(
+                plan.manifest,
+                components=tuple(components),
+                tokenizer=tokenizer.close(),
+                report_schema=schema.close(),
+                memory_plan={item.name: item.planned_bytes for item in memory_plan.items},
+                build={**versions, "time": datetime.now(timezone.utc).isoformat(timespec="seconds")},
+                hashes=hashes,
             )
-            for part in plan.parts:
-                bar.set_postfix_str(part.name)
-                component = journal.finished(part)
-                if component is None:
-                    precision = precisions.components[part.role]
-                    component = compiler.write_component(partial, part, source, precision, calibration)
-                    journal.add(component)
-                    bar.update(component.size_bytes)
-                else:
-                    bar.total = to_write = to_write - component.size_bytes  # tells nothing of the others' time
-                    if calibration and part.emit:
-                        calibration.runner.skip(compiler.graph_of(partial, part))
-                components.append(component)
-        tokenizer = HashedFile(partial / "tokenizer.json")
-        tokenizer.write(checkpoint.tokenizer_json)
-        schema = HashedFile(partial / SCHEMA_NAME)
-        schema.write(schema_to_json(plan.manifest.coordinates.steps).encode())
-        manifest = replace(
-            plan.manifest,
-            components=tuple(components),
-            tokenizer=tokenizer.close(),
-            report_schema=schema.close(),
-            memory_plan={item.name: item.planned_bytes for item in memory_plan.items},
-            build={**versions, "time": datetime.now(timezone.utc).isoformat(timespec="seconds")},
-            hashes=hashes,
-        )
-        (partial / MANIFEST_NAME).write_text(manifest_to_json(manifest), encoding="utf-8")
-        load_bundle(partial, target=target, verify_hashes=True)
-        _remove_all_but(partial, {MANIFEST_NAME, _JOURNAL_NAME, *(entry.path for entry in manifest.files)})
-        _move_into_place(partial, out)
-        (out / _JOURNAL_NAME).unlink()
+            (partial / MANIFEST_NAME).write_text(manifest_to_json(manifest), encoding="utf-8")
+            try_engines(load_bundle(partial, target=target, verify_hashes=True))
+            _remove_all_but(partial, {MANIFEST_NAME, _JOURNAL_NAME, *(entry.path for entry in manifest.files)})
+            _move_into_place(partial, out)
+            (out / _JOURNAL_NAME).unlink()
     except EdgeRuntimeError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
@@ -171,6 +182,7 @@ class _Journal:
 
     path: Path
     key: Mapping[str, Any]
+    names: Mapping[str, str]  # what a person calls it
     components: dict[str, Component]
 
     def finished(self, part: Part) -> Component | None:
@@ -191,30 +203,85 @@ class _Journal:
 
     def save(self) -> None:
         """Write the journal in one step, so that it is never half there."""
-        document = {"key": self.key, "components": [asdict(c) for c in self.components.values()]}
+        document = {"key": self.key, "names": self.names, "components": [asdict(c) for c in self.components.values()]}
         temporary = self.path.with_suffix(".new")
         temporary.write_text(json.dumps(document), encoding="utf-8")
         os.replace(temporary, self.path)
 
 
-def _open_journal(partial: Path, key: Mapping[str, Any]) -> _Journal:
-    """The journal of an interrupted build with the same key; or an empty directory and a new journal."""
-    path = partial / _JOURNAL_NAME
+@contextmanager
+def _open_journal(partial: Path, key: Mapping[str, Any], names: Mapping[str, str], force: bool) -> Iterator[_Journal]:
+    """The journal of an interrupted build with the same key; or an empty directory and a new journal.
+
+    While it is open, ``partial`` is this build's alone. ``names`` says what a person would call the build.
+
+    Raises:
+        BuildError: another build is at work there, or has finished components there that ``force`` does not give up.
+    """
+    partial.mkdir(parents=True, exist_ok=True)
+    with _locked(partial):
+        path = partial / _JOURNAL_NAME
+        document = _read_journal(path)
+        if document is None and not path.exists() and any(partial.iterdir()):
+            raise BuildError(f"{partial} exists and is no interrupted build; move it away, or choose another --out")
+        if document is None and path.exists():
+            _log.warning("%s cannot be read: what lies beside it is removed, and the build begins anew", path)
+        found = document or {"key": {}, "components": {}, "names": {}}
+        journal = _Journal(path, key, names, found["components"] if found["key"] == key else {})
+        if found["key"] != key:
+            if found["components"]:
+                _give_up(partial, found, journal, force)
+            _empty(partial)
+            journal.save()
+        yield journal
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Keep other builds out of a directory, also while it is renamed; where a file system has no locks, do without."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BuildError(f"another build is writing {directory}; wait for it, or choose another --out") from error
+        except OSError as error:
+            _log.warning("%s cannot be locked (%s): see that no other build writes there", directory, error)
+        if not directory.exists() or not os.path.samestat(os.stat(directory), os.fstat(descriptor)):
+            raise BuildError(f"another build has just finished {directory}; look at it, or run the command again")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _read_journal(path: Path) -> dict[str, Any] | None:
+    """What a journal says, its components by name; None where it is none of ours."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        if document["key"] == key:
-            components = [dataclass_from_json(item, Component) for item in document["components"]]
-            return _Journal(path, key, {component.name: component for component in components})
-    except (FileNotFoundError, ValueError, KeyError, TypeError, MismatchError):
-        pass  # no journal, or not one of ours: begin anew
-    if partial.exists():
-        if not path.exists() and any(partial.iterdir()):
-            raise BuildError(f"{partial} exists and is no interrupted build; move it away, or choose another --out")
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    journal = _Journal(path, key, {})
-    journal.save()
-    return journal
+        components = [dataclass_from_json(item, Component) for item in document["components"]]
+        key, names = dict(document["key"]), dict(document.get("names", {}))
+        return {"key": key, "names": names, "components": {each.name: each for each in components}}
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, MismatchError):
+        return None
+
+
+def _give_up(partial: Path, found: Mapping[str, Any], journal: _Journal, force: bool) -> None:
+    """Say which components of another build are in the way, and why they are another's."""
+    theirs, ours = {**found["names"], **found["key"]}, {**journal.names, **journal.key}
+    differing = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    reasons = ", ".join(f"{name} {theirs.get(name)!s:.20} and not {ours.get(name)!s:.20}" for name in differing)
+    count = len(found["components"])
+    if not force:
+        raise BuildError(
+            f"{partial} holds {count} finished components of another build ({reasons}); go on with that one by its own "
+            "command, choose another --out, or give them up with --force"
+        )
+    _log.warning("%d finished components of another build in %s are removed (%s)", count, partial, reasons)
+
+
+def _empty(directory: Path) -> None:
+    for path in directory.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _check_replaceable(out: Path, force: bool) -> None:

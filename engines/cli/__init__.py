@@ -142,7 +142,9 @@ def _parser() -> argparse.ArgumentParser:
         "unit (0 to 1), raw (0 to 255, also where the graph normalizes by itself), or a preprocessor_config.json "
         "(default: the one beside CHECKPOINT; without one, it has to be said)",
     )
-    build.add_argument("--force", action="store_true", help="replace the bundle at --out")
+    build.add_argument(
+        "--force", action="store_true", help="replace the bundle at --out, and what another build left unfinished there"
+    )
     build.set_defaults(after_interrupt="; finished components are kept: run the same command again to go on")
 
     calibrate = commands.add_parser(

@@ -99,14 +99,58 @@ def test_a_directory_that_only_looks_like_a_partial_build_is_not_touched(tmp_pat
     assert (tmp_path / "bundle.partial" / "thesis.tex").read_text() == "years of work"
 
 
-def test_another_recipe_does_not_take_over_components(tmp_path):
+def test_finished_components_of_another_recipe_are_neither_taken_over_nor_removed(tmp_path):
+    out = tmp_path / "bundle"
+    with pytest.raises(KeyboardInterrupt):
+        build_tiny(out, WatchedCheckpoint(interrupt_at=LATE), "fp16")
+    before = contents(tmp_path / "bundle.partial")
+
+    with pytest.raises(BuildError, match=r"3 finished components .*recipe name fp16 and not uniform-int4.*--force"):
+        build_tiny(out, recipe="uniform-int4")
+
+    assert contents(tmp_path / "bundle.partial") == before
+    assert {component.precision for component in build_tiny(out, recipe="fp16").manifest.components} == {"float16"}
+
+
+def test_force_gives_up_components_of_another_recipe_and_says_so(tmp_path, caplog):
     out = tmp_path / "bundle"
     with pytest.raises(KeyboardInterrupt):
         build_tiny(out, WatchedCheckpoint(interrupt_at=LATE), "fp16")
 
-    manifest = build_tiny(out, recipe="uniform-int4").manifest
+    manifest = build_tiny(out, recipe="uniform-int4", force=True).manifest
 
     assert {component.precision for component in manifest.components} == {"int4"}
+    assert "3 finished components of another build" in caplog.text
+
+
+def test_a_new_kernel_does_not_begin_a_build_anew(tmp_path, monkeypatch):
+    out = tmp_path / "bundle"
+    with pytest.raises(KeyboardInterrupt):
+        build_tiny(out, WatchedCheckpoint(interrupt_at=LATE))
+    monkeypatch.setattr("platform.platform", lambda: "Linux-99.1")
+
+    second = WatchedCheckpoint()
+    build_tiny(out, second)
+
+    assert not any("vision_tower" in name for name in second.read)
+
+
+def test_two_builds_into_one_place_at_once_are_refused(tmp_path):
+    out = tmp_path / "bundle"
+
+    class Impatient(WatchedCheckpoint):
+        """Asks for another build of the same while it is being built."""
+
+        def tensor(self, name):
+            if name == LATE:
+                with pytest.raises(BuildError, match="another build is writing"):
+                    build_tiny(out)
+            return super().tensor(name)
+
+    build_tiny(out, Impatient())
+
+    load_bundle(out, verify_hashes=True)
+    assert os.listdir(tmp_path) == ["bundle"]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
