@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from xml.etree import ElementTree
 
 import psutil
@@ -17,6 +18,7 @@ pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_r
 from inspection_ros.recording.recorder import FlightRecorder
 from inspection_ros.replay.player import CameraPlayer
 from inspection_ros.settings import SETTINGS, refusal
+from rcl_interfaces.srv import GetParameters
 from rclpy.parameter import Parameter
 
 from tests.fakes import ScriptedInspector
@@ -110,6 +112,23 @@ def test_fast_dds_takes_the_profile_of_large_frames(ros):
     assert "XMLPARSER" not in started.stdout + started.stderr
 
 
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The environment of processes that find the package where colcon installed it."""
+    pytest.importorskip("launch_ros", reason="launch comes with a ROS installation, not from PyPI")
+    folder = tmp_path_factory.mktemp("workspace")
+    command = [sys.executable, "-m", "colcon", "--log-base", "log", "build", "--base-paths", str(PACKAGE)]
+    subprocess.run([*command, "--packages-select", "inspection_ros"], cwd=folder, check=True, timeout=120)
+    prefix = folder / "install" / "inspection_ros"
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    paths = (str(ROOT), str(prefix / f"lib/python{python}/site-packages"), os.environ.get("PYTHONPATH", ""))
+    search = {
+        "AMENT_PREFIX_PATH": f"{prefix}:{os.environ['AMENT_PREFIX_PATH']}",
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
+    return {**os.environ, **search}
+
+
 LAUNCH = """
 import sys
 from launch import LaunchDescription, LaunchService
@@ -126,22 +145,72 @@ sys.exit(service.run())
 """
 
 
-def test_a_launched_drone_reports_records_and_is_up_again_within_5_s_of_being_killed(rig, tiny_bundle, tmp_path):
+def launched(environment, name, *arguments):
+    """A launch file of the package in ``environment``, run to its end."""
     pytest.importorskip("launch_ros", reason="launch comes with a ROS installation, not from PyPI")
-    command = [sys.executable, "-m", "colcon", "--log-base", "log", "build", "--base-paths", str(PACKAGE)]
-    subprocess.run([*command, "--packages-select", "inspection_ros"], cwd=tmp_path, check=True, timeout=120)
-    installed = tmp_path / "install" / "inspection_ros"
-    environment = dict(os.environ, AMENT_PREFIX_PATH=f"{installed}:{os.environ['AMENT_PREFIX_PATH']}")
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    paths = (str(ROOT), str(installed / f"lib/python{python}/site-packages"), os.environ.get("PYTHONPATH", ""))
-    environment["PYTHONPATH"] = os.pathsep.join(paths)
-    rendered = installed / "share/inspection_ros/config/rendered_camera.yaml"
+    command = [sys.executable, "-c", LAUNCH, str(PACKAGE / "launch" / f"{name}.launch.py"), *arguments]
+    return subprocess.run(
+        command, env=environment, start_new_session=True, capture_output=True, text=True, timeout=WAIT_S, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["device:=orin"], "there is no device 'orin'; name one of agx-orin-32gb, agx-orin-64gb, desktop, orin-nano"),
+        (["params_file:=/missing.yaml"], "params_file '/missing.yaml' is no file"),
+        (["device:=orin", "params_file:=/missing.yaml"], "there is no device 'orin'"),
+    ],
+)
+def test_a_node_without_the_parameters_that_were_asked_for_is_not_launched(ros, arguments, words):
+    ended = launched(os.environ, "inspection", "bundle:=/data/bundle", *arguments)
+    assert ended.returncode == 1
+    assert words in ended.stdout
+    assert "process started" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("camera", "words"),
+    [
+        (["camera_package:=missing", "camera_executable:=x", "camera_params:=/x.yaml"], "package 'missing' not found"),
+        (["camera_package:=inspection_ros", "camera_executable:=x", "camera_params:=/x.yaml"], "executable 'x' not"),
+        (["camera_package:=inspection_ros", "camera_executable:=player", "camera_params:=/x.yaml"], "is no file"),
+    ],
+)
+def test_a_drone_without_a_camera_launches_nothing(ros, installed, camera, words):
+    ended = launched(installed, "drone", "bundle:=/data/bundle", *camera)
+    assert ended.returncode == 1
+    assert words in ended.stdout
+    assert "process started" not in ended.stdout + ended.stderr
+
+
+def test_parameters_of_a_file_go_on_top_of_the_device_s(rig, installed, tiny_bundle, tmp_path):
+    (tmp_path / "mine.yaml").write_text("/**:\n  ros__parameters:\n    max_rate_hz: 0.5\n")
+    pytest.importorskip("launch_ros", reason="launch comes with a ROS installation, not from PyPI")
+    command = [sys.executable, "-c", LAUNCH, str(PACKAGE / "launch" / "inspection.launch.py")]
+    command += [f"bundle:={tiny_bundle}", "device:=orin-nano-8gb", f"params_file:={tmp_path / 'mine.yaml'}"]
+    launch = subprocess.Popen([*command, "autostart:=false"], env=installed, start_new_session=True)
+    try:
+        names = ["budget", "deadline_s", "max_rate_hz", "skip_below"]
+        values = rig.call(GetParameters, "inspection/get_parameters", names=names).values
+    finally:
+        os.killpg(launch.pid, signal.SIGINT)
+        launch.wait(WAIT_S)
+    assert values[0].string_value == "5.84GB"
+    assert [value.double_value for value in values[1:]] == [15.0, 0.5, 0.35]
+
+
+def test_a_launched_drone_reports_records_and_is_up_again_within_5_s_of_being_killed(
+    rig, installed, tiny_bundle, tmp_path
+):
+    share = Path(installed["AMENT_PREFIX_PATH"].partition(":")[0], "share", "inspection_ros")
+    rendered = share / "config/rendered_camera.yaml"
     arguments = [f"bundle:={tiny_bundle}", f"recordings:={tmp_path / 'flights'}"]
     arguments += ["camera_package:=inspection_ros", "camera_executable:=player", f"camera_params:={rendered}"]
-    launch_file = str(installed / "share/inspection_ros/launch/drone.launch.py")
+    launch_file = str(share / "launch/drone.launch.py")
     launch = subprocess.Popen(
         [sys.executable, "-c", LAUNCH, launch_file, *arguments],
-        env=environment,
+        env=installed,
         start_new_session=True,
     )
     try:

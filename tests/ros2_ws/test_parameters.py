@@ -33,6 +33,8 @@ def test_every_parameter_is_described_with_its_range(rig):
         ("image_transport", "theora", "raw, compressed"),
         ("cameras", ["front", "front"], "each once"),
         ("cameras", [""], "each once"),
+        ("cameras", ["front-left"], "no topic"),
+        ("cameras", ["/1st/image"], "no topic"),
         ("region", [0.5, 0.0, 0.5, 1.0], "from 0 to 1"),
         ("region", [0.0, 1.0], "from 0 to 1"),
         ("tiles", [0, 1], "columns and rows"),
@@ -65,6 +67,13 @@ def test_nonsense_that_the_node_is_started_with_is_refused_by_configure_and_can_
     assert rig.state == "unconfigured"
     assert rig.set_parameter("budget", "2GB") == ""
     assert rig.configure()
+
+
+def test_an_override_of_a_topic_that_the_node_does_not_have_is_refused_by_activate(rig):
+    rig.start_node(scripted(ScriptedInspector()), **{"qos_overrides./imgae.subscription.reliability": "reliable"})
+    assert rig.configure()
+    assert not rig.change(Transition.TRANSITION_ACTIVATE)
+    rig.wait_until(lambda: rig.health and "of no topic that can be overridden" in rig.health.message)
 
 
 def test_question_deadline_and_threshold_change_in_flight(rig):

@@ -149,11 +149,28 @@ def test_a_signal_ends_node_and_player_quietly(rig, pictures):
     ("node", "parameters", "says"),
     [
         ("node", {"deadline_s": 5}, "inspection: Trying to set parameter 'deadline_s'"),
-        ("player", {"rate_hz": 2}, "camera_player: Trying to set parameter 'rate_hz'"),
-        ("player", {"rate_hz": 1000.0}, "camera_player: Invalid parameter value (1000.0)"),
-        ("player", {"image_transport": "compresed"}, "set one of raw, compressed"),
-        ("player", {"source": 99}, "camera_player: camera 99 "),
-        ("recorder", {"pictures_hz": 1}, "flight_recorder: Trying to set parameter 'pictures_hz'"),
+        ("node", {"budjet": "2GB"}, "inspection: there is no parameter 'budjet'; did you mean 'budget'?"),
+        ("node", {"cameras": []}, "inspection: cameras is given no value"),
+        ("node", {"cameras": ["image", 3]}, "inspection: "),
+        ("node", {"qos_overrides./image.subscription.reliability": "reliabel"}, "set one of reliable, best_effort"),
+        ("node", {"qos_overrides./image.subscription.durability": "volatile"}, "set reliability, history, depth"),
+        ("node", {"qos_overrides./image.subscription.depth": "deep"}, "set a whole number"),
+        ("node", {"qos_overrides.image.reliability": "reliable"}, "write qos_overrides./TOPIC.subscription"),
+        (
+            "replay.player",
+            {"max_frame": 3},
+            "camera_player: there is no parameter 'max_frame'; did you mean 'max_frames'?",
+        ),
+        (
+            "recording.recorder",
+            {"folders": "x"},
+            "flight_recorder: there is no parameter 'folders'; did you mean 'folder'?",
+        ),
+        ("replay.player", {"rate_hz": 2}, "camera_player: Trying to set parameter 'rate_hz'"),
+        ("replay.player", {"rate_hz": 1000.0}, "camera_player: Invalid parameter value (1000.0)"),
+        ("replay.player", {"image_transport": "compresed"}, "set one of raw, compressed"),
+        ("replay.player", {"source": 99}, "camera_player: camera 99 "),
+        ("recording.recorder", {"pictures_hz": 1}, "flight_recorder: Trying to set parameter 'pictures_hz'"),
     ],
 )
 def test_a_parameter_that_makes_no_sense_is_refused_in_a_line(node, parameters, says, tmp_path):
@@ -178,6 +195,14 @@ def test_what_player_and_recorder_read_when_they_start_is_not_changed_in_flight(
         recorder.close()
         for node in (player, recorder):
             node.destroy_node()
+
+
+def test_a_file_of_parameters_that_is_missing_is_refused_in_a_line():
+    command = [*ros_command("node"), "--params-file", "missing.yaml"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    assert ended.returncode == 1
+    assert "missing.yaml" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize("wrong", [["--rate", "0"], ["--rate", "1000"], ["--frames", "0"]])

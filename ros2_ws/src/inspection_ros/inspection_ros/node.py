@@ -22,6 +22,7 @@ from edge_runtime.memory.telemetry import read_temperature_c
 from inspection_ros.health import assess
 from inspection_ros.inspect_server import InspectServer
 from inspection_ros.lifecycle_guard import answer_impossible_transitions
+from inspection_ros.parameter_overrides import check_qos_overrides
 from inspection_ros.pipeline import Pipeline
 from inspection_ros.pipeline_types import ClosableInspector, Failed, Status
 from inspection_ros.publishers import Publishers, diagnostics_of
@@ -136,6 +137,7 @@ class InspectionNode(LifecycleNode):
             self._camera_subscriptions = Subscriptions(
                 self, self._value("image_transport"), cameras, self.pipeline.offer
             )
+            check_qos_overrides(self)
         except Exception as error:
             return self._failed("activate", error)
         return result

@@ -7,6 +7,7 @@ node is back in a state from which it would be read again, with a reason that sa
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from edge_runtime.stream.tiling import Tiling
 from inspection_ros.pipeline_types import Rules
 
 _MOST_TILES = 16  # a side
+_TOPIC = re.compile(r"(~/|/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
 
 TRANSPORTS = ("raw", "compressed")
 CONFIGURE, ACTIVATE, ALWAYS = "configure", "activate", "always"  # when a parameter is read
@@ -64,6 +66,12 @@ def check_transport(name: str) -> None:
 def _check_cameras(names: Sequence[str]) -> None:
     if not names or not all(names) or len(set(names)) < len(names):
         raise ValueError(f"cameras is {list(names)}; name one topic or more, each once")
+    for name in names:
+        if not _TOPIC.fullmatch(name):
+            raise ValueError(
+                f"cameras holds {name!r}, which is no topic; between slashes, write letters, digits and underscores, "
+                "no digit first"
+            )
 
 
 def _check_region(corners: Sequence[float]) -> None:
@@ -159,6 +167,8 @@ def declare_settings(node: Node) -> None:
 def check_setting(name: str, value: Any) -> None:
     """Raise ValueError, with what to set instead, where ``value`` makes no sense."""
     if name in _BY_NAME:
+        if value is None:
+            raise ValueError(f"{name} has no value; give it one, or leave it out")
         if isinstance(value, float):
             _check_finite(value)
         _BY_NAME[name].check(value)

@@ -16,6 +16,9 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from edge_runtime.errors import UsageError
+from inspection_ros.parameter_overrides import check_overrides
+
 AnyNode = TypeVar("AnyNode", bound=Node)
 
 _SPIN_S = 0.25
@@ -33,20 +36,24 @@ def run_node(
     """Spin the node that ``make`` gives until it is ``done``, or until SIGINT or SIGTERM; then ``release`` it.
 
     It is told to ``start`` before, and comes back for its last words. A second signal ends the process at once, and so
-    does a parameter that makes no sense, with ``name``, the reason and exit code 1.
+    does a parameter that makes no sense, or that the node does not have, with ``name``, the reason and exit code 1.
     (``with rclpy.init()`` would say this shorter, but fails on Humble and Jazzy.)
     """
     with _awaiting_signals() as asked_to_end:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        try:
+            rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        except RuntimeError as error:  # arguments, or a file of parameters, that rcl cannot read
+            sys.exit(f"{name}: {error}")
         try:
             node = make()
             try:
+                check_overrides(node)
                 start(node)
                 spin(node, lambda node: asked_to_end.is_set() or done(node))
             finally:
                 release(node)
                 node.destroy_node()
-        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+        except (InvalidParameterTypeException, InvalidParameterValueException, UsageError) as error:
             sys.exit(f"{name}: {error}")
         finally:
             rclpy.try_shutdown()

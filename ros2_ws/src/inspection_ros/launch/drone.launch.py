@@ -8,16 +8,26 @@ The camera has no default: a drone that was not told its camera must not report 
 
 from pathlib import Path
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import ExecutableInPackage
 
 INSPECTION = Path(__file__).with_name("inspection.launch.py")
 CONFIG = Path(__file__).parents[1] / "config"
 PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE"  # read by the Fast DDS of Humble and of Jazzy; other middleware ignores it
+
+
+def check_camera(context: LaunchContext) -> None:
+    """Refuse to launch anything where the camera cannot be: launch would leave the other nodes running."""
+    package, executable = (LaunchConfiguration(f"camera_{name}") for name in ("package", "executable"))
+    ExecutableInPackage(package=package, executable=executable).perform(context)
+    camera_params = LaunchConfiguration("camera_params").perform(context)
+    if not Path(camera_params).is_file():
+        raise ValueError(f"camera_params {camera_params!r} is no file; correct its path")
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -52,6 +62,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument("camera_params", description="YAML file of the camera's parameters."),
             DeclareLaunchArgument("recordings", default_value="flights", description="Folder for recordings."),
             DeclareLaunchArgument("bundle", description="Folder of the engine bundle."),
+            OpaqueFunction(function=check_camera),
             IncludeLaunchDescription(  # declares the other arguments
                 PythonLaunchDescriptionSource(str(INSPECTION)),
                 launch_arguments=[("bundle", LaunchConfiguration("bundle"))],

@@ -5,8 +5,8 @@ ros2 launch inspection_ros inspection.launch.py bundle:=/data/bundle image:=/fro
 
 from pathlib import Path
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 from launch_ros.parameter_descriptions import ParameterValue
@@ -19,24 +19,40 @@ ARGUMENTS = (
     DeclareLaunchArgument("image", default_value="image", description="The camera's topic."),
     DeclareLaunchArgument("device", default_value="desktop", description="Parameters in config/devices/DEVICE.yaml."),
     DeclareLaunchArgument(
-        "params_file",
-        default_value=[f"{CONFIG}/devices/", LaunchConfiguration("device"), ".yaml"],
-        description="Parameters of the node, in place of the device's.",
+        "params_file", default_value="", description="Parameters of the node, on top of the device's; a YAML file."
     ),
     DeclareLaunchArgument("autostart", default_value="true", description="Configure and activate without being asked."),
     DeclareLaunchArgument("use_sim_time", default_value="false", description="Take the time from /clock."),
 )
 
 
-def generate_launch_description() -> LaunchDescription:
-    node = LifecycleNode(
+def check_device(context: LaunchContext) -> None:
+    """Refuse to launch a node without the parameters that were asked for: without a budget it takes all memory."""
+    device, params_file = (LaunchConfiguration(name).perform(context) for name in ("device", "params_file"))
+    devices = sorted(path.stem for path in (CONFIG / "devices").glob("*.yaml"))
+    if device not in devices:
+        raise ValueError(f"there is no device {device!r}; name one of {', '.join(devices)}")
+    if params_file and not Path(params_file).is_file():
+        raise ValueError(f"params_file {params_file!r} is no file; correct its path")
+
+
+def with_params_file(context: LaunchContext) -> list[LifecycleNode]:
+    """The node, with the file of parameters where one was given."""
+    params_file = LaunchConfiguration("params_file").perform(context)
+    return [inspection_node([params_file] if params_file else [])]
+
+
+def inspection_node(params_files: list[str]) -> LifecycleNode:
+    """The node; of a parameter in several files, the last one holds."""
+    return LifecycleNode(
         package="inspection_ros",
         executable="node",
         name="inspection",
         namespace=LaunchConfiguration("namespace"),
         parameters=[
             str(CONFIG / "inspection.yaml"),
-            LaunchConfiguration("params_file"),
+            [f"{CONFIG}/devices/", LaunchConfiguration("device"), ".yaml"],
+            *params_files,
             {
                 "bundle": ParameterValue(LaunchConfiguration("bundle"), value_type=str),
                 "autostart": ParameterValue(LaunchConfiguration("autostart"), value_type=bool),
@@ -53,4 +69,8 @@ def generate_launch_description() -> LaunchDescription:
         respawn=True,
         respawn_delay=1.0,
     )
-    return LaunchDescription([*ARGUMENTS, node])
+
+
+def generate_launch_description() -> LaunchDescription:
+    checked = OpaqueFunction(function=check_device)
+    return LaunchDescription([*ARGUMENTS, checked, OpaqueFunction(function=with_params_file)])
