@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edge_runtime.backends import check_target, device_memory_bytes
 from edge_runtime.bundle.manifest import prompt_around_image
 from edge_runtime.bundle.opening import Bundle, load_bundle
-from edge_runtime.errors import BackendError, BundleCorruptError
+from edge_runtime.errors import BackendError, BudgetExceededError, BundleCorruptError
 from edge_runtime.language.generate import write_answer
 from edge_runtime.language.grammar import Grammar
 from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
@@ -124,7 +124,8 @@ class Inspector:
 
         Raises:
             FrameError: the frame cannot be inspected; the next one can.
-            BudgetExceededError: memory has not come back; frames so far are reported, and this one is not.
+            BudgetExceededError: memory has not come back, or ``should_continue`` says no while memory or heat pauses
+                inspections; frames so far are reported, and this one is not.
             ValueError: the question is too long, or holds the token that stands for the image.
             BackendError: the engine failed, the inspector is closed, or another thread is inspecting.
         """
@@ -143,6 +144,8 @@ class Inspector:
         loaded, monitor = self._loaded, self.monitor
         after_image = self._after_image(question)
         while (level := monitor.poll()).busy_share == 0:
+            if not should_continue(""):
+                raise BudgetExceededError("the frame was not looked at: memory or heat pauses inspections; ask later")
             time.sleep(monitor.rest_s())
         room = self._fit_cache(loaded, level, len(after_image)) - len(after_image)
         monitor.begin_report()

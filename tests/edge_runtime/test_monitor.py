@@ -91,6 +91,16 @@ def test_a_critical_reading_pauses_at_once(reading: Reading) -> None:
     assert levels_of(monitor, 2) == [NOTHING_GIVEN_UP, "pause"]
 
 
+def test_a_frame_that_nobody_waits_for_any_more_is_refused_while_inspections_pause(tiny_bundle: Path) -> None:
+    machine = Machine(PLENTY)
+    with Inspector.open(tiny_bundle, threads=1, monitor=ResourceMonitor(HASTY, machine)) as inspector:
+        machine.now = replace(PLENTY, temperature_c=120.0)
+        with pytest.raises(BudgetExceededError, match="was not looked at"):
+            inspector.inspect(FRAME, should_continue=lambda written: False)
+        machine.now = PLENTY
+        assert inspector.inspect(FRAME, should_continue=lambda written: True).tokens > 0
+
+
 def test_a_process_beyond_its_budget_gets_smaller_and_does_not_pause_in_vain() -> None:
     monitor = ResourceMonitor(HASTY, Machine(PLENTY, replace(PLENTY, resident_bytes=2 * GB)))
     monitor.admit(MemoryPlan((MemoryPlanItem("weights", GB),)), GB)

@@ -1,5 +1,7 @@
 """An inspection on demand: of a given frame or the next one, its text as it grows, its deadline, its cancellation."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from lifecycle_msgs.msg import Transition
 from edge_runtime.errors import BackendError
 from edge_runtime.reports.report import InspectionReport
 from tests.fakes import CRACK, ScriptedInspector
+from tests.ros2_ws.rig import WAIT_S
 from tests.ros2_ws.test_node import scripted
 
 SEEN = [InspectionReport(findings=(CRACK,), tokens=12)]
@@ -53,6 +56,56 @@ def test_a_deadline_that_passes_before_a_frame_comes_aborts_with_the_reason(rig)
     rig.fly(scripted(ScriptedInspector(SEEN)))
     status, result = rig.result_of(rig.send_goal(deadline_s=0.1))
     assert (status, result.failure) == (GoalStatus.STATUS_ABORTED, "no frame came in time")
+
+
+class Held(ScriptedInspector):
+    """An inspector that looks at one frame until it is let go, or pauses until then."""
+
+    def __init__(self, pauses=False):
+        super().__init__(SEEN)
+        self._pauses = pauses
+        self.started, self.let_go = threading.Event(), threading.Event()
+
+    def inspect(self, *arguments, **keywords):
+        self.started.set()
+        assert self.let_go.wait(WAIT_S)
+        return super().inspect(*arguments, **keywords)
+
+    def rest_s(self):
+        return 0.05 if self._pauses and not self.let_go.is_set() else 0.0
+
+
+@pytest.mark.parametrize("pauses", [False, True], ids=["another frame", "a pause"])
+@pytest.mark.parametrize("ending", ["deadline", "cancellation"])
+@pytest.mark.parametrize("given", [True, False], ids=["a given frame", "the next frame"])
+def test_a_goal_is_answered_in_time_whatever_the_pipeline_is_doing(rig, pauses, ending, given):
+    inspector = Held(pauses)
+    rig.fly(scripted(inspector))
+    rig.publish_frame(stamp=(1, 0))
+    if not pauses:
+        rig.wait_until(inspector.started.is_set)
+    image = [rig.image()] if given else []
+    goal = rig.send_goal(image=image, deadline_s=0.2 if ending == "deadline" else 0.0)
+    if ending == "cancellation":
+        rig.cancel(goal)
+    status, result = rig.result_of(goal)
+    expected = GoalStatus.STATUS_ABORTED if ending == "deadline" else GoalStatus.STATUS_CANCELED
+    reason = "time was up before the frame could be looked at" if given else "no frame came in time"
+    assert (status, result.failure) == (expected, reason)
+    assert not inspector.let_go.is_set()
+    inspector.let_go.set()
+    rig.wait_until(lambda: rig.reports)
+    assert inspector.questions == [""]
+
+
+def test_a_goal_whose_frame_is_looked_at_for_too_long_is_answered_all_the_same(rig):
+    inspector = Held()
+    rig.fly(scripted(inspector))
+    status, result = rig.result_of(rig.send_goal(image=[rig.image()], deadline_s=0.1))
+    assert (status, result.failure) == (GoalStatus.STATUS_ABORTED, "the inspection did not end in time")
+    inspector.let_go.set()
+    rig.publish_frame(stamp=(2, 0))
+    rig.wait_until(lambda: rig.reports)
 
 
 def test_a_canceled_goal_ends_with_what_was_written_and_the_stream_goes_on(rig):

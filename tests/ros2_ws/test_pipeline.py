@@ -33,6 +33,7 @@ class Patient:
         self.let_go = threading.Event()
         self.closed = threading.Event()
         self.questions = []
+        self.cut = []
         self.rests = []
         if not patient:
             self.let_go.set()
@@ -41,6 +42,7 @@ class Patient:
         self.started.set()
         assert self.let_go.wait(WAIT_S)
         self.questions.append(question)
+        self.cut.append(not should_continue("x"))
         return InspectionReport(tokens=1, truncated=not should_continue("x"))
 
     def rest_s(self):
@@ -272,6 +274,41 @@ def test_requests_that_wait_when_the_pipeline_stops_are_refused():
     worker.ask()
     worker.pipeline.stop(WAIT_S)
     assert worker.answers == [(None, None, "the node is not active any more")]
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"), [(None, "no frame came in time"), (7, "time was up before the frame could be looked at")]
+)
+def test_a_request_whose_time_is_up_while_the_pipeline_pauses_is_told_so(message, reason):
+    worker = Worker()
+    worker.inspector.rest_s = lambda: 0.01
+    worker.ask(message=message, should_continue=lambda written: False)
+    worker.wait_until(lambda: worker.answers)
+    assert worker.answers == [(None, None, reason)]
+    assert not worker.started.is_set()
+
+
+def test_a_request_whose_time_is_up_when_its_turn_comes_is_not_looked_at():
+    worker = Worker(patient=True)
+    worker.pipeline.offer(CAMERA, 0)
+    assert worker.started.wait(WAIT_S)
+    worker.ask(message=7, question="late", should_continue=lambda written: False)
+    worker.let_go.set()
+    worker.wait_until(lambda: worker.answers)
+    assert worker.answers == [(None, None, "time was up before the frame could be looked at")]
+    assert worker.inspector.questions == [""]
+
+
+def test_a_pipeline_that_is_stopped_cuts_the_report_in_progress_where_it_is_told_to():
+    for cut in (True, False):
+        worker = Worker(patient=True)
+        worker.pipeline.offer(CAMERA, 0)
+        assert worker.started.wait(WAIT_S)
+        with pytest.raises(TimeoutError):
+            worker.pipeline.stop(timeout_s=0.0, cut=cut)
+        worker.let_go.set()
+        assert worker.inspector.closed.wait(WAIT_S)
+        assert worker.inspector.cut == [cut]
 
 
 def test_an_inspection_that_hangs_is_left_behind_as_failed_and_the_next_frame_inspected():

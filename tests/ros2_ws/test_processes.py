@@ -37,6 +37,13 @@ from inspection_ros.node import main
 inspectors = iter([ScriptedInspector(delay_s=3600)])
 main(open_inspector=lambda bundle, **keywords: next(inspectors))
 """
+TALKATIVE_NODE = """
+from edge_runtime.reports.report import InspectionReport
+from tests.fakes import ScriptedInspector
+from inspection_ros.node import main
+talkative = ScriptedInspector([InspectionReport(tokens=10**9)], token_delay_s=0.01)
+main(open_inspector=lambda bundle, **keywords: talkative)
+"""
 FAILING_NODE = """
 from edge_runtime.errors import BackendError
 from tests.fakes import ScriptedInspector
@@ -242,6 +249,26 @@ def test_a_node_that_was_killed_reports_again_within_5_s_of_its_death(rig, tiny_
     finally:
         second.kill()
         second.wait(WAIT_S)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("node", [TALKATIVE_NODE, HANGING_NODE], ids=["a long report", "an engine that hangs"])
+def test_a_node_that_is_asked_to_end_again_and_again_ends_in_order_amid_a_report(rig, node, ending):
+    command = [sys.executable, "-c", node, "--ros-args", "-p", "autostart:=true", "-p", "stuck_after_s:=0.0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        rig.connect("image")
+        rig.wait_until(lambda: rig.publish_frame() or (rig.health and float(rig.health.values.get("busy_s", "0")) > 0))
+        for _ in range(3):  # as systemd to the control group, and launch for systemd
+            process.send_signal(ending)
+            rig.listen(0.05)
+        _, errors = process.communicate(timeout=WAIT_S)
+    finally:
+        process.kill()
+    assert (process.returncode, "Traceback" in errors) == (0, False)
+    assert ("did not end within" in errors) == (node == HANGING_NODE)
+    rig.listen(0.2)
+    assert [report.truncated for report in rig.reports] == ([] if node == HANGING_NODE else [True])
 
 
 def test_a_node_whose_engine_hangs_and_cannot_be_opened_again_ends_for_its_supervisor(rig):

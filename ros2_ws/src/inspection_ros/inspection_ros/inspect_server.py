@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -11,18 +13,56 @@ from inspection_msgs.msg import InspectionReport as InspectionReportMessage
 from inspection_msgs.msg import MemoryPlanItem
 from inspection_msgs.srv import GetMemoryPlan, SetPrompt
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.task import Future
 
 from edge_runtime.memory.plan import MemoryPlan
 from edge_runtime.reports.report import InspectionReport
-from edge_runtime.stream.loop import within
-from inspection_ros.pipeline import Pipeline
+from inspection_ros.pipeline import Pipeline, lateness
 from inspection_ros.pipeline_types import Request
 
 # Of a message and its report: the report message with its header, to be sent as an answer.
 Answering = Callable[[str, str, Any, InspectionReport], InspectionReportMessage]
+
+_WATCH_PERIOD_S = 0.1
+_CUT_WITHIN_S = 1.0  # a token of a 13B takes a tenth of that on an Orin
+
+
+class _Waiting:
+    """A goal that waits for its answer, which comes once: from the pipeline's thread, or from the node's."""
+
+    def __init__(self, goal: Any, executor: Any) -> None:
+        self._goal = goal
+        self._executor = executor
+        self._lock = threading.Lock()
+        self._ends_s = time.monotonic() + goal.request.deadline_s if goal.request.deadline_s else math.inf
+        self.is_answered = False
+        self.answered = Future(executor=executor)
+
+    def should_continue(self, written: str) -> bool:
+        """Whether the answer is still wanted; tells whoever asked how far it is written."""
+        if self.is_answered:
+            return False
+        if written:
+            self._goal.publish_feedback(Inspect.Feedback(text=written))
+        return self.late_s() < 0
+
+    def late_s(self) -> float:
+        """For how long nobody has wanted the answer any more; negative while somebody does."""
+        if self._goal.is_cancel_requested:
+            self._ends_s = min(self._ends_s, time.monotonic())
+        return time.monotonic() - self._ends_s
+
+    def answer(self, message: Any, report: InspectionReport | None, failure: str) -> None:
+        """Give the answer, unless there has been one."""
+        with self._lock:
+            if self.is_answered:
+                return
+            self.is_answered = True
+        self.answered.set_result((message, report, failure))
+        self._executor.wake()
 
 
 class Asked(Protocol):
@@ -61,6 +101,11 @@ class InspectServer:
             goal_callback=self._consider,
             cancel_callback=lambda goal: CancelResponse.ACCEPT,
         )
+        self._waiting: list[tuple[_Waiting, Request[Any]]] = []
+        self._watch = node.create_timer(
+            _WATCH_PERIOD_S, self._answer_the_late, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+        self._watch.cancel()
 
     def close(self) -> None:
         """Take the action down; the services go with the node."""
@@ -80,25 +125,17 @@ class InspectServer:
 
     async def _inspect(self, goal: Any) -> Any:
         pipeline, asked = self._asked.pipeline, goal.request
-        camera = asked.camera or next(iter(self._asked.cameras))
-        in_time = within(asked.deadline_s or None)
-        answered = Future(executor=self._node.executor)
-
-        def should_continue(written: str) -> bool:
-            if written:
-                goal.publish_feedback(Inspect.Feedback(text=written))
-            return in_time(written) and not goal.is_cancel_requested
-
-        def done(message: Any, report: InspectionReport | None, failure: str) -> None:
-            answered.set_result((message, report, failure))
-            self._node.executor.wake()
-
         if pipeline is None:  # deactivated between the goal's acceptance and now
             goal.abort()
             return Inspect.Result(failure="the node is not active any more")
+        camera = asked.camera or next(iter(self._asked.cameras))
+        waiting = _Waiting(goal, self._node.executor)
         image = asked.image[0] if asked.image else None
-        pipeline.ask(Request(camera, image, asked.question, should_continue, done))
-        message, report, failure = await answered
+        request = Request(camera, image, asked.question, waiting.should_continue, waiting.answer)
+        self._waiting.append((waiting, request))
+        self._watch.reset()
+        pipeline.ask(request)
+        message, report, failure = await waiting.answered
         result = Inspect.Result(failure=failure)
         if report is not None:
             result.report = self._answer(camera, asked.question, message, report)
@@ -109,6 +146,18 @@ class InspectServer:
         else:
             goal.succeed()
         return result
+
+    def _answer_the_late(self) -> None:
+        """Answer goals whose time is up, whatever the pipeline is doing: another frame, or a pause for memory or heat.
+
+        One whose answer is being written is cut by the pipeline, which takes a token's time, and has that.
+        """
+        for waiting, request in self._waiting:
+            if waiting.late_s() >= (_CUT_WITHIN_S if request.began else 0.0):
+                waiting.answer(None, None, "the inspection did not end in time" if request.began else lateness(request))
+        self._waiting = [(waiting, request) for waiting, request in self._waiting if not waiting.is_answered]
+        if not self._waiting:
+            self._watch.cancel()
 
     def _set_prompt(self, request: Any, response: Any) -> Any:
         (outcome,) = self._node.set_parameters([Parameter("question", value=request.question)])

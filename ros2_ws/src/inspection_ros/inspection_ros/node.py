@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ from inspection_ros.subscriptions import Subscriptions, frame_from_message
 
 DIAGNOSTICS_PERIOD_S = 1.0
 STOP_TIMEOUT_S = 60.0  # a report in progress may take this long on a slow machine before the node gives up on it
+RELEASE_TIMEOUT_S = 2.0  # one that is cut may take this long: who ends the process kills it after 10
 RETRY_PERIOD_S = 5.0  # a disk that is mounted late, or memory that comes back
 LOG_PERIOD_S = 5.0  # a camera that sends nothing but rubbish must not fill the log
 FAILURES_IN_A_ROW = 5  # of the engine: one is its frame's, so many are its own
@@ -68,6 +70,7 @@ class InspectionNode(LifecycleNode):
         self._engine_fails = ""  # why what is open must not go on
         self._opened_anew = False  # because of that
         self.pipeline: Pipeline[Any] | None = None
+        self.left_behind = False  # whether an inspection goes on that nobody waits for
         self.given_up = ""  # why the process must be started anew; empty while it need not
         declare_settings(self)
         self.add_on_set_parameters_callback(self._consider_parameters)
@@ -175,9 +178,12 @@ class InspectionNode(LifecycleNode):
         return TransitionCallbackReturn.ERROR
 
     def release(self) -> None:
-        """Stop the worker, close the inspector and take the topics down; does nothing where there is nothing."""
+        """Stop the worker, close the inspector and take the topics down; does nothing where there is nothing.
+
+        The report in progress is cut; one that does not end then is left behind, with the inspector.
+        """
         try:
-            self._stop(STOP_TIMEOUT_S)
+            self._stop(RELEASE_TIMEOUT_S, cut=True)
         except TimeoutError as error:
             self.get_logger().error(str(error))
         self._inspection_publishers.close()
@@ -192,15 +198,16 @@ class InspectionNode(LifecycleNode):
             max_report_tokens=self._value("max_report_tokens"),
         )
 
-    def _stop(self, timeout_s: float) -> None:
+    def _stop(self, timeout_s: float, cut: bool = False) -> None:
         if self._camera_subscriptions is not None:
             self._camera_subscriptions.close()
         pipeline, self.pipeline = self.pipeline, None
         if pipeline is not None:
             try:
-                pipeline.stop(timeout_s)
+                pipeline.stop(timeout_s, cut)
             except TimeoutError:
                 self._inspector = None  # its thread has it, and closes it should it ever end
+                self.left_behind = True
                 raise
 
     # What the worker calls, on its own thread.
@@ -292,8 +299,10 @@ def main(args: list[str] | None = None, open_inspector: Callable[..., OpenInspec
         release=lambda node: None if node.given_up else node.release(),
         start=InspectionNode.autostart,
     )
-    if node.given_up:
-        sys.exit(GIVEN_UP_EXIT_CODE)
+    if node.given_up or node.left_behind:  # Python would end under the thread that still runs, and abort
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(GIVEN_UP_EXIT_CODE if node.given_up else 0)
 
 
 if __name__ == "__main__":

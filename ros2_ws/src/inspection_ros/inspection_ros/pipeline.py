@@ -29,6 +29,8 @@ _REQUESTS = "\n"  # a lane of the queue beside the cameras' topics, whose names 
 _FIRST = 2**31  # its priority, above every camera's
 _BLAMELESS = (ValueError, MemoryError)  # of what is raised: the frame's fault, the question's or the machine's
 _LEFT_BEHIND = "the inspection did not end, and was left behind"
+_NO_FRAME = "no frame came in time"
+_NOT_LOOKED_AT = "time was up before the frame could be looked at"
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Pipeline(Generic[Message]):
         )
         self._counters = FrameCounters()
         self._stopping = threading.Event()
+        self._cutting = threading.Event()  # the report in progress, too
         self._lock = threading.Lock()  # held for a moment: around the requests, and who works on what
         self._ready: deque[Request[Message]] = deque()
         self._awaiting: list[Request[Message]] = []  # their camera's next frame
@@ -137,16 +140,20 @@ class Pipeline(Generic[Message]):
         if under_way and under_way.arrival:
             self._fail(under_way.arrival, TimeoutError(_LEFT_BEHIND), by_engine=True)
 
-    def stop(self, timeout_s: float) -> None:
+    def stop(self, timeout_s: float, cut: bool = False) -> None:
         """Finish the frame in progress, drop those that wait, refuse what was asked, and end the thread.
+
+        ``cut`` ends the report in progress after its last complete finding, as a deadline does.
 
         Raises:
             TimeoutError: the inspection did not end in time; it is left behind, and closes its inspector should it end.
         """
+        if cut:
+            self._cutting.set()
         self._stopping.set()
         self._queue.close()
         self._worker.join(timeout_s)
-        self._refuse(lambda request: True, "the node is not active any more")
+        self._refuse(lambda request: "the node is not active any more")
         if self._worker.is_alive():
             with self._lock:
                 self._shift += 1  # left behind, with its inspector
@@ -190,8 +197,8 @@ class Pipeline(Generic[Message]):
         Returns the seconds for which the rate still allows none.
         """
         try:
-            while (rest_s := inspector.rest_s()) > 0 and not self._stopping.wait(rest_s):
-                pass
+            while (rest_s := inspector.rest_s()) > 0 and not self._stopping.wait(min(rest_s, _IDLE_WAIT_S)):
+                self._refuse(lateness)
             return self._inspection_began_s + self._rules().period_s - time.monotonic()
         except Exception as error:  # memory does not come back; the frame itself will tell whether there is enough
             self._counters.worry(_words(error))
@@ -204,7 +211,7 @@ class Pipeline(Generic[Message]):
 
         def inspect(frame: Frame) -> InspectionReport:
             self._inspection_began_s = began_s
-            return look(inspector, frame, rules.tiling, rules.question, within(rules.deadline_s))
+            return look(inspector, frame, rules.tiling, rules.question, self._unless_cut(within(rules.deadline_s)))
 
         self._under_way = _UnderWay(began_s, arrival)
         try:
@@ -244,15 +251,14 @@ class Pipeline(Generic[Message]):
         self._on_failure(Failed(arrival.index, arrival.camera, arrival.message, reason))
 
     def _serve_requests(self, shift: int, inspector: ClosableInspector) -> None:
-        self._refuse(lambda request: not request.should_continue(""), "no frame came in time")
-        while self._ready and shift == self._shift and not self._stopping.is_set():
-            request = self._ready.popleft()
+        while (request := self._next_request(shift)) is not None:
             assert request.message is not None, "only those with a message are ready"
             self._under_way = _UnderWay(time.monotonic())
             report, failure = None, ""
             try:
                 frame = self._to_frame(request.message)
-                report = look(inspector, frame, self._rules().tiling, request.question, request.should_continue)
+                should_continue = self._unless_cut(request.should_continue)
+                report = look(inspector, frame, self._rules().tiling, request.question, should_continue)
             except Exception as error:
                 failure = _words(error)
             if self._ended(shift):
@@ -260,15 +266,35 @@ class Pipeline(Generic[Message]):
             else:
                 request.done(request.message, None, _LEFT_BEHIND)
 
-    def _refuse(self, which: Callable[[Request[Message]], bool], reason: str) -> None:
+    def _next_request(self, shift: int) -> Request[Message] | None:
+        """The request to be served next, once those that are too late are refused."""
+        self._refuse(lateness)
         with self._lock:
-            refused = [request for request in self._awaiting if which(request)]
-            self._awaiting = [request for request in self._awaiting if request not in refused]
-            if self._stopping.is_set():
-                refused += self._ready
-                self._ready.clear()
-        for request in refused:
+            if not self._ready or shift != self._shift or self._stopping.is_set():
+                return None
+            request = self._ready.popleft()
+            request.began = True
+            return request
+
+    def _refuse(self, why: Callable[[Request[Message]], str]) -> None:
+        """Answer those that wait, and of which ``why`` gives a reason, with that."""
+        with self._lock:
+            refused = [(request, reason) for request in (*self._awaiting, *self._ready) if (reason := why(request))]
+            gone = [request for request, _ in refused]
+            self._awaiting = [request for request in self._awaiting if request not in gone]
+            self._ready = deque(request for request in self._ready if request not in gone)
+        for request, reason in refused:
             request.done(None, None, reason)
+
+    def _unless_cut(self, should_continue: Callable[[str], bool]) -> Callable[[str], bool]:
+        return lambda written: should_continue(written) and not self._cutting.is_set()
+
+
+def lateness(request: Request[Message]) -> str:
+    """Why a request that waits need not be served any more; empty where it must be."""
+    if request.should_continue(""):
+        return ""
+    return _NO_FRAME if request.message is None else _NOT_LOOKED_AT
 
 
 def _words(error: Exception) -> str:

@@ -86,7 +86,8 @@ class Request(Generic[Message]):
     """A frame to be inspected on demand: ``message``, or the camera's next one where that is None.
 
     ``should_continue`` is asked before each token of the answer, and now and then while no frame comes. ``done`` gets
-    the message with its report, or the reason why there is none; on the worker's thread.
+    the message with its report, or the reason why there is none; on the worker's thread. ``began`` says that its frame
+    is being looked at, or was.
     """
 
     camera: str
@@ -94,3 +95,4 @@ class Request(Generic[Message]):
     question: str
     should_continue: Callable[[str], bool]
     done: Callable[[Message | None, InspectionReport | None, str], None]
+    began: bool = False

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -22,7 +25,10 @@ from inspection_ros.parameter_overrides import check_overrides
 AnyNode = TypeVar("AnyNode", bound=Node)
 
 _SPIN_S = 0.25
-_ENDINGS = (signal.SIGINT, signal.SIGTERM)
+_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_INSISTED_S = (
+    4.0  # launch asks a second time after 5; a terminal and a control group do at once, as does launch for them
+)
 
 
 def run_node(
@@ -33,10 +39,11 @@ def run_node(
     release: Callable[[AnyNode], None] = lambda node: None,
     start: Callable[[AnyNode], None] = lambda node: None,
 ) -> AnyNode:
-    """Spin the node that ``make`` gives until it is ``done``, or until SIGINT or SIGTERM; then ``release`` it.
+    """Spin the node that ``make`` gives until it is ``done``, or until SIGINT, SIGTERM or SIGHUP; then ``release`` it.
 
-    It is told to ``start`` before, and comes back for its last words. A second signal ends the process at once, and so
-    does a parameter that makes no sense, or that the node does not have, with ``name``, the reason and exit code 1.
+    It is told to ``start`` before, and comes back for its last words. A signal that comes 4 s or more after the first
+    ends the process at once; those before say the same thing again. A parameter that makes no sense, or that the node
+    does not have, ends it with ``name``, the reason and exit code 1.
     (``with rclpy.init()`` would say this shorter, but fails on Humble and Jazzy.)
     """
     with _awaiting_signals() as asked_to_end:
@@ -62,23 +69,28 @@ def run_node(
 
 @contextmanager
 def _awaiting_signals() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets.
+    """An event that the first SIGINT, SIGTERM or SIGHUP sets; under ``nohup``, SIGHUP stays ignored.
 
     rclpy's own handlers shut ROS down on another thread, while this one may still be making the node, publishing its
     last report, or past the place that catches KeyboardInterrupt: on a busy machine, all of that happened.
     """
     asked = threading.Event()
+    asked_s = math.inf
 
     def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked_s
+        if time.monotonic() - asked_s >= _INSISTED_S:
+            os._exit(128 + number)  # as a shell reports it; an exception would come in the middle of anything
+        asked_s = min(asked_s, time.monotonic())
         asked.set()
-        signal.signal(number, before[signal.Signals(number)])
 
-    before = {number: signal.signal(number, ask) for number in _ENDINGS}
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    before = {number: signal.signal(number, ask) for number in _ENDINGS if not (number == signal.SIGHUP and ignored)}
     try:
         yield asked
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handler in before.items():  # the process ends as asked, and no repetition of it matters
+            signal.signal(number, signal.SIG_IGN if asked.is_set() else handler)
 
 
 def spin(node: AnyNode, done: Callable[[AnyNode], bool]) -> None:
