@@ -33,3 +33,11 @@ def test_every_file_of_the_architecture_tables_exists() -> None:
 
     assert len(named) > 50
     assert sorted(name for name in named if not is_there(name)) == []
+
+
+def test_no_hint_names_a_package_that_anyone_could_register_under_this_project_s_name() -> None:
+    """It is on no package index; what is said to be installed is a checkout, as ``pip install '.[bags]'``."""
+    pages = [path for path in FILES if path.suffix in TEXT and path != Path("tests/test_docs.py")]
+    wrong = re.compile(r"edge[-_]runtime\[|pip3? install (-\S+ )*['\"]?(edge[-_]runtime|inspection)\b")
+
+    assert [str(path) for path in pages if (ROOT / path).is_file() and wrong.search((ROOT / path).read_text())] == []

@@ -19,7 +19,7 @@ from edge_runtime.errors import BackendError, EdgeRuntimeError, MissingDependenc
 try:
     import onnxruntime as ort
 except ImportError as error:
-    raise MissingDependencyError("onnxruntime is not installed; pip install edge-runtime") from error
+    raise MissingDependencyError("onnxruntime is not installed; pip install . in a checkout") from error
 
 from edge_runtime.backends.base import Array, Memory, Run
 from edge_runtime.backends.native import DOMAIN, find_operators

@@ -51,7 +51,7 @@ def _machine_checks() -> list[Check]:
     memory = read_memory()
     temperature_c = read_temperature_c()
     ros, has_rclpy = os.environ.get("ROS_DISTRO") or "none sourced", bool(find_spec("rclpy"))
-    rclpy = "present" if has_rclpy else "absent: pip install edge-runtime[ros]"
+    rclpy = "present" if has_rclpy else "absent: pip install '.[ros]' in a checkout"
     temperature = "no sensor" if temperature_c is None else f"{temperature_c:.0f} °C"
     return [
         Check("python", f"{platform.python_version()} on {platform.machine()}"),
@@ -105,7 +105,7 @@ def _library_checks() -> list[Check]:
         try:
             return Check(library, version(library))
         except PackageNotFoundError:
-            return Check(library, "absent: pip install edge-runtime", MissingDependencyError.exit_code)
+            return Check(library, "absent; pip install . in a checkout", MissingDependencyError.exit_code)
 
     # OpenCV's distribution has four names, so the module is asked.
     return [Check("opencv", cv2.__version__), *map(check, _LIBRARIES)]

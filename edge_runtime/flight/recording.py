@@ -186,7 +186,7 @@ def _messages(path: Path, flown: _Flown) -> Iterator[tuple[str, str, int, Any]]:
         from mcap.stream_reader import StreamReader
         from rosbags.typesys import Stores, get_types_from_msg, get_typestore
     except ImportError as error:
-        raise MissingDependencyError(f"cannot read recordings: {error}; install edge-runtime[bags]") from error
+        raise MissingDependencyError(f"cannot read recordings: {error}; pip install '.[bags]' in a checkout") from error
     types = get_typestore(Stores.EMPTY)
     names: dict[int, str] = {}
     channels: dict[int, tuple[str, str]] = {}  # type and topic

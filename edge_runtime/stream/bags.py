@@ -42,7 +42,7 @@ class BagSource(FrameSource):
             from rosbags.highlevel import AnyReader, AnyReaderError
             from rosbags.typesys import Stores, get_typestore
         except ImportError as error:
-            raise MissingDependencyError(f"cannot read bags: {error}; install edge-runtime[bags]") from error
+            raise MissingDependencyError(f"cannot read bags: {error}; pip install '.[bags]' in a checkout") from error
         self._path, self._failure = path, AnyReaderError
         try:
             # Bags of sqlite3 from Humble define no messages; images are the same in every distribution.

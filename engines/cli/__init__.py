@@ -35,7 +35,9 @@ def _run(argv: Sequence[str] | None, arguments: argparse.Namespace) -> int:
         try:
             from engines.cli.commands import COMMANDS
         except ModuleNotFoundError as error:
-            raise MissingDependencyError(f"{error.name} is not installed; pip install 'edge-runtime[build]'") from error
+            raise MissingDependencyError(
+                f"{error.name} is not installed; pip install '.[build]' in a checkout"
+            ) from error
 
     COMMANDS[arguments.command](arguments)
     return 0

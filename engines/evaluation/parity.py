@@ -37,7 +37,7 @@ def open_transformers(checkpoint: Path, prompt: PromptTokens, eos_token_ids: Seq
         from transformers.utils import logging
     except ImportError as error:
         raise MissingDependencyError(
-            "transformers and torch are not installed; in a checkout: pip install '.[parity]'"
+            "transformers and torch are not installed; pip install '.[parity]' in a checkout"
         ) from error
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -106,7 +106,7 @@ def _why_not_compared(checkpoint: Checkpoint | None) -> str | None:
     if not isinstance(checkpoint, DirectoryCheckpoint):
         return "a synthetic checkpoint is no directory that transformers could load; leave --checkpoint out"
     if missing := [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]:
-        return f"{' and '.join(missing)} not installed: pip install 'edge-runtime[parity]'"
+        return f"{' and '.join(missing)} not installed: pip install '.[parity]' in a checkout"
     return None
 
 

@@ -173,7 +173,7 @@ def test_a_library_that_is_not_installed_is_named_with_what_installs_it():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
     assert result.returncode == 1
-    assert result.stderr == "edge-engines: onnx is not installed; pip install 'edge-runtime[build]'\n"
+    assert result.stderr == "edge-engines: onnx is not installed; pip install '.[build]' in a checkout\n"
 
 
 def test_help_names_every_recipe(capsys):

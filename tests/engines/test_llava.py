@@ -84,7 +84,7 @@ def without_matrices(tiny, directory, lost, config):
 @pytest.mark.parametrize("lost", [[], ["lm_head"], ["embed_tokens"]])
 @pytest.mark.parametrize("config", [changed(TINY, TIED), changed(TINY, **TIED)])
 def test_head_and_embedding_that_are_tied_take_the_matrix_that_is_there(tiny, tmp_path, lost, config):
-    parts = {part.kind: part for part in read_model(without_matrices(tiny, tmp_path, lost, config)).parts}
+    parts = {part.role: part for part in read_model(without_matrices(tiny, tmp_path, lost, config)).parts}
 
     there = [name for name in MATRICES if name not in lost]
     assert set(parts["embedding"].parameters) == {MATRICES[there[0]]}

@@ -215,7 +215,7 @@ def test_a_checkpoint_that_cannot_be_compared_for_want_of_a_library_is_an_error(
     assert main(["verify", str(bundle), "--checkpoint", str(checkpoint)]) == 1
     said = capsys.readouterr()
     assert "files unaltered, every engine runs" in said.out
-    assert "pip install 'edge-runtime[parity]'" in said.err
+    assert "pip install '.[parity]'" in said.err
     assert main(["verify", str(bundle)]) == 0
 
 

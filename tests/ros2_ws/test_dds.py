@@ -8,7 +8,7 @@ import sys
 import pytest
 
 pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_ros.py, then tests by ros2_ws/run")
-pytest.importorskip("cyclonedds", reason="no independent DDS: install edge-runtime[dev]")
+pytest.importorskip("cyclonedds", reason="no independent DDS: pip install '.[dev]'")
 
 from edge_runtime.reports.report import InspectionReport
 from tests.fakes import CRACK, ScriptedInspector

@@ -47,7 +47,7 @@ def test_a_loop_over_damaged_images_ends_with_an_error(tmp_path):
 
 
 def test_a_rendered_flight_is_the_one_of_its_seed():
-    flight = pytest.importorskip("engines.reference.flight", reason="the renderer needs edge-runtime[build]")
+    flight = pytest.importorskip("engines.reference.flight", reason="the renderer needs '.[build]'")
     shown = list(open_playlist("rendered:7", max_frames=2))
     rendered = list(islice(flight.render_flight(7, 2), 2))
     assert len(shown) == 2

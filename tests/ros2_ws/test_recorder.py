@@ -11,7 +11,7 @@ from functools import reduce
 import pytest
 
 pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_ros.py, then tests by ros2_ws/run")
-pytest.importorskip("mcap", reason="recording needs edge-runtime[bags]")
+pytest.importorskip("mcap", reason="recording needs '.[bags]'")
 
 import cv2
 import numpy as np

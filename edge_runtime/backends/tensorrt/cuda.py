@@ -26,7 +26,8 @@ try:
     import pycuda.driver as cuda
 except ImportError as error:
     raise MissingDependencyError(
-        f"pycuda is not installed, or finds no CUDA driver ({error}); on a Jetson: pip install edge-runtime[jetson]"
+        f"pycuda is not installed, or finds no CUDA driver ({error}); on a Jetson, "
+        "pip install '.[jetson]' in a checkout"
     ) from error
 
 

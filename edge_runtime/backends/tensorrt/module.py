@@ -24,6 +24,6 @@ def load_library(target: str) -> Any:
         remedy = {
             "tensorrt": "on a Jetson it comes with JetPack: sudo apt install nvidia-jetpack, and a virtual environment "
             "made with --system-site-packages; --target onnxruntime needs neither",
-            "tensorrt-rtx": "pip install 'edge-runtime[tensorrt-rtx]' (x86-64 only)",
+            "tensorrt-rtx": "pip install '.[tensorrt-rtx]' in a checkout (x86-64 only)",
         }[target]
         raise MissingDependencyError(f"{_MODULES[target]} is not installed ({error}); {remedy}") from error

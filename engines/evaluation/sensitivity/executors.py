@@ -59,7 +59,9 @@ def on_ray(open_worker: OpenWorker[Task, Done], tasks: Sequence[Task], address: 
         import ray
         from ray.util import ActorPool
     except ImportError as error:
-        raise BuildError("Ray is not installed; pip install 'edge-runtime[ray]', here and on every machine") from error
+        raise BuildError(
+            "Ray is not installed; pip install '.[ray]' in a checkout, here and on every machine"
+        ) from error
     try:
         if ":" in address:  # Ray itself tries for minutes
             host, _, port = address.rpartition("/")[2].rpartition(":")

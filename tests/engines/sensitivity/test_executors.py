@@ -50,7 +50,7 @@ def test_a_worker_that_is_killed_is_told():
 @pytest.fixture(scope="module")
 def cluster():
     """Two nodes of one CPU each, as two machines would be."""
-    cluster_utils = pytest.importorskip("ray.cluster_utils", reason="pip install 'edge-runtime[ray]'")
+    cluster_utils = pytest.importorskip("ray.cluster_utils", reason="pip install '.[ray]'")
     node = {"num_cpus": 1, "object_store_memory": 80_000_000}
     found = cluster_utils.Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     found.add_node(**node)
@@ -76,7 +76,7 @@ def test_a_cluster_worker_that_is_killed_is_told(cluster):
 
 
 def test_where_no_cluster_answers_is_told():
-    pytest.importorskip("ray", reason="pip install 'edge-runtime[ray]'")
+    pytest.importorskip("ray", reason="pip install '.[ray]'")
 
     with pytest.raises(BuildError, match="no Ray cluster answers"):
         list(on_ray(open_refuser, TASKS, "127.0.0.1:1"))

@@ -146,7 +146,7 @@ def test_what_tensorrt_lacks_is_not_advised_for_it():
 
 
 @pytest.mark.parametrize(
-    ("target", "remedy"), [("tensorrt", "JetPack"), ("tensorrt-rtx", r"pip install 'edge-runtime\[tensorrt-rtx\]'")]
+    ("target", "remedy"), [("tensorrt", "JetPack"), ("tensorrt-rtx", r"pip install '\.\[tensorrt-rtx\]'")]
 )
 def test_a_missing_compiler_is_named_with_what_installs_it(target, remedy, monkeypatch):
     for name in ("tensorrt", "tensorrt_rtx_bindings"):

@@ -26,7 +26,7 @@ from tests.engines.targets.test_int8 import everything_int8, feed_forward_int8
 from tests.engines.targets.test_products import products_int8
 
 trt = pytest.importorskip(
-    "tensorrt_rtx_bindings", reason="pip install 'edge-runtime[tensorrt-rtx]', or make engines", exc_type=ImportError
+    "tensorrt_rtx_bindings", reason="pip install '.[tensorrt-rtx]', or make engines", exc_type=ImportError
 )
 TINY = "synthetic:tiny-llava"
 REFERENCE = str(Path(__file__).parents[3] / "engines" / "reference" / "checkpoint")
@@ -184,7 +184,7 @@ def test_a_component_of_13b_weighs_what_the_memory_plan_predicts(name, precision
         return
     memory_plan = plan_memory(plan.manifest, 2048)
     predicted = memory_plan.item(part.role).planned_bytes
-    groups = sum(other.kind == part.role for other in plan.parts)
+    groups = sum(other.role == part.role for other in plan.parts)
     assert component.size_bytes * groups == pytest.approx(predicted, rel=0.03)
 
 

@@ -15,7 +15,7 @@ from edge_runtime.errors import FlightLogError, MissingDependencyError
 try:
     from mcap.writer import CompressionType, Writer
 except ImportError as error:
-    raise MissingDependencyError(f"cannot record: {error}; install edge-runtime[bags]") from error
+    raise MissingDependencyError(f"cannot record: {error}; pip install '.[bags]' in a checkout") from error
 
 _LIBRARY = "edge-runtime inspection_ros"
 

@@ -54,5 +54,7 @@ def _rendered(source: str, max_frames: int) -> Iterator[Frame]:
     try:
         from engines.reference.flight import render_flight  # lazily: only who renders pays for it
     except ImportError as error:
-        raise MissingDependencyError(f"cannot render a flight: {error}; install edge-runtime[build]") from error
+        raise MissingDependencyError(
+            f"cannot render a flight: {error}; pip install '.[build]' in a checkout"
+        ) from error
     yield from render_flight(int(seed), max_frames or RENDERED_FRAMES)
