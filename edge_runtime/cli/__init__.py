@@ -1,7 +1,7 @@
 """The command ``edge-runtime``: its arguments and its help; ``commands`` does the rest.
 
-Results go to stdout, the log to stderr. Exit codes: 0 done, 1 an error, 2 usage, 4 does not fit the budget, 130 Ctrl-C
-or SIGTERM.
+Results go to stdout, the log to stderr. Exit codes: 0 done, 1 an error, 2 usage, 4 does not fit the budget, 130 Ctrl-C,
+SIGTERM or SIGHUP.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import partial
 
 from edge_runtime.cli.arguments import byte_budget, file, positive
 from edge_runtime.cli.exit_codes import exit_code
+from edge_runtime.cli.terminal import PrintableFormatter
 from edge_runtime.signals import holding_interrupts
 
 _PROGRAM = "edge-runtime"
@@ -30,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None, arguments: argparse.Namespace) -> int:
     _parser().parse_args(argv, arguments)
     level = logging.INFO if arguments.verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", force=True)
+    heard = logging.StreamHandler()
+    heard.setFormatter(PrintableFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[heard], force=True)
     if not arguments.verbose:
         os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what matters of it comes back, and is said once
     with holding_interrupts():
@@ -47,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--json", action="store_true", help="print JSON, one object a line")
+    shared.add_argument("--json", action="store_true", help="print JSON, one object a line, of what failed too")
     shared.add_argument("-v", "--verbose", action="store_true", help="log more, and show the traceback of an error")
     budget = argparse.ArgumentParser(add_help=False)
     budget.add_argument(

@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from itertools import cycle, islice
+from pathlib import Path
 
 import numpy as np
 
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.cli import doctor
-from edge_runtime.errors import FrameError, SourceError
+from edge_runtime.cli.terminal import complain, printable
+from edge_runtime.errors import FrameError, SourceError, UsageError
 from edge_runtime.flight.log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
 from edge_runtime.flight.page.page import check_page, write_page
 from edge_runtime.inspector import Inspector
@@ -24,6 +26,7 @@ from edge_runtime.memory.plan import format_bytes
 from edge_runtime.memory.telemetry import latency_statistics, read_memory
 from edge_runtime.reports.annotate import Frame, thumbnail_jpeg
 from edge_runtime.reports.report import InspectionReport, Timings, json_from_report, text_from_report
+from edge_runtime.signals import holding_interrupts
 from edge_runtime.stream.change_gate import GateRule
 from edge_runtime.stream.loop import Outcome, Stream
 from edge_runtime.stream.sources import load_image, open_source
@@ -44,7 +47,9 @@ def _inspect_file(inspector: Inspector, path: str, as_json: bool) -> bool:
     try:
         report = inspector.inspect(load_image(path))
     except FrameError as error:  # the other images may be whole
-        print(f"edge-runtime: {error}", file=sys.stderr)
+        complain(f"edge-runtime: {error}")
+        if as_json:
+            print(json.dumps({"source": path, "failure": str(error)}), flush=True)
         return False
     _print_report({"source": path}, report, as_json)
     return True
@@ -52,8 +57,9 @@ def _inspect_file(inspector: Inspector, path: str, as_json: bool) -> bool:
 
 def _stream(arguments: argparse.Namespace) -> int:
     log_path = arguments.log or (arguments.page and arguments.page.with_suffix(".jsonl"))
+    _check_not_redirected_to(log_path, arguments.page)  # a flight is too long to hear of these at its end
     if arguments.page:
-        check_page(log_path, arguments.page)  # a flight is too long to hear of it at its end
+        check_page(log_path, arguments.page)
     with ExitStack() as stack:
         source = stack.enter_context(open_source(arguments.source))  # cheaper to refuse than a bundle is to load
         inspector = stack.enter_context(Inspector.open(arguments.bundle, arguments.budget))
@@ -68,24 +74,32 @@ def _stream(arguments: argparse.Namespace) -> int:
                     _log_outcome(log, outcome)
                 if count == arguments.max_frames:
                     break
-        finally:  # Ctrl-C ends a flight as well as its last frame does
-            counts, memory_plan = stream.counters, inspector.memory_plan
-            fates = ", ".join(f"{number} {fate}" for fate, number in asdict(counts).items())
-            print(f"edge-runtime: frames: {fates}", file=sys.stderr)
-            if log:
-                end = FlightEnd(
-                    counts.received, counts.dropped, counts.failed, memory_plan, counts.skipped, inspector.level_changes
-                )
-                log.write_end(end)
-            if arguments.page:
-                write_page(log_path, arguments.page)
+        finally:  # Ctrl-C ends a flight as well as its last frame does, and so does a terminal that goes away
+            with holding_interrupts():
+                counts, memory_plan = stream.counters, inspector.memory_plan
+                fates = ", ".join(f"{number} {fate}" for fate, number in asdict(counts).items())
+                complain(f"edge-runtime: frames: {fates}")
+                if log:
+                    drops, changes = (counts.dropped, counts.failed), inspector.level_changes
+                    log.write_end(FlightEnd(counts.received, *drops, memory_plan, counts.skipped, changes))
+                if arguments.page:
+                    write_page(log_path, arguments.page)
     return 1 if counts.failed and not counts.reported else 0
+
+
+def _check_not_redirected_to(*paths: Path | None) -> None:
+    """Raise where the shell sends stdout or stderr into a file that is to be written: each would garble the other."""
+    for path in paths:
+        if path is not None and path.is_file():
+            for number, stream in ((1, "stdout"), (2, "stderr")):
+                if os.path.samestat(os.fstat(number), path.stat()):
+                    raise UsageError(f"{stream} goes into {path} as well; name another --log, or send it elsewhere")
 
 
 def _report(arguments: argparse.Namespace) -> int:
     page = arguments.page or arguments.recording.with_suffix(".html")
     write_page(arguments.recording, page)
-    print(json.dumps({"page": str(page)}) if arguments.json else page)
+    print(json.dumps({"page": str(page)}) if arguments.json else printable(str(page)))
     return 0
 
 
@@ -148,20 +162,26 @@ def _doctor(arguments: argparse.Namespace) -> int:
     else:
         for check in checks:
             mark = "PROBLEM" if check.is_problem else "--" if check.is_absent else "ok"
-            print(f"{mark:8} {check.name:14} {check.found}")
+            found = printable(check.found, but="\n")
+            print(f"{mark:8} {check.name:14} {found}")
     return min((check.exit_code for check in checks if check.is_problem), default=0)  # 4 where only the budget is wrong
 
 
 def _print_report(place: Mapping[str, object], report: InspectionReport, as_json: bool) -> None:
-    as_text = f"{place['source']}: {text_from_report(report)}"
-    print(json.dumps({**place, "report": json_from_report(report)}) if as_json else as_text, flush=True)
+    if as_json:
+        print(json.dumps({**place, "report": json_from_report(report)}), flush=True)
+    else:
+        found = printable(text_from_report(report), but="\n")
+        print(f"{printable(str(place['source']))}: {found}", flush=True)
 
 
 def _print_outcome(outcome: Outcome, as_json: bool) -> None:
+    place = {"index": outcome.index, "stamp_s": outcome.frame.stamp_s, "source": outcome.frame.name}
     if outcome.report is None:
         _log.warning("failed: frame %d, %s: %s", outcome.index, outcome.frame.name, outcome.failure)
+        if as_json:
+            print(json.dumps({**place, "failure": outcome.failure}), flush=True)
     else:
-        place = {"index": outcome.index, "stamp_s": outcome.frame.stamp_s, "source": outcome.frame.name}
         _print_report(place, outcome.report, as_json)
 
 

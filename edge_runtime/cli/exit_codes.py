@@ -9,21 +9,25 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from edge_runtime.cli.terminal import check_standard_streams, complain
 from edge_runtime.errors import EdgeRuntimeError
-from edge_runtime.signals import interrupted_by_sigterm
+from edge_runtime.signals import interrupted_by_signals
 
 INTERRUPTED = 130  # as a shell reports SIGINT
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: a disk, a quota or a largest file is full
 
 
 def exit_code(program: str, run: Callable[[], int], options: argparse.Namespace | None = None) -> int:
-    """What ``run`` returns, or the code of what it raises, after saying on stderr what that was; SIGTERM is a Ctrl-C.
+    """What ``run`` returns, or the code of what it raises, after saying on stderr what that was.
+
+    SIGTERM and SIGHUP are a Ctrl-C.
 
     ``options`` are filled in by ``run``, which parses the command line: ``verbose`` asks for tracebacks, and
     ``after_interrupt`` is said behind "interrupted". A command without options is a developer's: its faults are raised.
     """
     try:
-        with interrupted_by_sigterm():
+        check_standard_streams()
+        with interrupted_by_signals():
             code = run()
         sys.stdout.flush()
     except BrokenPipeError:  # `| head` has seen enough
@@ -31,16 +35,24 @@ def exit_code(program: str, run: Callable[[], int], options: argparse.Namespace 
         return 1
     except KeyboardInterrupt:
         behind_echo = "\n" if sys.stderr.isatty() else ""  # a terminal shows ^C
-        print(f"{behind_echo}{program}: interrupted{getattr(options, 'after_interrupt', '')}", file=sys.stderr)
+        complain(f"{behind_echo}{program}: interrupted{getattr(options, 'after_interrupt', '')}")
+        _flush_or_abandon_stdout()
         return INTERRUPTED
     except Exception as error:
         if options is None and not isinstance(error, EdgeRuntimeError):
             raise
         if getattr(options, "verbose", False):
             traceback.print_exception(error)
-        print(f"{program}: {_explain(error)}", file=sys.stderr)
+        complain(f"{program}: {_explain(error)}")
         return error.exit_code if isinstance(error, EdgeRuntimeError) else 1
     return code
+
+
+def _flush_or_abandon_stdout() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:  # a terminal that is gone
+        _abandon_stdout()
 
 
 def _explain(error: Exception) -> str:

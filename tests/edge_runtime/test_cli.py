@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import cv2
@@ -154,6 +157,98 @@ def test_the_page_of_a_recorded_flight_is_not_written_over_its_only_log(
     assert main(["report", "flight.html", *page]) == 1
     assert "name another --page" in complaint(capsys)
     assert log.read_bytes() == written
+
+
+@pytest.mark.parametrize("option", ["--page", "--log"])
+def test_a_flight_does_not_overwrite_the_film_that_it_reads(
+    photos: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = photos / "0.jpg"
+    held = film.read_bytes()
+    assert main(["stream", str(photos), str(film), option, str(film)]) == 1
+    assert option == "--log" or "name another" in complaint(capsys)
+    assert film.read_bytes() == held
+
+
+def test_a_page_takes_the_place_of_a_page_and_of_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    FlightLog(tmp_path / "flight.jsonl").close()
+    page = tmp_path / "flight.html"
+    for _ in range(2):
+        assert main(["report", str(tmp_path / "flight.jsonl")]) == 0
+    capsys.readouterr()
+    page.write_text("<!doctype html><title>The thesis</title>")
+    assert main(["report", str(tmp_path / "flight.jsonl")]) == 1
+    assert "is no flight report" in complaint(capsys)
+    assert "The thesis" in page.read_text()
+
+
+@pytest.mark.parametrize("redirection", [">", ">>", "2>"])
+@pytest.mark.parametrize("options", [["--page", "x.html"], ["--log", "x.jsonl"]])
+def test_a_log_and_results_that_are_sent_into_one_file_are_refused(
+    photos: Path, tmp_path: Path, redirection: str, options: list[str]
+) -> None:
+    words = [sys.executable, "-m", "edge_runtime.cli", "stream", "/nowhere", str(photos), "--json", *options]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = f"{shlex.join(words)} {redirection} x.jsonl"
+    ended = subprocess.run(
+        command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 2
+    written = (tmp_path / "x.jsonl").read_text()
+    assert "goes into x.jsonl as well" in (ended.stderr or written)
+    assert "{" not in written
+
+
+def test_a_frame_that_failed_has_a_json_line(
+    tiny_bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "1.jpg").write_bytes(b"")
+    assert main(["stream", str(tiny_bundle), str(photos), "--json"]) == 0
+    streamed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["index"], "report" in line, "failure" in line) for line in streamed] == [
+        (0, True, False),
+        (1, False, True),
+        (2, True, False),
+    ]
+    assert "1.jpg is damaged" in streamed[1]["failure"]
+    assert main(["inspect", str(tiny_bundle), str(photos / "1.jpg"), "--json"]) == 1
+    [line] = capsys.readouterr().out.splitlines()
+    assert "is damaged" in json.loads(line)["failure"]
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\u202e.jpg"
+
+
+def test_no_control_character_of_a_file_s_name_reaches_the_terminal(
+    tiny_bundle: Path, photos: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    os.link(photos / "0.jpg", photos / HOSTILE)
+    (photos / f"damaged{HOSTILE}").write_bytes(b"")
+    capfd.readouterr()
+    assert main(["inspect", str(tiny_bundle), str(photos / HOSTILE), str(photos / f"damaged{HOSTILE}")]) == 1
+    assert main(["stream", str(tiny_bundle), str(photos)]) == 0
+    assert main(["stream", str(tiny_bundle), str(photos / f"missing{HOSTILE}")]) == 1
+    printed = capfd.readouterr()
+    for said in (printed.out, printed.err):
+        assert "\\x1b]0;owned\\x07" in said
+        assert not {character for character in said if character != "\n" and not character.isprintable()}
+
+
+def test_closed_streams_are_an_error_or_silence_and_nothing_else_takes_their_place(
+    tiny_bundle: Path, photos: Path
+) -> None:
+    def run(image: str, closed: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "edge_runtime.cli", "inspect", str(tiny_bundle), str(photos / image)]
+        command, root = f"exec {shlex.join(words)} {closed}", Path(__file__).parents[2]
+        return subprocess.run(command, shell=True, cwd=root, capture_output=True, text=True, timeout=60, check=False)
+
+    deaf = run("0.jpg", ">&-")
+    assert (deaf.returncode, deaf.stdout) == (1, "")
+    assert deaf.stderr.startswith("edge-runtime: stdout is closed")
+    mute = run("missing.jpg", "2>&-")
+    assert (mute.returncode, mute.stdout) == (1, "")
 
 
 def test_a_flight_that_is_refused_leaves_no_page(photos: Path, tmp_path: Path) -> None:
@@ -345,7 +440,9 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "systemd or docker"])
+@pytest.mark.parametrize(
+    "ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["Ctrl-C", "systemd or docker", "ssh"]
+)
 def test_a_flight_that_is_ended_from_outside_has_its_log_and_page_complete(
     tiny_bundle: Path, photos: Path, tmp_path: Path, ending: signal.Signals
 ) -> None:
@@ -360,6 +457,30 @@ def test_a_flight_that_is_ended_from_outside_has_its_log_and_page_complete(
     summary, last = complaints.splitlines()
     assert summary.startswith("edge-runtime: frames: ")
     assert last == "edge-runtime: interrupted"
+    assert load_flight(tmp_path / "flight.jsonl").end is not None
+    assert (tmp_path / "flight.html").stat().st_size > 1000
+
+
+def test_a_flight_whose_terminal_goes_away_has_its_log_and_page_complete(
+    tiny_bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    for index in range(3, 500):
+        os.link(photos / "0.jpg", photos / f"{index:05}.jpg")
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "edge_runtime.cli", "stream", str(tiny_bundle), str(photos)]
+    process = subprocess.Popen(
+        [*command, "--page", str(tmp_path / "flight.html")],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        cwd=Path(__file__).parents[2],
+    )
+    os.close(theirs)
+    os.read(ours, 1)
+    os.close(ours)  # as a connection that is lost: SIGHUP, and EIO for whoever writes
+    assert process.wait(timeout=60) in (1, 130)
     assert load_flight(tmp_path / "flight.jsonl").end is not None
     assert (tmp_path / "flight.html").stat().st_size > 1000
 

@@ -8,15 +8,15 @@ import threading
 
 import pytest
 
-from edge_runtime.signals import deaf_children, holding_interrupts, interrupted_by_sigterm
+from edge_runtime.signals import deaf_children, holding_interrupts, interrupted_by_signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_waits_until_it_can_be_understood(number: signal.Signals) -> None:
     done = []
 
     def load() -> None:
-        with interrupted_by_sigterm(), holding_interrupts():
+        with interrupted_by_signals(), holding_interrupts():
             signal.raise_signal(number)
             done.append("loaded")
 
@@ -33,7 +33,7 @@ def test_an_interrupt_comes_at_once_again_afterwards() -> None:
 
 
 def test_what_others_do_at_sigterm_is_left_to_them() -> None:
-    with interrupted_by_sigterm():
+    with interrupted_by_signals():
         pass
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     came: list[int] = []
@@ -44,6 +44,16 @@ def test_what_others_do_at_sigterm_is_left_to_them() -> None:
             assert came == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def test_a_hangup_that_nohup_has_ignored_interrupts_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupted_by_signals():
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_thread_that_no_interrupt_reaches_may_hold_them_too() -> None:

@@ -37,31 +37,53 @@ from edge_runtime.memory.telemetry import latency_statistics
 from edge_runtime.reports.annotate import SEVERITY_RGB
 from edge_runtime.reports.report import SEVERITIES
 
+_TITLE = "Flight report: "  # in the head of every page, of this version and of earlier ones
+_HEAD_BYTES = 4096
+
 
 def write_page(log_path: str | Path, html_path: str | Path) -> None:
     """Write the page of the last flight in ``log_path``: a flight log, or a recording by its suffix ``.mcap``.
 
     Raises:
-        FlightLogError: the log cannot be read, the page cannot be written, or the two are one file.
+        FlightLogError: the log cannot be read, the page cannot be written, the two are one file, or the page's file is
+            there and is no flight's page.
         MissingDependencyError: the libraries that read recordings are not installed.
     """
     load = load_recording if Path(log_path).suffix == RECORDING_SUFFIX else load_flight
     page = page_from_flight(load(log_path))
     _check_apart(log_path, html_path)
+    _check_replaceable(html_path)
     _write(html_path, page, "w")
 
 
 def check_page(log_path: str | Path, html_path: str | Path) -> None:
     """Raise :class:`FlightLogError` where no page can be written, while there is time to name another."""
     _check_apart(log_path, html_path)
+    _check_replaceable(html_path)
+    was_there = os.path.exists(html_path)
     _write(html_path, "", "a")
-    if not os.path.getsize(html_path):
+    if not was_there:
         os.unlink(html_path)
 
 
 def _check_apart(log_path: str | Path, html_path: str | Path) -> None:
     if os.path.realpath(log_path) == os.path.realpath(html_path):
         raise FlightLogError(f"{html_path} is the flight's log, which its page would overwrite; name another --page")
+
+
+def _check_replaceable(html_path: str | Path) -> None:
+    """Raise where a file is there that holds something else than a flight's page; devices may be written to."""
+    if not os.path.isfile(html_path):
+        return
+    try:
+        with open(html_path, "rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise FlightLogError(f"cannot read {html_path}, which is there already: {error}; name another file") from error
+    if head and _TITLE.encode() not in head:
+        raise FlightLogError(
+            f"{html_path} is there already, and is no flight report: it would be overwritten; name another --page"
+        )
 
 
 def _write(html_path: str | Path, text: str, mode: str) -> None:
@@ -93,7 +115,7 @@ def page_from_flight(flight: Flight) -> str:
     )
     return Template(template).substitute(
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{script_hash}'",
-        title=f"Flight report: {_verdict(flight)}",
+        title=f"{_TITLE}{_verdict(flight)}",
         severity_colours=" ".join(f"--{name}: rgb{rgb};" for name, rgb in SEVERITY_RGB.items()),
         body="\n".join(section for section in sections if section),
     )
