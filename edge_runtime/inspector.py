@@ -192,20 +192,27 @@ class Inspector:
     def _after_image(self, question: str) -> tuple[int, ...]:
         """Tokens behind the image; those of the last question are kept, as the next frame's is mostly the same."""
         if question != self._asked[0]:
-            prompt, image_token_id = self.bundle.manifest.prompt, self.bundle.manifest.model.image_token_id
-            after = f"\n{question}{prompt.after_image}" if question else prompt.after_image
-            asking = prompt_around_image(prompt.before_image, after)
-            try:
-                tokens = prompt_tokens(self._tokenizer, asking, image_token_id).after_image
-            except BundleCorruptError as error:
-                raise ValueError(f"the question {question[:60]!r} holds the image token; leave it out") from error
-            taken, room = len(tokens) + len(self._grammar.restart()), self._room
-            if taken > room:
-                raise ValueError(
-                    f"the question takes {taken} positions with what opens an answer, of {room}; ask in fewer words"
-                )
-            self._asked = (question, tokens)
+            self._asked = (question, self._question_tokens(question))
         return self._asked[1]
+
+    def check_question(self, question: str) -> None:
+        """Raise ValueError where ``question`` is too long, or holds the image token; any thread may ask."""
+        self._question_tokens(question)
+
+    def _question_tokens(self, question: str) -> tuple[int, ...]:
+        prompt, image_token_id = self.bundle.manifest.prompt, self.bundle.manifest.model.image_token_id
+        after = f"\n{question}{prompt.after_image}" if question else prompt.after_image
+        asking = prompt_around_image(prompt.before_image, after)
+        try:
+            tokens = prompt_tokens(self._tokenizer, asking, image_token_id).after_image
+        except BundleCorruptError as error:
+            raise ValueError(f"the question {question[:60]!r} holds the image token; leave it out") from error
+        taken, room = len(tokens) + self._opening_length, self._room
+        if taken > room:
+            raise ValueError(
+                f"the question takes {taken} positions with what opens an answer, of {room}; ask in fewer words"
+            )
+        return tokens
 
     def rest_s(self) -> float:
         """How long the next frame had better wait, for memory or for heat; then ask again, before taking the frame.

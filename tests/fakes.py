@@ -77,6 +77,11 @@ class ScriptedInspector:
         """Nothing presses."""
         return 0.0
 
+    def check_question(self, question: str) -> None:
+        """As the real one, of a model that has room for 500 characters."""
+        if len(question) > 500:
+            raise ValueError(f"the question takes {len(question)} positions, of 500; ask in fewer words")
+
     level_changes: tuple[LevelChange, ...] = ()
 
     def close(self) -> None:

@@ -241,5 +241,7 @@ def test_a_question_that_cannot_be_put_is_refused_and_the_next_frame_inspected(
 ) -> None:
     with Inspector.open(tiny_bundle, max_report_tokens=20, threads=1) as inspector:
         with pytest.raises(ValueError, match=says):
+            inspector.check_question(question)
+        with pytest.raises(ValueError, match=says):
             inspector.inspect(frame(), question=question)
         assert inspector.inspect(frame()).tokens == 20

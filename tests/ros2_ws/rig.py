@@ -19,6 +19,7 @@ from inspection_ros.spin import spin
 from inspection_ros.subscriptions import camera_qos
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.msg import Log
 from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
@@ -91,8 +92,12 @@ class Rig:
     @property
     def camera_reliability(self):
         """How the node subscribes to the camera."""
-        (subscription,) = self._client.get_subscriptions_info_by_topic("image")
-        return subscription.qos_profile.reliability.name
+        return self.reliability_of("image")
+
+    def reliability_of(self, topic):
+        """How the node subscribes to a topic; nothing while it changes that."""
+        subscriptions = self._client.get_subscriptions_info_by_topic(topic)
+        return subscriptions[0].qos_profile.reliability.name if len(subscriptions) == 1 else ""
 
     @property
     def report_reliability(self):
@@ -173,11 +178,19 @@ class Rig:
             setattr(message, name, value)
         return message
 
-    def camera(self, topic, message_type=Image):
-        """The publisher of a topic, made where there is none yet."""
+    def camera(self, topic, message_type=Image, qos=5, remapped=None):
+        """The publisher of a topic, made where there is none yet; of ``remapped``, where the topic has another name."""
         if topic not in self._cameras:
-            self._cameras[topic] = self._client.create_publisher(message_type, topic, 5)
+            self._cameras[topic] = self._client.create_publisher(message_type, remapped or topic, qos)
         return self._cameras[topic]
+
+    def watch_log(self):
+        """What the node logs from now on."""
+        lines = []
+        self._client.create_subscription(
+            Log, "/rosout", lambda message: message.name == "inspection" and lines.append(message.msg), 100
+        )
+        return lines
 
     def names(self, kind, node):
         """Full names of what a node publishes, subscribes or serves."""
@@ -188,10 +201,10 @@ class Rig:
         """How many subscribe to a topic of the node."""
         return self._client.count_subscribers(topic)
 
-    def restart_camera(self, topic):
+    def restart_camera(self, topic, qos=5):
         """Take a camera's publisher down and put another in its place, once the node hears it."""
         self._client.destroy_publisher(self._cameras.pop(topic))
-        self.camera(topic)
+        self.camera(topic, qos=qos)
         self.connect(topic)
 
     def connect(self, *topics):
@@ -236,4 +249,6 @@ class Rig:
     def _keep_health(self, message):
         status = message.status[0]
         values = {pair.key: pair.value for pair in status.values}
-        self.health = SimpleNamespace(level=status.level[0], message=status.message, values=values)
+        self.health = SimpleNamespace(
+            level=status.level[0], message=status.message, values=values, hardware_id=status.hardware_id
+        )

@@ -1,7 +1,7 @@
 """Diagnostics say whether the camera speaks, whether frames fail, and where the bytes are."""
 
 import pytest
-from inspection_ros.health import ERROR, OK, STALE, WARN, assess
+from inspection_ros.health import ERROR, OK, STALE, WARN, Heard, assess
 from inspection_ros.pipeline_types import Status
 
 from edge_runtime.memory.monitor import NOTHING_GIVEN_UP, LevelChange
@@ -82,6 +82,12 @@ def test_frames_stamped_in_the_future_or_long_ago_tell_of_a_wrong_clock(age_s, l
     health = assess("active", status(), None, None, stale_after_s=2.0, frame_age_s=age_s)
     assert health.level == level
     assert ("clock" in health.message) == (level == WARN)
+
+
+def test_frames_that_were_lost_on_the_way_are_counted_and_warned_of():
+    health = assess("active", status(), None, None, stale_after_s=2.0, heard=Heard(lost=20, lost_lately=3))
+    assert (health.level, health.values["frames_lost"]) == (WARN, "20")
+    assert health.message.startswith("3 frames were lost on the way")
 
 
 def test_speed_and_what_was_left_behind_are_among_the_values():

@@ -1,5 +1,7 @@
 """The node as a drone meets it: through real topics, services and parameters, with a scripted inspector."""
 
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -11,16 +13,18 @@ pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_r
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped
 from inspection_ros.health import OK, STALE, WARN
+from inspection_ros.subscriptions import camera_qos
 from lifecycle_msgs.msg import Transition
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, NavSatFix
 from std_msgs.msg import Header
 
 from edge_runtime.errors import BackendError, BundleNotFoundError
+from edge_runtime.memory.monitor import LevelChange
 from edge_runtime.reports.report import InspectionReport
 from edge_runtime.ros.messages import frame_from_image, report_from_message
 from tests.fakes import CRACK, ScriptedInspector
-from tests.ros2_ws.rig import DIFFERENT, FRAME
+from tests.ros2_ws.rig import DIFFERENT, FRAME, WAIT_S
 
 
 def scripted(inspector):
@@ -233,9 +237,131 @@ def test_a_failed_configure_leaves_a_node_that_can_be_configured(rig):
     rig.wait_until(lambda: rig.reports)
 
 
-def test_the_camera_subscription_is_best_effort_unless_overridden(rig):
+def test_a_camera_is_heard_as_it_is_offered(rig):
     rig.fly(scripted(ScriptedInspector()))
+    rig.wait_until(lambda: rig.camera_reliability == "RELIABLE")
+    rig.restart_camera("image", camera_qos())
+    rig.wait_until(lambda: rig.camera_reliability == "BEST_EFFORT")
+    rig.wait_until(lambda: rig.publish_frame() or rig.reports)
+
+
+def test_a_camera_of_which_one_publisher_is_best_effort_is_heard_so(rig):
+    rig.camera("front", qos=camera_qos())
+    rig.camera("another", remapped="front")
+    rig.start_node(scripted(ScriptedInspector()), cameras=["front"])
+    assert rig.configure()
+    assert rig.change(Transition.TRANSITION_ACTIVATE)
+    rig.connect("front", "another")
+    rig.listen(1.5)  # it looks once a second
+    assert rig.reliability_of("front") == "BEST_EFFORT"
+
+
+def test_best_effort_is_kept_where_it_is_asked_for(rig):
+    rig.fly(scripted(ScriptedInspector()), **{"qos_overrides./image.subscription.reliability": "best_effort"})
+    rig.listen(1.5)
     assert rig.camera_reliability == "BEST_EFFORT"
+
+
+@pytest.mark.parametrize(
+    ("transport", "published", "why"),
+    [
+        ("raw", None, "nobody publishes /front"),
+        ("raw", "front", "/front is published, and nothing comes"),
+        ("compressed", None, "nobody publishes /front/compressed"),
+    ],
+)
+def test_a_silent_camera_is_told_from_one_that_is_not_there(rig, transport, published, why):
+    if published:
+        rig.camera(published)
+    rig.start_node(scripted(ScriptedInspector()), cameras=["front"], image_transport=transport, stale_after_s=0.1)
+    assert rig.configure()
+    assert rig.change(Transition.TRANSITION_ACTIVATE)
+    rig.wait_until(lambda: rig.health and rig.health.level == STALE and rig.health.message.endswith(why))
+
+
+PUBLISHER = """
+import sys
+import rclpy
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from sensor_msgs.msg import CompressedImage
+rclpy.init()
+node = rclpy.create_node("publisher")
+publisher = node.create_publisher(globals()[sys.argv[1]], sys.argv[2], 1)
+rclpy.spin(node)
+"""
+
+
+@pytest.fixture
+def publisher(request, ros):
+    """A process, as Fast DDS takes one type a topic in each, that publishes nothing of a type on a topic."""
+    process = subprocess.Popen([sys.executable, "-c", PUBLISHER, *request.param])
+    yield request.param[1]
+    process.kill()
+    process.wait(WAIT_S)
+
+
+@pytest.mark.parametrize("publisher", [("CompressedImage", "/front")], indirect=True)
+def test_a_camera_of_another_type_is_told(rig, publisher):
+    rig.start_node(scripted(ScriptedInspector()), cameras=["front"], stale_after_s=0.1)
+    assert rig.configure()
+    assert rig.change(Transition.TRANSITION_ACTIVATE)
+    why = "/front is published as sensor_msgs/msg/CompressedImage, and sensor_msgs/msg/Image is wanted"
+    rig.wait_until(lambda: rig.health and rig.health.level == STALE and rig.health.message.endswith(why))
+
+
+def test_a_camera_that_offers_less_than_is_asked_for_is_told(rig):
+    rig.camera("front", qos=camera_qos())
+    reliable = {"qos_overrides./front.subscription.reliability": "reliable"}
+    rig.start_node(scripted(ScriptedInspector()), cameras=["front"], stale_after_s=0.1, **reliable)
+    assert rig.configure()
+    assert rig.change(Transition.TRANSITION_ACTIVATE)
+    rig.wait_until(lambda: rig.health and rig.health.level == STALE and "leave the override out" in rig.health.message)
+
+
+def test_poses_whose_clock_is_another_are_warned_of(rig):
+    rig.camera("pose", PoseStamped)
+    rig.fly(scripted(ScriptedInspector()), stale_after_s=3600.0)
+    rig.connect("pose")
+    second, _ = rig.now()
+    pose = PoseStamped(header=Header(stamp=Time(sec=second + 30), frame_id="map"))
+    rig.wait_until(
+        lambda: (
+            rig.camera("pose").publish(pose)
+            or rig.publish_frame(stamp=(second, 0))
+            or (rig.health and "compare the clocks" in rig.health.message)
+        )
+    )
+    assert rig.health.level == WARN
+    assert rig.health.message.startswith("/pose is stamped 30.0 s off the frames")
+    assert "nobody publishes /fix" in rig.health.values["fix"]
+
+
+@pytest.mark.parametrize("publisher", [("PoseWithCovarianceStamped", "/pose")], indirect=True)
+def test_poses_of_another_type_are_warned_of(rig, publisher):
+    rig.fly(scripted(ScriptedInspector()), stale_after_s=3600.0)
+    now = rig.now()
+    published = "/pose is published as geometry_msgs/msg/PoseWithCovarianceStamped"
+    rig.wait_until(lambda: rig.publish_frame(stamp=now) or (rig.health and rig.health.message.startswith(published)))
+    assert rig.health.level == WARN
+
+
+def test_a_node_that_was_shut_down_says_that_it_is_finalized(rig):
+    rig.fly(scripted(ScriptedInspector()))
+    assert rig.change(Transition.TRANSITION_ACTIVE_SHUTDOWN)
+    rig.wait_until(lambda: rig.health and rig.health.message == "finalized: nothing is inspected")
+    assert rig.health.hardware_id
+
+
+def test_activations_degradation_and_health_are_in_the_log(rig):
+    inspector = ScriptedInspector([InspectionReport()])
+    logged = rig.watch_log()
+    rig.fly(scripted(inspector))
+    inspector.level_changes = (LevelChange(1.0, "fewer report tokens", "little memory"),)
+    rig.wait_until(lambda: any("given up: fewer report tokens: little memory" in line for line in logged))
+    assert rig.change(Transition.TRANSITION_DEACTIVATE)
+    rig.wait_until(lambda: any("inactive: nothing is inspected" in line for line in logged))
+    assert any("active: inspects image" in line for line in logged)
+    assert any(line.startswith("health: ") for line in logged)
 
 
 def test_reliability_can_be_asked_for_by_parameter(rig):

@@ -69,6 +69,20 @@ def test_nonsense_that_the_node_is_started_with_is_refused_by_configure_and_can_
     assert rig.configure()
 
 
+def test_a_question_that_is_too_long_for_the_bundle_is_refused_and_no_frame_fails(rig):
+    rig.start_node(lambda bundle, **keywords: ScriptedInspector(), question="why? " * 500)
+    assert not rig.configure()
+    rig.wait_until(lambda: rig.health and "ask in fewer words" in rig.health.message)
+    assert rig.set_parameter("question", "") == ""
+    assert rig.configure()
+    assert rig.activate()
+    answer = rig.call(SetPrompt, "inspection/set_prompt", question="why? " * 500)
+    assert (answer.accepted, "ask in fewer words" in answer.reason) == (False, True)
+    assert not rig.send_goal(image=[rig.image()], question="why? " * 500).accepted
+    rig.publish_frame()
+    rig.wait_until(lambda: rig.reports)
+
+
 def test_an_override_of_a_topic_that_the_node_does_not_have_is_refused_by_activate(rig):
     rig.start_node(scripted(ScriptedInspector()), **{"qos_overrides./imgae.subscription.reliability": "reliable"})
     assert rig.configure()

@@ -20,6 +20,20 @@ _LONG_AGO_S = 60.0
 
 
 @dataclass(frozen=True)
+class Heard:
+    """What is known of the topics that an active node subscribes to."""
+
+    silence: str = ""  # why no frame may come
+    lost: int = 0  # frames, on the way
+    lost_lately: int = 0  # of them, in the last seconds
+    places: Mapping[str, str] = field(default_factory=dict)  # pose and fix, in words
+    doubts: Sequence[str] = ()  # what is wrong with them
+
+
+_NOTHING_HEARD = Heard()
+
+
+@dataclass(frozen=True)
 class Health:
     """The fields of one ``diagnostic_msgs/DiagnosticStatus``."""
 
@@ -38,6 +52,7 @@ def assess(
     level_changes: Sequence[LevelChange] = (),
     failed_transition: str = "",
     power: Power = _UNTOLD,
+    heard: Heard = _NOTHING_HEARD,
 ) -> Health:
     """The health of a node in lifecycle ``state``; ``status`` is that of its pipeline while it has one.
 
@@ -45,11 +60,12 @@ def assess(
     that of the latest report's frame, by its stamp: one from the future, or from long ago, tells of a wrong clock.
     ``level_changes`` are what the inspector gave up for memory or for heat, and took back. ``failed_transition`` says
     why the node is not active although someone wanted it to be; nothing is inspected in other states, which is a
-    warning.
+    warning. ``heard`` tells of the topics.
     """
     values: dict[str, str] = {"state": state, **values_from_level_changes(level_changes)}
     if status is not None:
         values |= _values_from_status(status)
+        values |= {"frames_lost": str(heard.lost), **heard.places}
     if memory_plan is not None:
         values |= values_from_memory_plan(memory_plan)
     if temperature_c is not None:
@@ -59,22 +75,27 @@ def assess(
     if state != "active" or status is None:
         level, message = (ERROR, failed_transition) if failed_transition else (WARN, f"{state}: nothing is inspected")
     else:
-        level, message = _verdict(status, stale_after_s, frame_age_s)
+        level, message = _verdict(status, stale_after_s, frame_age_s, heard)
     if level == OK and level_changes and level_changes[-1].level != NOTHING_GIVEN_UP:
         level, message = WARN, f"{level_changes[-1].level}: {level_changes[-1].reason}"
     return Health(level, message, values)
 
 
-def _verdict(status: Status, stale_after_s: float, frame_age_s: float) -> tuple[int, str]:
+def _verdict(status: Status, stale_after_s: float, frame_age_s: float, heard: Heard) -> tuple[int, str]:
     if status.since_frame_s > stale_after_s:
+        why = f": {heard.silence}" if heard.silence else ""
         if status.counters.received == 0:
-            return STALE, f"no frame yet, after {status.since_frame_s:.1f} s"
-        return STALE, f"no frame for {status.since_frame_s:.1f} s"
+            return STALE, f"no frame yet, after {status.since_frame_s:.1f} s{why}"
+        return STALE, f"no frame for {status.since_frame_s:.1f} s{why}"
     if status.last_failure is not None:
         return WARN, status.last_failure
     if not -_CLOCKS_APART_S <= frame_age_s <= _LONG_AGO_S:
         when = f"{-frame_age_s:.1f} s in the future" if frame_age_s < 0 else f"{frame_age_s:.1f} s ago"
         return WARN, f"frames are stamped {when}; compare the camera's clock with this one"
+    if heard.lost_lately:
+        return WARN, f"{heard.lost_lately} frames were lost on the way; see docs/ros.md, large raw frames"
+    if heard.doubts:
+        return WARN, "; ".join(heard.doubts)
     return OK, "inspecting"
 
 

@@ -80,6 +80,9 @@ class Asked(Protocol):
     def cameras(self) -> Sequence[str]:
         """The topics that the node subscribes to while it is active."""
 
+    def question_refusal(self, question: str) -> str:
+        """Why the question cannot be put to the model; empty where it can."""
+
 
 class InspectServer:
     """Where the node is asked; lives as long as the node, and turns goals away while that is not active.
@@ -119,6 +122,8 @@ class InspectServer:
             reason = f"there is no camera {goal.camera!r}; name one of {', '.join(self._asked.cameras)}"
         elif not math.isfinite(goal.deadline_s) or goal.deadline_s < 0:
             reason = f"deadline_s is {goal.deadline_s}; give seconds, or 0 for none"
+        else:
+            reason = self._asked.question_refusal(goal.question)
         if reason:
             self._node.get_logger().warning(f"a goal was turned away: {reason}")
         return GoalResponse.REJECT if reason else GoalResponse.ACCEPT

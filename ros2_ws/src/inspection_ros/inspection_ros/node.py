@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from edge_runtime.memory.monitor import LevelChange
 from edge_runtime.memory.plan import MemoryPlan
 from edge_runtime.memory.power import read_power
 from edge_runtime.memory.telemetry import read_temperature_c
-from inspection_ros.health import assess
+from inspection_ros.health import OK, Health, Heard, assess
 from inspection_ros.inspect_server import InspectServer
 from inspection_ros.lifecycle_guard import answer_impossible_transitions
 from inspection_ros.parameter_overrides import check_qos_overrides
@@ -34,6 +35,7 @@ from inspection_ros.subscriptions import Subscriptions, frame_from_message
 DIAGNOSTICS_PERIOD_S = 1.0
 STOP_TIMEOUT_S = 60.0  # a report in progress may take this long on a slow machine before the node gives up on it
 RELEASE_TIMEOUT_S = 2.0  # one that is cut may take this long: who ends the process kills it after 10
+LATELY = 10  # seconds, of frames that were lost
 RETRY_PERIOD_S = 5.0  # a disk that is mounted late, or memory that comes back
 LOG_PERIOD_S = 5.0  # a camera that sends nothing but rubbish must not fill the log
 FAILURES_IN_A_ROW = 5  # of the engine: one is its frame's, so many are its own
@@ -50,6 +52,9 @@ class OpenInspector(ClosableInspector, Protocol):
     @property
     def level_changes(self) -> tuple[LevelChange, ...]:
         """What was given up for memory or for heat."""
+
+    def check_question(self, question: str) -> None:
+        """Raise ValueError where the question cannot be put to the model."""
 
 
 class InspectionNode(LifecycleNode):
@@ -70,6 +75,10 @@ class InspectionNode(LifecycleNode):
         self._engine_fails = ""  # why what is open must not go on
         self._opened_anew = False  # because of that
         self.pipeline: Pipeline[Any] | None = None
+        self._is_finalized = False
+        self._told_level = OK  # of diagnostics, in the log
+        self._told_change_s = 0.0  # of the latest change of the inspector's level, in the log
+        self._lost_before: deque[int] = deque(maxlen=LATELY)  # frames, by second
         self.left_behind = False  # whether an inspection goes on that nobody waits for
         self.given_up = ""  # why the process must be started anew; empty while it need not
         declare_settings(self)
@@ -95,8 +104,18 @@ class InspectionNode(LifecycleNode):
     def _consider_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
         is_configured, is_active = self._inspector is not None, self.pipeline is not None
         reasons = [refusal(asked.name, asked.value, is_configured, is_active) for asked in parameters]
+        reasons += [self.question_refusal(asked.value) for asked in parameters if asked.name == "question"]
         reason = "; ".join(filter(None, reasons))
         return SetParametersResult(successful=not reason, reason=reason)
+
+    def question_refusal(self, question: str) -> str:
+        """Why the question cannot be put to the model; empty where it can, or no bundle is open that would know."""
+        if self._inspector is not None:
+            try:
+                self._inspector.check_question(question)
+            except ValueError as error:
+                return str(error)
+        return ""
 
     def autostart(self) -> None:
         """Come up without being asked, where the parameter says so; where configure fails, again until it does not."""
@@ -113,6 +132,7 @@ class InspectionNode(LifecycleNode):
             for setting in SETTINGS:  # what the node was started with has passed no callback
                 check_setting(setting.name, self._value(setting.name))
             self._inspector = self._open()
+            self._inspector.check_question(self._value("question"))
             self._inspection_publishers.open()
         except Exception as error:
             return self._failed("configure", error)
@@ -143,6 +163,8 @@ class InspectionNode(LifecycleNode):
             check_qos_overrides(self)
         except Exception as error:
             return self._failed("activate", error)
+        self._lost_before.clear()
+        self.get_logger().info(f"active: inspects {', '.join(cameras)}")
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -153,17 +175,21 @@ class InspectionNode(LifecycleNode):
                 raise BackendError(self._engine_fails)
         except (TimeoutError, BackendError) as error:
             return self._failed("deactivate", error)
+        self.get_logger().info("inactive: nothing is inspected")
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free every byte that configure took."""
         self.release()
+        self.get_logger().info("unconfigured: the bundle is closed")
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and free, from any state."""
         self._retry.cancel()
         self.release()
+        self._is_finalized = True
+        self.get_logger().info("finalized")
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -230,6 +256,8 @@ class InspectionNode(LifecycleNode):
                 self._replace_worker(self.pipeline, status)
             elif status.engine_failures >= FAILURES_IN_A_ROW:
                 self._open_anew(status)
+        if self._camera_subscriptions is not None and self.pipeline is not None:
+            self._camera_subscriptions.follow()
         self._publish_diagnostics()
 
     def _replace_worker(self, pipeline: Pipeline[Any], status: Status) -> None:
@@ -268,7 +296,7 @@ class InspectionNode(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         inspector, pipeline = self._inspector, self.pipeline
         health = assess(
-            state="unconfigured" if inspector is None else "inactive" if pipeline is None else "active",
+            state=self._state_word,
             status=None if pipeline is None else pipeline.status(),
             memory_plan=None if inspector is None else inspector.memory_plan,
             temperature_c=read_temperature_c(),
@@ -277,8 +305,38 @@ class InspectionNode(LifecycleNode):
             level_changes=() if inspector is None else inspector.level_changes,
             failed_transition=self._failed_transition,
             power=read_power(),
+            heard=self._heard(),
         )
+        self._log_changes(health)
         self._diagnostics.publish(diagnostics_of(self, health, self._value("bundle")))
+
+    @property
+    def _state_word(self) -> str:
+        if self._is_finalized:
+            return "finalized"
+        return "unconfigured" if self._inspector is None else "inactive" if self.pipeline is None else "active"
+
+    def _heard(self) -> Heard:
+        topics = self._camera_subscriptions
+        if topics is None or self.pipeline is None:
+            return Heard()
+        lost_before = self._lost_before[0] if self._lost_before else topics.lost
+        self._lost_before.append(topics.lost)
+        return Heard(topics.silence(), topics.lost, topics.lost - lost_before, topics.places(), topics.doubts())
+
+    def _log_changes(self, health: Health) -> None:
+        """Say in the log, too, what diagnostics say, when it changes."""
+        changes = () if self._inspector is None else self._inspector.level_changes
+        for change in changes:
+            if change.at_s > self._told_change_s:
+                self._told_change_s = change.at_s
+                self.get_logger().warning(f"given up: {change.level}: {change.reason}")
+        if health.level != self._told_level:
+            self._told_level = health.level
+            if health.level == OK:  # rclpy takes one severity a line
+                self.get_logger().info(f"health: {health.message}")
+            else:
+                self.get_logger().warning(f"health: {health.message}")
 
     def _value(self, name: str) -> Any:
         return self.get_parameter(name).value

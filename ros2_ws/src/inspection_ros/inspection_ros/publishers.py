@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -104,6 +105,7 @@ def diagnostics_of(node: Node, health: Health, bundle: str) -> DiagnosticArray:
     values = {"bundle": bundle, **health.values}
     status = DiagnosticStatus(
         level=bytes([health.level]),
+        hardware_id=platform.node(),
         name=f"{node.get_fully_qualified_name()}: inspection",
         message=health.message,
         values=[KeyValue(key=key, value=value) for key, value in values.items()],
