@@ -16,7 +16,6 @@ from inspection_msgs.action import Inspect
 from inspection_msgs.msg import InspectionReport
 from inspection_ros.node import InspectionNode
 from inspection_ros.spin import spin
-from inspection_ros.subscriptions import camera_qos
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Log
@@ -242,8 +241,9 @@ class Rig:
     def publish_compressed(self, data):
         self._cameras["image/compressed"].publish(CompressedImage(format="jpeg", data=data))
 
-    def watch_annotated(self):
-        self._client.create_subscription(Image, "inspection/annotated", self.annotated.append, camera_qos())
+    def watch_annotated(self, qos, kind=Image):
+        topic = {Image: "inspection/annotated", CompressedImage: "inspection/annotated/compressed"}[kind]
+        self._client.create_subscription(kind, topic, self.annotated.append, qos)
         self.wait_until(lambda: self._client.count_publishers("inspection/annotated") > 0)
 
     def _keep_health(self, message):

@@ -16,13 +16,13 @@ from inspection_ros.health import OK, STALE, WARN
 from inspection_ros.subscriptions import camera_qos
 from lifecycle_msgs.msg import Transition
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, NavSatFix
+from sensor_msgs.msg import CameraInfo, CompressedImage, NavSatFix
 from std_msgs.msg import Header
 
 from edge_runtime.errors import BackendError, BundleNotFoundError
 from edge_runtime.memory.monitor import LevelChange
 from edge_runtime.reports.report import InspectionReport
-from edge_runtime.ros.messages import frame_from_image, report_from_message
+from edge_runtime.ros.messages import frame_from_compressed, frame_from_image, report_from_message
 from tests.fakes import CRACK, ScriptedInspector
 from tests.ros2_ws.rig import DIFFERENT, FRAME, WAIT_S
 
@@ -133,9 +133,19 @@ def test_the_info_of_a_remapped_camera_is_heard_beside_it(rig, transport):
     assert "/camera_info" not in rig.names("subscriber", "inspection")
 
 
-def test_the_annotated_frame_is_published_when_someone_watches(rig):
+def test_the_annotated_frame_is_there_as_jpeg_for_a_slow_link(rig):
     rig.fly(scripted(ScriptedInspector([InspectionReport(findings=(CRACK,))])))
-    rig.watch_annotated()
+    rig.watch_annotated(1, CompressedImage)
+    rig.wait_until(lambda: rig.publish_frame(stamp=(7, 0)) or rig.annotated)
+    picture = frame_from_compressed(rig.annotated[0])
+    assert picture.shape == FRAME.shape
+    assert rig.annotated[0].header.stamp.sec == 7
+
+
+@pytest.mark.parametrize("qos", [camera_qos(), 1], ids=["best effort", "reliable, as RViz asks"])
+def test_the_annotated_frame_is_published_when_someone_watches(rig, qos):
+    rig.fly(scripted(ScriptedInspector([InspectionReport(findings=(CRACK,))])))
+    rig.watch_annotated(qos)
     rig.wait_until(lambda: rig.publish_frame(stamp=(7, 0)) or rig.annotated)
     picture = frame_from_image(rig.annotated[0])
     assert picture.shape == FRAME.shape

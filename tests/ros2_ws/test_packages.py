@@ -33,6 +33,18 @@ def test_colcon_installs_nodes_launch_file_and_parameters(tmp_path):
         assert os.access(prefix / "lib/inspection_ros" / executable, os.X_OK)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("colcon_core") is None, reason="no ROS 2: colcon is not installed")
+def test_colcon_test_finds_the_tests(tmp_path):
+    command = [sys.executable, "-m", "colcon", "--log-base", "log"]
+    chosen = ["--base-paths", str(PACKAGE), "--packages-select", "inspection_ros"]
+    for verb in (["build"], ["test", "--event-handlers", "console_direct+", "--pytest-args", "--collect-only"]):
+        done = subprocess.run(
+            [*command, verb[0], *chosen, *verb[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+    assert "test_the_node_in_its_repository" in done.stdout
+
+
 def test_the_runner_without_a_command_says_how_it_is_used():
     run = subprocess.run([PACKAGE.parents[1] / "run"], capture_output=True, text=True, timeout=10)
     assert run.returncode == 2

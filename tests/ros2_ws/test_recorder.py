@@ -252,6 +252,11 @@ def test_the_foxglove_layout_shows_the_topics_that_are_recorded_and_no_others(re
     assert set(re.findall(r'"(/[a-z_/]+)', LAYOUT)) == {channel.topic for channel in summary.channels.values()}
 
 
+def test_the_foxglove_layout_shows_topics_that_the_node_publishes_in_flight(rig):
+    rig.fly(scripted(ScriptedInspector([SEEN])))
+    rig.wait_until(lambda: set(re.findall(r'"(/[a-z_/]+)', LAYOUT)) <= rig.names("publisher", "inspection"))
+
+
 def test_the_foxglove_layout_places_each_of_its_panels_once_and_sets_what_such_panels_have():
     panels = json.loads(LAYOUT)["configById"]
     assert sorted(panels) == sorted(re.findall(r'"(?:first|second)": "([^"]+)"', LAYOUT))

@@ -11,6 +11,12 @@ from tests.ros2_ws.conftest import PACKAGE
 UNIT = PACKAGE / "config" / "systemd" / "inspection.service"
 
 
+def test_the_systemd_unit_waits_for_an_address():
+    unit = UNIT.read_text()
+    assert "Wants=network-online.target" in unit
+    assert "After=network-online.target" in unit
+
+
 def launch_files():
     return "".join((PACKAGE / "launch" / f"{name}.launch.py").read_text() for name in ("drone", "inspection"))
 

@@ -21,6 +21,7 @@ setup(
     ],
     description="A lifecycle node that turns camera frames into inspection reports, and a camera player",
     license="Apache-2.0",
+    tests_require=["pytest"],  # tells colcon which tests there are
     maintainer="edge-runtime maintainers",
     maintainer_email="edge-runtime@example.org",
     entry_points={"console_scripts": [f"{module.split('.')[-1]} = {NAME}.{module}:main" for module in EXECUTABLES]},

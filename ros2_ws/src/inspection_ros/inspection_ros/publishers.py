@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import inspection_msgs.msg
@@ -14,15 +15,19 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from edge_runtime.reports.annotate import draw_report
 from edge_runtime.reports.report import InspectionReport
-from edge_runtime.ros.messages import fill_image, message_from_report, nanoseconds
+from edge_runtime.ros.messages import fill_compressed, fill_image, message_from_report, nanoseconds
 from inspection_ros.health import Health
 from inspection_ros.pipeline_types import Failed, Inspected
-from inspection_ros.subscriptions import camera_qos
 
+_JPEG_QUALITY = 80
+_FILL: dict[Any, Callable[[Any, Any], None]] = {
+    Image: fill_image,
+    CompressedImage: partial(fill_compressed, quality=_JPEG_QUALITY),
+}
 # Reliable, as reports are few and none should be lost; deeper, 10 of them wait for a subscriber that is slow.
 REPORT_DEPTH = 10
 
@@ -47,7 +52,8 @@ class Publishers:
         for message_type, topic, qos in (
             (inspection_msgs.msg.InspectionReport, "inspection/reports", QoSProfile(depth=REPORT_DEPTH)),
             (FrameFailure, "inspection/failures", QoSProfile(depth=REPORT_DEPTH)),
-            (Image, "inspection/annotated", camera_qos()),
+            (Image, "inspection/annotated", QoSProfile(depth=1)),
+            (CompressedImage, "inspection/annotated/compressed", QoSProfile(depth=1)),
         ):
             self._publishers[message_type] = self._node.create_lifecycle_publisher(
                 message_type, topic, qos, qos_overriding_options=QoSOverridingOptions.with_default_policies()
@@ -74,9 +80,11 @@ class Publishers:
             setattr(report, f"frames_{name}", getattr(inspected.counters, name))
         self._say(report)
         self.frame_age_s = report.frame_age_s
-        if self._publishers[Image].get_subscription_count():
-            picture = Image(header=report.header)
-            fill_image(picture, draw_report(inspected.frame, inspected.report))
+        watched = [kind for kind in (Image, CompressedImage) if self._publishers[kind].get_subscription_count()]
+        drawn = draw_report(inspected.frame, inspected.report) if watched else None
+        for kind in watched:
+            picture = kind(header=report.header)
+            _FILL[kind](picture, drawn)
             self._say(picture)
 
     def failure(self, failed: Failed[Any]) -> None:
