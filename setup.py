@@ -65,6 +65,7 @@ setup(
     install_requires=[
         "numpy>=1.24,<3",
         "opencv-python-headless>=4.8,<6",  # headless: a robot has no display, nor the libraries that draw on one
+        "simplejpeg>=1.8,<2",  # OpenCV keeps to itself what libjpeg warns of; wheels for x86-64 and aarch64
         "onnxruntime>=1.22,<2",
         "llguidance>=1.3,<2",
         "tokenizers>=0.20,<1",

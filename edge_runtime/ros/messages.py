@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import FrameError
 from edge_runtime.reports.report import Finding, InspectionReport, Region, Timings
-from edge_runtime.vision.truncation import JPEG_START, PNG_START, is_cut_short
+from edge_runtime.vision.image_decoding import decode_image
+from edge_runtime.vision.truncation import JPEG_START, PNG_START
 
 Frame: TypeAlias = NDArray[np.uint8]  # (H, W, 3), BGR
 
@@ -109,23 +110,10 @@ def frame_from_compressed(message: CompressedImageMessage) -> Frame:
     Raises:
         FrameError: neither JPEG nor PNG, cut short, or damaged.
     """
-    data = _bytes_of(message)
-    _check_whole(data.tobytes(), message.format)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        pixels = cv2.imdecode(data, flags)
-    except cv2.error as error:
-        raise FrameError(f"the {message.format!r} frame cannot be decoded: {error.err}") from error
-    if pixels is None:
-        raise FrameError(f"the {message.format!r} frame of {data.size} bytes is damaged and cannot be decoded")
-    return _eight_bit(pixels)
-
-
-def _check_whole(encoded: bytes, name: str) -> None:
+    encoded = _bytes_of(message).tobytes()
     if not encoded.startswith((JPEG_START, PNG_START)):
-        raise FrameError(f"the {name!r} frame of {len(encoded)} bytes is neither JPEG nor PNG")
-    if is_cut_short(encoded):
-        raise FrameError(f"the {name!r} frame is cut short after {len(encoded)} bytes")
+        raise FrameError(f"the {message.format!r} frame of {len(encoded)} bytes is neither JPEG nor PNG")
+    return decode_image(encoded, f"the {message.format!r} frame", is_upright=False)
 
 
 def _bytes_of(message: ImageMessage | CompressedImageMessage) -> NDArray[np.uint8]:

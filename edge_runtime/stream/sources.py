@@ -15,14 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import FrameError, SourceError
-from edge_runtime.vision.truncation import is_cut_short
+from edge_runtime.vision.image_decoding import DecodingRules, decode_image
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -106,31 +105,17 @@ def open_source(source: str) -> FrameSource:
     return VideoSource(path)
 
 
-def load_image(path: str | Path) -> NDArray[np.uint8]:
+def load_image(path: str | Path, rules: DecodingRules = DecodingRules()) -> NDArray[np.uint8]:
     """Read one image file: uint8 (H, W, 3), BGR, upright as its EXIF orientation says.
 
     Raises:
-        FrameError: the file is missing, truncated or no image.
+        FrameError: the file is missing, truncated, damaged, no image, or not to be decoded by ``rules``.
     """
     try:
-        encoded = np.fromfile(path, np.uint8)
+        encoded = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         raise FrameError(f"{path} cannot be read: {error}") from error
-    image = decode_image(encoded)
-    if image is None:
-        raise FrameError(f"{path} is damaged or no image ({encoded.size} bytes); copy it again or leave it out")
-    return image
-
-
-def decode_image(encoded: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-    """Decode the bytes of an image file to uint8 (H, W, 3), BGR; None where they are damaged or cut short."""
-    if encoded.size == 0 or is_cut_short(encoded.tobytes()):
-        return None
-    try:
-        image: Any = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-    except cv2.error:  # absurd dimensions in a header
-        return None
-    return image  # type: ignore[no-any-return]
+    return decode_image(encoded, str(path), rules)
 
 
 class ImageSource(FrameSource):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import FrameError, SourceError
-from edge_runtime.stream.sources import CameraSource, decode_image, load_image, open_source
+from edge_runtime.stream.sources import CameraSource, load_image, open_source
 from tests.fakes import FakeCapture
 
 
@@ -94,13 +94,6 @@ def test_a_text_file_named_like_an_image_is_refused(tmp_path: Path, suffix: str)
 def test_an_image_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FrameError, match=r"none\.jpg cannot be read"):
         load_image(tmp_path / "none.jpg")
-
-
-def test_a_grey_png_becomes_three_channels() -> None:
-    encoded = cv2.imencode(".png", np.full((5, 7), 9, np.uint8))[1]
-    image = decode_image(encoded)
-    assert image is not None
-    assert image.shape == (5, 7, 3)
 
 
 @pytest.mark.parametrize("source", ["nowhere", "", "nul\0byte", "x" * 5000, "-1", "9" * 30])

@@ -1,0 +1,173 @@
+"""A picture is decoded as OpenCV decodes it, or refused; damage, wherever it is, is no picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from edge_runtime.errors import FrameError
+from edge_runtime.vision.image_decoding import decode_image
+from tests.edge_runtime.scenery import Frame, noisy, wall
+
+PHOTO = noisy(wall(3, 240, 320), seed=3)
+
+
+def encoded(suffix: str, *parameters: int, photo: Frame = PHOTO) -> bytes:
+    return bytes(cv2.imencode(suffix, photo, parameters)[1])
+
+
+def opencv_makes(data: bytes) -> Frame:
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).astype(np.uint8)
+
+
+JPEGS = {
+    "baseline": encoded(".jpg"),
+    "quality 50": encoded(".jpg", cv2.IMWRITE_JPEG_QUALITY, 50),
+    "progressive": encoded(".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    "restart intervals": encoded(".jpg", cv2.IMWRITE_JPEG_RST_INTERVAL, 8),
+    "optimized": encoded(".jpg", cv2.IMWRITE_JPEG_OPTIMIZE, 1),
+    "grey": encoded(".jpg", photo=PHOTO[..., 0]),
+}
+OTHERS = {suffix: encoded(suffix) for suffix in (".png", ".bmp", ".tiff", ".webp")}
+
+
+def pillow_jpeg(mode: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(PHOTO[..., ::-1]).convert(mode).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def scan_of(jpeg: bytes) -> int:
+    """Where the first scan's codes begin."""
+    at = jpeg.index(b"\xff\xda")
+    return at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+
+
+@pytest.mark.parametrize("data", [*JPEGS.values(), *OTHERS.values()], ids=[*JPEGS, *OTHERS])
+def test_a_whole_picture_is_what_opencv_makes_of_it(data: bytes) -> None:
+    np.testing.assert_array_equal(decode_image(data), opencv_makes(data))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pillow_jpeg("CMYK"),
+        pillow_jpeg("RGB", subsampling=0),
+        pillow_jpeg("RGB", subsampling=1),
+        pillow_jpeg("RGB", subsampling=2, progressive=True),
+        pillow_jpeg("RGB", keep_rgb=True),
+    ],
+    ids=["CMYK", "4:4:4", "4:2:2", "4:2:0", "RGB"],
+)
+def test_a_jpeg_of_any_colours_is_what_opencv_makes_of_it(data: bytes) -> None:
+    np.testing.assert_array_equal(decode_image(data), opencv_makes(data))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["JPEG", "PNG"])
+def test_a_picture_is_turned_as_its_exif_orientation_says(orientation: int, name: str) -> None:
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[274] = orientation
+    Image.fromarray(PHOTO[..., ::-1]).save(file, name, exif=exif)
+    data = file.getvalue()
+    np.testing.assert_array_equal(decode_image(data), opencv_makes(data))
+    assert decode_image(data, is_upright=False).shape == PHOTO.shape
+
+
+@pytest.mark.parametrize("name", JPEGS)
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda jpeg, scan: jpeg[:scan] + b"\xff\xd9",
+        lambda jpeg, scan: jpeg[: scan + (len(jpeg) - scan) // 10] + b"\xff\xd9",
+        lambda jpeg, scan: jpeg[: len(jpeg) // 2] + bytes(2000) + jpeg[len(jpeg) // 2 + 2000 :],
+        lambda jpeg, scan: jpeg[: len(jpeg) // 2] + jpeg[len(jpeg) // 2 + 1000 :],
+        lambda jpeg, scan: jpeg[: len(jpeg) // 2],
+        lambda jpeg, scan: jpeg[: len(jpeg) // 2] + jpeg,
+        lambda jpeg, scan: jpeg[:scan] + bytes(len(jpeg) - scan - 2) + b"\xff\xd9",
+        lambda jpeg, scan: jpeg[:200] + jpeg[400:],
+    ],
+    ids=["no scan", "a tenth", "zeroed", "lost bytes", "cut", "begun anew", "all zero", "lost header"],
+)
+def test_a_jpeg_damaged_between_whole_ends_is_refused(name: str, harm: Callable[[bytes, int], bytes]) -> None:
+    with pytest.raises(FrameError, match=r"^the image is damaged"):
+        decode_image(harm(JPEGS[name], scan_of(JPEGS[name])))
+
+
+@pytest.mark.parametrize("suffix", OTHERS)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_another_picture_that_is_cut_short_is_refused(suffix: str, share: float) -> None:
+    with pytest.raises(FrameError, match="is damaged"):
+        decode_image(OTHERS[suffix][: int(share * len(OTHERS[suffix]))])
+
+
+def harmed(data: bytes, kind: str, where: float, how_much: float) -> bytes:
+    """``data`` cut, or with a span zeroed, two spans swapped, or one bit flipped."""
+    at, size = int(where * len(data)), max(int(how_much * len(data) / 2), 1)
+    if kind == "cut":
+        return data[:at]
+    if kind == "zero":
+        return (data[:at] + bytes(size) + data[at + size :])[: len(data)]
+    if kind == "swap":
+        return data[:at] + data[at + size : at + 2 * size] + data[at : at + size] + data[at + 2 * size :]
+    return data[:at] + bytes([data[at] ^ 1 << int(8 * how_much)]) + data[at + 1 :]
+
+
+def strictly_decoded(data: bytes) -> Frame | None:
+    """What libraries make of a picture that take every warning for an error."""
+    try:
+        if data.startswith(b"\xff\xd8\xff"):
+            return simplejpeg.decode_jpeg(data, "BGR", strict=True)
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))[..., ::-1]
+    except (ValueError, OSError, SyntaxError):
+        return None
+
+
+share = st.floats(0, 1, exclude_max=True)
+HARM = st.tuples(st.sampled_from(["cut", "zero", "swap", "flip"]), share, share)
+
+
+def check_harmed(data: bytes, harm: tuple[str, float, float]) -> None:
+    broken = harmed(data, *harm)
+    try:
+        frame = decode_image(broken)
+    except FrameError:
+        return
+    np.testing.assert_array_equal(frame, strictly_decoded(broken))
+    if data.startswith(b"\x89PNG"):  # has checksums
+        np.testing.assert_array_equal(frame, opencv_makes(data))
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(sorted(JPEGS)), HARM)
+def test_a_harmed_jpeg_is_refused_or_what_a_strict_decoder_makes(name: str, harm: tuple[str, float, float]) -> None:
+    check_harmed(JPEGS[name], harm)
+
+
+@settings(max_examples=300)
+@given(HARM)
+def test_a_harmed_png_is_refused_or_the_picture_that_it_was(harm: tuple[str, float, float]) -> None:
+    check_harmed(OTHERS[".png"], harm)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000)
+@given(st.sampled_from(sorted(JPEGS)), HARM)
+def test_of_2000_harmed_jpegs_none_is_a_wrong_picture_in_silence(name: str, harm: tuple[str, float, float]) -> None:
+    check_harmed(JPEGS[name], harm)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000)
+@given(HARM)
+def test_of_2000_harmed_pngs_none_is_a_wrong_picture_in_silence(harm: tuple[str, float, float]) -> None:
+    check_harmed(OTHERS[".png"], harm)
