@@ -22,7 +22,7 @@ from edge_runtime.errors import FrameError, SourceError, UsageError
 from edge_runtime.flight.log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
 from edge_runtime.flight.page.page import check_page, write_page
 from edge_runtime.inspector import Inspector
-from edge_runtime.memory.plan import format_bytes
+from edge_runtime.memory.plan import format_bytes, frame_bytes
 from edge_runtime.memory.telemetry import latency_statistics, read_memory
 from edge_runtime.reports.annotate import Frame, thumbnail_jpeg
 from edge_runtime.reports.report import InspectionReport, Timings, json_from_report, text_from_report
@@ -30,6 +30,7 @@ from edge_runtime.signals import holding_interrupts
 from edge_runtime.stream.change_gate import GateRule
 from edge_runtime.stream.loop import Outcome, Stream
 from edge_runtime.stream.sources import load_image, open_source
+from edge_runtime.vision.image_decoding import STANDARD, DecodingRules
 
 _SHORT = "; noise has little to report, so name images with defects: edge-runtime bench BUNDLE FOLDER"
 
@@ -38,14 +39,20 @@ _log = logging.getLogger(__name__)
 
 def _inspect(arguments: argparse.Namespace) -> int:
     with Inspector.open(arguments.bundle, arguments.budget) as inspector:
-        done = [_inspect_file(inspector, path, arguments.json) for path in arguments.images]
+        rules = _rules(inspector)
+        done = [_inspect_file(inspector, path, rules, arguments.json) for path in arguments.images]
         _log.info("memory\n%s", inspector.memory_plan.table())
     return 0 if all(done) else 1
 
 
-def _inspect_file(inspector: Inspector, path: str, as_json: bool) -> bool:
+def _rules(inspector: Inspector) -> DecodingRules:
+    """How pictures are decoded beside an inspector in its budget."""
+    return STANDARD.within(frame_bytes(inspector.memory_plan))
+
+
+def _inspect_file(inspector: Inspector, path: str, rules: DecodingRules, as_json: bool) -> bool:
     try:
-        report = inspector.inspect(load_image(path))
+        report = inspector.inspect(load_image(path, rules))
     except FrameError as error:  # the other images may be whole
         complain(f"edge-runtime: {error}")
         if as_json:
@@ -63,6 +70,7 @@ def _stream(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         source = stack.enter_context(open_source(arguments.source))  # cheaper to refuse than a bundle is to load
         inspector = stack.enter_context(Inspector.open(arguments.bundle, arguments.budget))
+        source.rules = _rules(inspector)
         header = FlightHeader(_describe(inspector.bundle.manifest), arguments.source, time.time())
         log = stack.enter_context(FlightLog(log_path, header)) if log_path else None
         rule = GateRule(arguments.skip_below)

@@ -116,6 +116,12 @@ def device_bytes(admitted: MemoryPlan) -> int:
     return (admitted.budget_bytes or 0) - host_bytes
 
 
+def frame_bytes(memory_plan: MemoryPlan) -> int:
+    """What a frame may take while it is decoded: what is planned for it, and what the budget leaves beside the plan."""
+    left_bytes = max((memory_plan.budget_bytes or 0) - memory_plan.planned_bytes, 0)
+    return left_bytes + sum(item.planned_bytes for item in memory_plan.items if item.name == "frame")
+
+
 def check_fits(memory_plan: MemoryPlan, budget_bytes: int) -> MemoryPlan:
     """Admit ``memory_plan`` to ``budget_bytes``; the admitted memory plan carries the budget.
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import FrameError
 from edge_runtime.reports.report import Finding, InspectionReport, Region, Timings
-from edge_runtime.vision.image_decoding import decode_image
+from edge_runtime.vision.image_decoding import STANDARD, DecodingRules, check_size, decode_image
 from edge_runtime.vision.truncation import JPEG_START, PNG_START
 
 Frame: TypeAlias = NDArray[np.uint8]  # (H, W, 3), BGR
@@ -73,7 +73,7 @@ _ENCODINGS = {
 }
 
 
-def frame_from_image(message: ImageMessage) -> Frame:
+def frame_from_image(message: ImageMessage, rules: DecodingRules = STANDARD) -> Frame:
     """The picture in a ``sensor_msgs/Image`` of any row stride and byte order.
 
     ``bgr8`` gives a view whose rows are ``step`` bytes apart; every other encoding is converted in one pass (mono16
@@ -89,6 +89,10 @@ def frame_from_image(message: ImageMessage) -> Frame:
     height, width, step = message.height, message.width, message.step
     if height < 1 or width < 1:
         raise FrameError(f"the frame is empty: {width}x{height} pixels")
+    try:
+        check_size(width, height, rules)
+    except FrameError as error:
+        raise FrameError(f"the frame {error}") from error
     if width % encoding.width_multiple:
         raise FrameError(f"{message.encoding} needs an even width, found {width}")
     pixel_bytes = encoding.channels * encoding.item_bytes
@@ -101,7 +105,7 @@ def frame_from_image(message: ImageMessage) -> Frame:
     return encoding.to_bgr(np.ndarray(shape, item, data, strides=strides))
 
 
-def frame_from_compressed(message: CompressedImageMessage) -> Frame:
+def frame_from_compressed(message: CompressedImageMessage, rules: DecodingRules = STANDARD) -> Frame:
     """The picture in a ``sensor_msgs/CompressedImage``: JPEG or PNG, grey or colour, 8 or 16 bits, alpha dropped.
 
     The bytes tell what they are; ``format`` only serves the error message, because drivers write anything there. An
@@ -113,7 +117,7 @@ def frame_from_compressed(message: CompressedImageMessage) -> Frame:
     encoded = _bytes_of(message).tobytes()
     if not encoded.startswith((JPEG_START, PNG_START)):
         raise FrameError(f"the {message.format!r} frame of {len(encoded)} bytes is neither JPEG nor PNG")
-    return decode_image(encoded, f"the {message.format!r} frame", is_upright=False)
+    return decode_image(encoded, f"the {message.format!r} frame", rules, is_upright=False)
 
 
 def _bytes_of(message: ImageMessage | CompressedImageMessage) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,10 +14,16 @@ from numpy.typing import NDArray
 from edge_runtime.errors import FrameError, MissingDependencyError, SourceError
 from edge_runtime.ros.messages import frame_from_compressed, frame_from_image
 from edge_runtime.stream.sources import FrameSource, SourcedFrame
+from edge_runtime.vision.image_decoding import DecodingRules
 
 SUFFIXES = frozenset({".bag", ".db3", ".mcap"})
 
-_TO_FRAME: dict[str, Callable[[Any], NDArray[np.uint8]]] = {
+_MCAP_START = b"\x89MCAP0\r\n"
+_RECORD, _CHUNK = struct.Struct("<BQ"), 6  # of an MCAP file: what a record is, and the bytes that follow
+_CHUNK_BYTES = 64_000_000  # what a chunk may always take: recorders fill some to 4 MB, or to one message
+_PIXEL_BYTES = 8  # of 16 bits and 4 channels
+
+_TO_FRAME: dict[str, Callable[[Any, DecodingRules], NDArray[np.uint8]]] = {
     "sensor_msgs/msg/Image": frame_from_image,
     "sensor_msgs/msg/CompressedImage": frame_from_compressed,
 }
@@ -25,6 +32,34 @@ _TO_FRAME: dict[str, Callable[[Any], NDArray[np.uint8]]] = {
 def is_bag(path: Path) -> bool:
     """Whether ``path`` names a bag: a file by its suffix, or the folder that ``ros2 bag record`` makes."""
     return (path.suffix in SUFFIXES and path.is_file()) or (path / "metadata.yaml").is_file()
+
+
+def _mcap_chunks(path: Path) -> Iterator[int]:
+    """Bytes of each chunk of an MCAP file, decompressed, as its header says; ends where the file does."""
+    with path.open("rb") as file:
+        file.seek(len(_MCAP_START))
+        while len(head := file.read(_RECORD.size)) == _RECORD.size:
+            kind, size_bytes = _RECORD.unpack(head)
+            begins = file.tell()
+            if kind == _CHUNK:
+                chunk = file.read(24)  # two times, and the size
+                yield int.from_bytes(chunk[16:24], "little")
+            file.seek(begins + size_bytes)
+
+
+def _bag_chunks(path: Path) -> Iterator[int]:
+    """Bytes of each chunk of a bag of ROS 1, decompressed, as its header says."""
+    with path.open("rb") as file:
+        file.readline()  # #ROSBAG V2.0
+        while len(size := file.read(4)) == 4:
+            header = file.read(int.from_bytes(size, "little"))
+            data_bytes = int.from_bytes(file.read(4), "little")
+            if b"\x04\0\0\0op=\x05" in header and (found := header.find(b"\x09\0\0\0size=")) >= 0:
+                yield int.from_bytes(header[found + 9 : found + 13], "little")
+            file.seek(data_bytes, 1)
+
+
+_CHUNKS: dict[str, Callable[[Path], Iterator[int]]] = {".mcap": _mcap_chunks, ".bag": _bag_chunks}
 
 
 class BagSource(FrameSource):
@@ -62,6 +97,7 @@ class BagSource(FrameSource):
     def __iter__(self) -> Iterator[SourcedFrame]:
         connections = [found for found in self._connections if found.topic == self._topic]
         first_ns: int | None = None
+        self._check_chunks()
         try:
             for index, (connection, recorded_ns, data) in enumerate(self._reader.messages(connections)):
                 first_ns = recorded_ns if first_ns is None else first_ns
@@ -71,9 +107,22 @@ class BagSource(FrameSource):
         except (self._failure, OSError, ValueError) as error:
             raise SourceError(f"bag {self._path} is damaged: {error}") from error
 
+    def _check_chunks(self) -> None:
+        """Refuse a bag that would take more memory to decompress than frames may take: zeros shrink to nothing."""
+        limit_bytes = max(_CHUNK_BYTES, _PIXEL_BYTES * self.rules.max_pixels)
+        files = self._path.iterdir() if self._path.is_dir() else (self._path,)
+        for file in files:
+            chunks = _CHUNKS.get(file.suffix)
+            largest = max(chunks(file), default=0) if chunks else 0
+            if largest > limit_bytes:
+                raise SourceError(
+                    f"bag {file} has a chunk of {largest / 1e6:.0f} MB, and {limit_bytes / 1e6:.0f} MB fit the memory "
+                    "budget; raise the budget, or record with smaller chunks"
+                )
+
     def _content(self, data: bytes, kind: str) -> NDArray[np.uint8] | FrameError:
         try:
-            return _TO_FRAME[kind](self._reader.deserialize(data, kind))
+            return _TO_FRAME[kind](self._reader.deserialize(data, kind), self.rules)
         except FrameError as error:
             return error
         except self._failure as error:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import FrameError, SourceError
-from edge_runtime.vision.image_decoding import DecodingRules, decode_image
+from edge_runtime.vision.image_decoding import STANDARD, DecodingRules, decode_image
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -50,6 +50,7 @@ class FrameSource(ABC):
     """Iterates over frames; must be closed."""
 
     is_live = False  # whether frames are lost unless they are read in time
+    rules = STANDARD  # by which pictures are decoded; may be set until the first frame is asked for
 
     @abstractmethod
     def __iter__(self) -> Iterator[SourcedFrame]:
@@ -105,7 +106,7 @@ def open_source(source: str) -> FrameSource:
     return VideoSource(path)
 
 
-def load_image(path: str | Path, rules: DecodingRules = DecodingRules()) -> NDArray[np.uint8]:
+def load_image(path: str | Path, rules: DecodingRules = STANDARD) -> NDArray[np.uint8]:
     """Read one image file: uint8 (H, W, 3), BGR, upright as its EXIF orientation says.
 
     Raises:
@@ -129,12 +130,12 @@ class ImageSource(FrameSource):
 
     def __iter__(self) -> Iterator[SourcedFrame]:
         for index, file in enumerate(self._files):
-            yield SourcedFrame(_content(file), file.name, float(index))
+            yield SourcedFrame(_content(file, self.rules), file.name, float(index))
 
 
-def _content(file: Path) -> NDArray[np.uint8] | FrameError:
+def _content(file: Path, rules: DecodingRules) -> NDArray[np.uint8] | FrameError:
     try:
-        return load_image(file)
+        return load_image(file, rules)
     except FrameError as error:
         return error
 

@@ -8,7 +8,7 @@ for instance, cannot be told from a picture by any decoder; PNG has checksums, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import cv2
@@ -21,7 +21,7 @@ from edge_runtime.vision.image_header import ImageHeader, exif_data, image_heade
 from edge_runtime.vision.truncation import JPEG_START, is_cut_short
 
 MAX_PIXELS = 160_000_000  # the largest camera that a drone carries today has 151 million
-DECODING_BYTES = 9  # a pixel takes while it is decoded: 16 bits of 3 channels, and then 8 bits of 3
+_PIXEL_BYTES = 6  # while a picture is decoded: it, and it once more, turned upright or scaled; 16 bits take twice that
 
 _FULL_BITS = 14  # cameras of 10, 12 and 14 bits put them into 16; whatever exceeds 14 uses all 16
 _FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # by EXIF orientation, behind the transposition of 5 to 8
@@ -34,11 +34,18 @@ class DecodingRules:
     max_pixels: int = MAX_PIXELS  # a larger picture is refused before it is decoded
     significant_bits: int | None = None  # of 16-bit pixels; None finds out, and refuses what is ambiguous
 
+    def within(self, size_bytes: int) -> DecodingRules:
+        """The same, for pictures that have ``size_bytes`` of memory to be decoded in."""
+        return replace(self, max_pixels=min(MAX_PIXELS, size_bytes // _PIXEL_BYTES))
+
+
+STANDARD = DecodingRules()
+
 
 def decode_image(
     encoded: bytes,
     name: str = "the image",
-    rules: DecodingRules = DecodingRules(),
+    rules: DecodingRules = STANDARD,
     is_upright: bool = True,
 ) -> NDArray[np.uint8]:
     """The picture in an image file: uint8 (H, W, 3), BGR; as its EXIF orientation says where ``is_upright``.
@@ -49,7 +56,7 @@ def decode_image(
     """
     try:
         header = image_header(encoded)
-        check_size(header.width, header.height, rules)
+        check_size(header.width, header.height, rules, header.bits)
         return eight_bit(decoded_pixels(encoded, header, is_upright), bits_of(header, rules))
     except FrameError as error:
         raise FrameError(f"{name} {error}") from error
@@ -99,16 +106,17 @@ def _jpeg_pixels(encoded: bytes, is_upright: bool, keep_grey: bool) -> NDArray[n
     return cast("NDArray[np.uint8]", pixels)
 
 
-def check_size(width: int, height: int, rules: DecodingRules) -> None:
-    """Refuse a picture that is too large, before it takes memory.
+def check_size(width: int, height: int, rules: DecodingRules, bits: int = 8) -> None:
+    """Refuse a picture that is too large, of ``bits`` a channel, before it takes memory.
 
     Raises:
         FrameError: it has more pixels than ``rules`` allow.
     """
-    if width * height > rules.max_pixels:
+    limit = rules.max_pixels // (1 if bits <= 8 else 2)
+    if width * height > limit:
         raise FrameError(
-            f"is {width}x{height} pixels large, {width * height / 1e6:.1f} million, and at most "
-            f"{rules.max_pixels / 1e6:.1f} million fit the memory budget; raise the budget, or scale the picture down"
+            f"is too large: {width}x{height} are {width * height / 1e6:.1f} million pixels, of which "
+            f"{limit / 1e6:.1f} million fit the memory budget; raise the budget, or scale the picture down"
         )
 
 

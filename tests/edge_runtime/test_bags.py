@@ -1,11 +1,14 @@
 """Bags of ROS 1 and ROS 2 are cameras: their frames in order, with their times, without a ROS installation."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from mcap.writer import CompressionType
+from mcap.writer import Writer as McapWriter
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
@@ -14,6 +17,7 @@ from rosbags.typesys import Stores, get_typestore
 from edge_runtime.cli import main
 from edge_runtime.errors import FrameError, SourceError
 from edge_runtime.stream.sources import open_source
+from edge_runtime.vision.image_decoding import STANDARD
 
 LEVELS = (10, 20, 30)
 STORE1, STORE2 = get_typestore(Stores.ROS1_NOETIC), get_typestore(Stores.ROS2_HUMBLE)
@@ -115,3 +119,40 @@ def test_a_bag_without_images_and_a_damaged_one_are_refused(tmp_path):
         damaged.write_bytes(b"not a bag at all" * 100)
         with pytest.raises(SourceError, match="cannot be read"):
             open_source(str(damaged))
+
+
+@pytest.mark.parametrize("ros", [1, 2])
+def test_a_chunk_that_would_fill_the_memory_is_refused_before_it_is_decompressed(tmp_path, ros):
+    store, sides = (STORE1, STORE2)[ros - 1], {"height": 5000, "width": 5000, "step": 15000}
+    zeros = np.zeros(5000 * 15000, np.uint8)
+    large = replace(raw(store.types, 0, 0, **sides), data=zeros)
+    bag = tmp_path / ("flight.bag" if ros == 1 else "flight")
+    if ros == 1:
+        recorder = Writer1(bag)
+        recorder.set_compression(Writer1.CompressionFormat.LZ4)
+        with recorder as writer:
+            connection = writer.add_connection("/image", large.__msgtype__, typestore=store)
+            writer.write(connection, 0, store.serialize_ros1(large, large.__msgtype__))
+    else:
+        write_compressed_mcap(bag.with_suffix(".mcap"), bytes(store.serialize_cdr(large, large.__msgtype__)))
+        bag = bag.with_suffix(".mcap")
+    assert bag.stat().st_size < 2_000_000
+    with open_source(str(bag)) as source:
+        assert next(iter(source)).image.shape == (5000, 5000, 3)
+    with open_source(str(bag)) as source:
+        source.rules = STANDARD.within(50_000_000)
+        with pytest.raises(SourceError, match="a chunk of 75 MB, and 67 MB fit"):
+            next(iter(source))
+
+
+def write_compressed_mcap(path, *messages):
+    """Messages of `sensor_msgs/msg/Image` in one chunk, as `ros2 bag record --storage-preset-profile zstd_small`."""
+    with path.open("wb") as file:
+        writer = McapWriter(file, chunk_size=1 << 30, compression=CompressionType.ZSTD)
+        writer.start("ros2", "")
+        definition = STORE2.generate_msgdef("sensor_msgs/msg/Image", ros_version=2)[0]
+        schema = writer.register_schema("sensor_msgs/msg/Image", "ros2msg", definition.encode())
+        channel = writer.register_channel("/image", "cdr", schema)
+        for number, message in enumerate(messages):
+            writer.add_message(channel, number, message, number)
+        writer.finish()

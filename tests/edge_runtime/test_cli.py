@@ -69,6 +69,14 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_inspected(
     assert "1.jpg is damaged" in printed.err
 
 
+def test_a_picture_that_does_not_fit_the_budget_is_refused_before_it_is_decoded(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(tmp_path / "large.png"), np.zeros((6000, 6000), np.uint8), (cv2.IMWRITE_PNG_COMPRESSION, 9))
+    assert main(["inspect", str(tiny_bundle), str(tmp_path / "large.png"), "--budget", "240MB"]) == 1
+    assert "large.png is too large: 6000x6000" in complaint(capsys)
+
+
 def test_stream_prints_a_json_line_a_frame(tiny_bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stream", str(tiny_bundle), str(photos), "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import resource
+import struct
+import zlib
 from collections.abc import Callable
 
 import cv2
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edge_runtime.errors import FrameError
-from edge_runtime.vision.image_decoding import decode_image
+from edge_runtime.vision.image_decoding import STANDARD, decode_image
 from tests.edge_runtime.scenery import Frame, noisy, wall
 
 PHOTO = noisy(wall(3, 240, 320), seed=3)
@@ -107,6 +110,45 @@ def test_a_jpeg_damaged_between_whole_ends_is_refused(name: str, harm: Callable[
 def test_another_picture_that_is_cut_short_is_refused(suffix: str, share: float) -> None:
     with pytest.raises(FrameError, match="is damaged"):
         decode_image(OTHERS[suffix][: int(share * len(OTHERS[suffix]))])
+
+
+def claiming(data: bytes, width: int, height: int) -> bytes:
+    """``data``, whose header says that it is as large as that."""
+    if data.startswith(b"\xff\xd8"):
+        at = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2")) + 5
+        return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+    if data.startswith(b"\x89PNG"):
+        head = data[12:16] + struct.pack(">II", width, height) + data[24:29]
+        return data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:]
+    if data.startswith(b"BM"):
+        return data[:18] + struct.pack("<ii", width, -height) + data[26:]
+    if data.startswith(b"RIFF"):
+        return data[:21] + struct.pack("<I", (width - 1) | (height - 1) << 14) + data[25:]
+    directory = int.from_bytes(data[4:8], "little")
+    entries = bytearray(data)
+    for at in range(directory + 2, directory + 2 + 12 * int.from_bytes(data[directory : directory + 2], "little"), 12):
+        if (tag := int.from_bytes(data[at : at + 2], "little")) in (256, 257):
+            entries[at + 2 : at + 12] = struct.pack("<HII", 4, 1, width if tag == 256 else height)
+    return bytes(entries)
+
+
+@pytest.mark.parametrize("data", [JPEGS["baseline"], JPEGS["progressive"], *OTHERS.values()])
+def test_a_picture_that_claims_to_be_too_large_is_refused_before_it_is_decoded(data: bytes) -> None:
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(
+        FrameError, match=r"too large: 16000x15000 are 240\.0 million pixels, of which 160\.0 million fit"
+    ):
+        decode_image(claiming(data, 16000, 15000))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held < 50_000  # kB; it would have taken 720,000
+
+
+def test_a_small_memory_makes_the_limit_smaller() -> None:
+    rules = STANDARD.within(6 * 320 * 240)
+    assert decode_image(JPEGS["baseline"], rules=rules).shape == PHOTO.shape
+    deep = encoded(".png", photo=PHOTO.astype(np.uint16) * 257)
+    for data, smaller in ((JPEGS["baseline"], STANDARD.within(6 * 320 * 240 - 1)), (deep, rules)):
+        with pytest.raises(FrameError, match="too large: 320x240"):
+            decode_image(data, rules=smaller)
 
 
 def harmed(data: bytes, kind: str, where: float, how_much: float) -> bytes:

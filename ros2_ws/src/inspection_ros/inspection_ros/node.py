@@ -18,9 +18,10 @@ from rclpy.parameter import Parameter
 from edge_runtime.errors import BackendError, EdgeRuntimeError
 from edge_runtime.inspector import Inspector
 from edge_runtime.memory.monitor import LevelChange
-from edge_runtime.memory.plan import MemoryPlan
+from edge_runtime.memory.plan import MemoryPlan, frame_bytes
 from edge_runtime.memory.power import read_power
 from edge_runtime.memory.telemetry import read_temperature_c
+from edge_runtime.vision.image_decoding import STANDARD
 from inspection_ros.health import OK, Health, Heard, assess
 from inspection_ros.inspect_server import InspectServer
 from inspection_ros.lifecycle_guard import answer_impossible_transitions
@@ -146,11 +147,12 @@ class InspectionNode(LifecycleNode):
         assert self._inspector is not None, "configure comes before activate"
         result = super().on_activate(state)
         cameras = self.cameras
+        decoding = STANDARD.within(frame_bytes(self._inspector.memory_plan))
         try:
             self._inspection_publishers.begin_flight()
             self.pipeline = Pipeline(
                 cameras,
-                frame_from_message,
+                lambda message: frame_from_message(message, decoding),
                 self._inspector,
                 self._inspection_publishers.report,
                 self._tell_failure,

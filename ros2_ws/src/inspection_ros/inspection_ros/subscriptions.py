@@ -14,12 +14,16 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, NavSatFix
 
 from edge_runtime.ros.messages import Frame, frame_from_compressed, frame_from_image, nanoseconds
+from edge_runtime.vision.image_decoding import DecodingRules
 from inspection_ros.parameter_overrides import is_overridden
 from inspection_ros.stamped_buffer import NEAR_S, StampedBuffer
 
 # By the parameter `image_transport`: message type, and what a camera's topic ends with.
 _TRANSPORTS: dict[str, tuple[Any, str]] = {"raw": (Image, ""), "compressed": (CompressedImage, "/compressed")}
-_TO_FRAME: dict[Any, Callable[[Any], Frame]] = {Image: frame_from_image, CompressedImage: frame_from_compressed}
+_TO_FRAME: dict[Any, Callable[[Any, DecodingRules], Frame]] = {
+    Image: frame_from_image,
+    CompressedImage: frame_from_compressed,
+}
 _TYPE_NAMES: dict[Any, str] = {
     Image: "sensor_msgs/msg/Image",
     CompressedImage: "sensor_msgs/msg/CompressedImage",
@@ -50,9 +54,9 @@ def count_lost(lose: Callable[[int], None]) -> Any:
     return events.SubscriptionEventCallbacks(message_lost=lambda status: lose(status.total_count_change))
 
 
-def frame_from_message(message: Any) -> Frame:
-    """The picture in a raw or compressed image; raises FrameError where there is none."""
-    return _TO_FRAME[type(message)](message)
+def frame_from_message(message: Any, rules: DecodingRules) -> Frame:
+    """The picture in a raw or compressed image; raises FrameError where there is none, or ``rules`` refuse it."""
+    return _TO_FRAME[type(message)](message, rules)
 
 
 class _Topic:
