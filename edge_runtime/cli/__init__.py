@@ -61,11 +61,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     opening = argparse.ArgumentParser(add_help=False, parents=[budget])
     opening.add_argument("bundle", metavar="BUNDLE", help="directory that edge-engines build wrote")
+    bits = argparse.ArgumentParser(add_help=False)
+    bits.add_argument(
+        "--significant-bits",
+        type=int,
+        choices=range(8, 17),
+        metavar="N",
+        help="bits that the camera fills of 16-bit pixels, 8 to 16 (default: what the file says or the pixels show)",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     inspect = commands.add_parser(
         "inspect",
-        parents=[opening, shared],
+        parents=[opening, bits, shared],
         help="report on images",
         epilog="Exit code 1 if any image could not be inspected; the others are reported nevertheless.",
     )
@@ -73,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
     stream = commands.add_parser(
         "stream",
-        parents=[opening, shared],
+        parents=[opening, bits, shared],
         help="report on a folder, a video or a camera",
         epilog="Exit code 0 even if some frames failed, which the last line counts; 1 if every one did.",
     )
@@ -96,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("recording", type=file, metavar="RECORDING", help="flight log, or the recorder's MCAP file")
     report.add_argument("--page", type=file, metavar="FILE", help="where it goes (default: beside the recording)")
 
-    bench = commands.add_parser("bench", parents=[opening, shared], help="measure time and memory")
+    bench = commands.add_parser("bench", parents=[opening, bits, shared], help="measure time and memory")
     bench.add_argument("source", nargs="?", metavar="SOURCE", help="frames, as for stream (default: noise)")
     bench.add_argument("--frames", type=positive, default=20, metavar="N", help="frames to measure (default: 20)")
 

@@ -30,7 +30,7 @@ from edge_runtime.signals import holding_interrupts
 from edge_runtime.stream.change_gate import GateRule
 from edge_runtime.stream.loop import Outcome, Stream
 from edge_runtime.stream.sources import load_image, open_source
-from edge_runtime.vision.image_decoding import STANDARD, DecodingRules
+from edge_runtime.vision.image_decoding import DecodingRules
 
 _SHORT = "; noise has little to report, so name images with defects: edge-runtime bench BUNDLE FOLDER"
 
@@ -39,15 +39,15 @@ _log = logging.getLogger(__name__)
 
 def _inspect(arguments: argparse.Namespace) -> int:
     with Inspector.open(arguments.bundle, arguments.budget) as inspector:
-        rules = _rules(inspector)
+        rules = _rules(inspector, arguments)
         done = [_inspect_file(inspector, path, rules, arguments.json) for path in arguments.images]
         _log.info("memory\n%s", inspector.memory_plan.table())
     return 0 if all(done) else 1
 
 
-def _rules(inspector: Inspector) -> DecodingRules:
+def _rules(inspector: Inspector, arguments: argparse.Namespace) -> DecodingRules:
     """How pictures are decoded beside an inspector in its budget."""
-    return STANDARD.within(frame_bytes(inspector.memory_plan))
+    return DecodingRules(significant_bits=arguments.significant_bits).within(frame_bytes(inspector.memory_plan))
 
 
 def _inspect_file(inspector: Inspector, path: str, rules: DecodingRules, as_json: bool) -> bool:
@@ -70,7 +70,7 @@ def _stream(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         source = stack.enter_context(open_source(arguments.source))  # cheaper to refuse than a bundle is to load
         inspector = stack.enter_context(Inspector.open(arguments.bundle, arguments.budget))
-        source.rules = _rules(inspector)
+        source.rules = _rules(inspector, arguments)
         header = FlightHeader(_describe(inspector.bundle.manifest), arguments.source, time.time())
         log = stack.enter_context(FlightLog(log_path, header)) if log_path else None
         rule = GateRule(arguments.skip_below)
@@ -145,6 +145,7 @@ def _frames_to_measure(arguments: argparse.Namespace) -> list[Frame]:
     if arguments.source is None:
         return list(np.random.default_rng(0).integers(0, 256, (2, 720, 1280, 3), dtype=np.uint8))
     with open_source(arguments.source) as source:
+        source.rules = DecodingRules(significant_bits=arguments.significant_bits)
         frames = list(islice(source.images(), arguments.frames))
     if not frames:
         raise SourceError(f"no frame of {arguments.source} can be read")

@@ -6,9 +6,11 @@ OpenCV's BGR order. A ``bgr8`` message is not copied: the frame looks into the m
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from types import ModuleType
 from typing import Any, Protocol, TypeAlias, cast
 
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import FrameError
 from edge_runtime.reports.report import Finding, InspectionReport, Region, Timings
-from edge_runtime.vision.image_decoding import STANDARD, DecodingRules, check_size, decode_image
+from edge_runtime.vision.image_decoding import STANDARD, DecodingRules, check_size, decode_image, eight_bit
 from edge_runtime.vision.truncation import JPEG_START, PNG_START
 
 Frame: TypeAlias = NDArray[np.uint8]  # (H, W, 3), BGR
@@ -45,20 +47,24 @@ class CompressedImageMessage(Protocol):
 @dataclass(frozen=True)
 class _Encoding:
     channels: int
-    to_bgr: Callable[[NDArray[Any]], Frame]
+    to_bgr: Callable[[NDArray[np.uint8]], Frame]
     item_bytes: int = 1
-    width_multiple: int = 1
+    multiple: int = 1  # that the width is of, and of NV12 and NV21 the height too
+    planes: Fraction = Fraction(1)  # rows of data a row of the picture
 
 
-def _colour(code: int) -> Callable[[NDArray[Any]], Frame]:
-    def to_bgr(pixels: NDArray[Any]) -> Frame:
-        return cast("Frame", cv2.cvtColor(_eight_bit(pixels), code))
-
-    return to_bgr
+def _colour(code: int) -> Callable[[NDArray[np.uint8]], Frame]:
+    return lambda pixels: cast("Frame", cv2.cvtColor(pixels, code))
 
 
-_UYVY = _Encoding(2, _colour(cv2.COLOR_YUV2BGR_UYVY), width_multiple=2)
-_YUYV = _Encoding(2, _colour(cv2.COLOR_YUV2BGR_YUY2), width_multiple=2)
+_MOSAICS = {  # OpenCV's older names (BG for RGGB) tell of the second row's second pixel, ROS of the first's first
+    "bayer_rggb": cv2.COLOR_BayerBG2BGR,
+    "bayer_bggr": cv2.COLOR_BayerRG2BGR,
+    "bayer_gbrg": cv2.COLOR_BayerGR2BGR,
+    "bayer_grbg": cv2.COLOR_BayerGB2BGR,
+}
+_UYVY = _Encoding(2, _colour(cv2.COLOR_YUV2BGR_UYVY), multiple=2)
+_YUYV = _Encoding(2, _colour(cv2.COLOR_YUV2BGR_YUY2), multiple=2)
 _ENCODINGS = {
     "bgr8": _Encoding(3, lambda pixels: pixels),
     "rgb8": _Encoding(3, _colour(cv2.COLOR_RGB2BGR)),
@@ -70,18 +76,38 @@ _ENCODINGS = {
     "yuv422": _UYVY,  # what Humble calls it
     "yuyv": _YUYV,
     "yuv422_yuy2": _YUYV,  # what Humble calls it
+    "nv12": _Encoding(1, _colour(cv2.COLOR_YUV2BGR_NV12), multiple=2, planes=Fraction(3, 2)),
+    "nv21": _Encoding(1, _colour(cv2.COLOR_YUV2BGR_NV21), multiple=2, planes=Fraction(3, 2)),
+    **{f"{name}8": _Encoding(1, _colour(code)) for name, code in _MOSAICS.items()},
+    **{f"{name}16": _Encoding(1, _colour(code), item_bytes=2) for name, code in _MOSAICS.items()},
 }
+_NO_PHOTOGRAPH = re.compile(r"(8S|16[US]|32[FSU]|64F)C\d*")  # depth and other measurements
+
+
+def _check_photograph(encoding: str, name: str) -> None:
+    """Refuse depth and other measurements, by whatever transport they come.
+
+    Raises:
+        FrameError: ``encoding`` is none of a photograph.
+    """
+    if _NO_PHOTOGRAPH.fullmatch(encoding):
+        raise FrameError(
+            f"{name} holds {encoding}, depth or another measurement, and no photograph; name another topic"
+        )
 
 
 def frame_from_image(message: ImageMessage, rules: DecodingRules = STANDARD) -> Frame:
     """The picture in a ``sensor_msgs/Image`` of any row stride and byte order.
 
-    ``bgr8`` gives a view whose rows are ``step`` bytes apart; every other encoding is converted in one pass (mono16
-    in two). 16-bit grey is scaled by 255 / 65535, as ``cv_bridge`` does.
+    ``bgr8`` gives a view whose rows are ``step`` bytes apart; every other encoding is converted in one pass (16 bits
+    in two). 16 bits are scaled by 255 / 65535, as ``cv_bridge`` does, or by the significant ones that ``rules`` name.
+    The rows of NV12's and NV21's colours follow those of the brightness.
 
     Raises:
-        FrameError: the encoding is unknown, the frame is empty, or its sizes contradict each other.
+        FrameError: the encoding is unknown or of no photograph, the frame is empty or too large, its sizes contradict
+            each other, or it is not clear which of 16 bits are significant.
     """
+    _check_photograph(message.encoding, "the frame")
     encoding = _ENCODINGS.get(message.encoding)
     if encoding is None:
         raise FrameError(f"encoding {message.encoding!r} is not supported; publish one of {', '.join(_ENCODINGS)}")
@@ -93,31 +119,48 @@ def frame_from_image(message: ImageMessage, rules: DecodingRules = STANDARD) -> 
         check_size(width, height, rules)
     except FrameError as error:
         raise FrameError(f"the frame {error}") from error
-    if width % encoding.width_multiple:
+    if width % encoding.multiple:
         raise FrameError(f"{message.encoding} needs an even width, found {width}")
+    if encoding.planes != 1 and height % encoding.multiple:
+        raise FrameError(f"{message.encoding} needs an even height, found {height}")
+    rows = int(height * encoding.planes)
     pixel_bytes = encoding.channels * encoding.item_bytes
     if step < width * pixel_bytes:
         raise FrameError(f"step is {step} bytes, but {width} pixels of {message.encoding} take {width * pixel_bytes}")
-    if data.size != step * height:
-        raise FrameError(f"data has {data.size} bytes, but {height} rows of {step} bytes make {step * height}")
+    if data.size != step * rows:
+        raise FrameError(f"data has {data.size} bytes, but {rows} rows of {step} bytes make {step * rows}")
     item = np.dtype(f"{'>' if message.is_bigendian else '<'}u{encoding.item_bytes}")
-    shape, strides = (height, width, encoding.channels), (step, pixel_bytes, encoding.item_bytes)
-    return encoding.to_bgr(np.ndarray(shape, item, data, strides=strides))
+    shape, strides = (rows, width, encoding.channels), (step, pixel_bytes, encoding.item_bytes)
+    pixels = np.ndarray(shape, item, data, strides=strides)
+    try:
+        return encoding.to_bgr(eight_bit(pixels, rules.significant_bits))
+    except FrameError as error:
+        raise FrameError(f"the {message.encoding} frame {error}") from error
+    except cv2.error as error:  # a mosaic of less than its pattern, for instance
+        raise FrameError(
+            f"the {message.encoding} frame of {width}x{height} cannot be converted: {error.err}"
+        ) from error
 
 
 def frame_from_compressed(message: CompressedImageMessage, rules: DecodingRules = STANDARD) -> Frame:
     """The picture in a ``sensor_msgs/CompressedImage``: JPEG or PNG, grey or colour, 8 or 16 bits, alpha dropped.
 
-    The bytes tell what they are; ``format`` only serves the error message, because drivers write anything there. An
-    EXIF orientation is not applied: the camera's calibration belongs to the pixels as they lie.
+    The bytes tell what they are. Of ``format``, in which drivers write anything, only what was compressed is read, as
+    ``image_transport`` writes it in front: depth is refused, and a Bayer mosaic that was compressed as it is becomes
+    colours. An EXIF orientation is not applied: the camera's calibration belongs to the pixels as they lie.
 
     Raises:
-        FrameError: neither JPEG nor PNG, cut short, or damaged.
+        FrameError: neither JPEG nor PNG, damaged, too large, no photograph, or of ambiguous depth.
     """
     encoded = _bytes_of(message).tobytes()
     if not encoded.startswith((JPEG_START, PNG_START)):
         raise FrameError(f"the {message.format!r} frame of {len(encoded)} bytes is neither JPEG nor PNG")
-    return decode_image(encoded, f"the {message.format!r} frame", rules, is_upright=False)
+    name, compressed = f"the {message.format!r} frame", re.split(r"[;,\s]", message.format.strip())[0]
+    _check_photograph(compressed, name)
+    mosaic = _MOSAICS.get(compressed.rstrip("0123456789"))
+    if compressed.startswith("bayer_") and mosaic is None:
+        raise FrameError(f"{name} is of an unknown mosaic; compress one of {', '.join(_MOSAICS)}")
+    return decode_image(encoded, name, rules, is_upright=False, mosaic=mosaic)
 
 
 def _bytes_of(message: ImageMessage | CompressedImageMessage) -> NDArray[np.uint8]:
@@ -125,14 +168,6 @@ def _bytes_of(message: ImageMessage | CompressedImageMessage) -> NDArray[np.uint
         return np.frombuffer(message.data, np.uint8)
     except (TypeError, ValueError, BufferError) as error:
         raise FrameError(f"the message's data is no bytes but {type(message.data).__name__}") from error
-
-
-def _eight_bit(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    """16-bit pixels of either byte order scaled to 8 bits; 8-bit ones as they are."""
-    if pixels.dtype == np.uint8:
-        return pixels
-    native = np.require(pixels, np.uint16, ["ALIGNED"])  # given rows at odd addresses, OpenCV reads wrong pixels
-    return cast("Frame", cv2.convertScaleAbs(native, alpha=255 / 65535))
 
 
 def fill_image(message: Any, frame: Frame) -> None:

@@ -47,8 +47,11 @@ def decode_image(
     name: str = "the image",
     rules: DecodingRules = STANDARD,
     is_upright: bool = True,
+    mosaic: int | None = None,
 ) -> NDArray[np.uint8]:
     """The picture in an image file: uint8 (H, W, 3), BGR; as its EXIF orientation says where ``is_upright``.
+
+    ``mosaic`` is OpenCV's code to make colours of a grey picture that holds a Bayer mosaic.
 
     Raises:
         FrameError: the bytes are no image, damaged, cut short, larger than ``rules`` allow, or of ambiguous depth; the
@@ -57,9 +60,13 @@ def decode_image(
     try:
         header = image_header(encoded)
         check_size(header.width, header.height, rules, header.bits)
-        return eight_bit(decoded_pixels(encoded, header, is_upright), bits_of(header, rules))
+        stored = decoded_pixels(encoded, header, is_upright, keep_grey=mosaic is not None)
+        pixels = eight_bit(stored, bits_of(header, rules))
+        return pixels if mosaic is None or pixels.ndim == 3 else cast("NDArray[np.uint8]", cv2.cvtColor(pixels, mosaic))
     except FrameError as error:
         raise FrameError(f"{name} {error}") from error
+    except cv2.error as error:  # a mosaic of less than its pattern
+        raise FrameError(f"{name} cannot be converted: {error.err}") from error
 
 
 def decoded_pixels(encoded: bytes, header: ImageHeader, is_upright: bool, keep_grey: bool = False) -> NDArray[Any]:

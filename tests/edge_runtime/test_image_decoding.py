@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edge_runtime.errors import FrameError
-from edge_runtime.vision.image_decoding import STANDARD, decode_image
+from edge_runtime.vision.image_decoding import STANDARD, DecodingRules, decode_image
 from tests.edge_runtime.scenery import Frame, noisy, wall
 
 PHOTO = noisy(wall(3, 240, 320), seed=3)
@@ -149,6 +149,39 @@ def test_a_small_memory_makes_the_limit_smaller() -> None:
     for data, smaller in ((JPEGS["baseline"], STANDARD.within(6 * 320 * 240 - 1)), (deep, rules)):
         with pytest.raises(FrameError, match="too large: 320x240"):
             decode_image(data, rules=smaller)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_a_picture_of_12_bits_in_16_is_refused_until_somebody_says_so(suffix: str) -> None:
+    data = encoded(suffix, photo=(PHOTO.astype(np.uint16) << 4) + 15)
+    with pytest.raises(
+        FrameError, match=r"16-bit pixels up to \d+: it is dark, or of 12 to 14 bits; .*--significant-bits"
+    ):
+        decode_image(data)
+    frame = decode_image(data, rules=DecodingRules(significant_bits=12))
+    np.testing.assert_allclose(frame, PHOTO, atol=1)
+
+
+def tiff(pixels: bytes, width: int, height: int, bits: int, **tags: int) -> bytes:
+    """A grey TIFF without compression; ``tags`` are named like ``tag281``."""
+    entries = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(pixels)}
+    entries |= {int(name.removeprefix("tag")): value for name, value in tags.items()}
+    fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries.items()))
+    head = b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels
+    return head + struct.pack("<H", len(entries)) + fields + bytes(4)
+
+
+def test_a_tiff_that_says_its_largest_value_or_packs_its_bits_is_not_in_doubt() -> None:
+    ramp = np.arange(256, dtype=np.uint16).reshape(4, 64) * 16
+    frame = decode_image(tiff(ramp.tobytes(), 64, 4, 16, tag281=4095))
+    np.testing.assert_allclose(frame[..., 0], ramp / 16, atol=1)
+    packed = int("".join(f"{value:012b}" for value in ramp.ravel()), 2).to_bytes(4 * 64 * 12 // 8, "big")
+    np.testing.assert_allclose(decode_image(tiff(packed, 64, 4, 12))[..., 0], ramp / 16, atol=1)
+
+
+def test_pixels_that_are_no_integers_are_refused() -> None:
+    with pytest.raises(FrameError, match="pixels of float32"):
+        decode_image(bytes(cv2.imencode(".tiff", PHOTO.astype(np.float32))[1]))
 
 
 def harmed(data: bytes, kind: str, where: float, how_much: float) -> bytes:

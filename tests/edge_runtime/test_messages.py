@@ -2,6 +2,7 @@
 
 import json
 from array import array
+from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -30,6 +31,7 @@ from edge_runtime.ros.messages import (
     message_from_report,
     report_from_message,
 )
+from edge_runtime.vision.image_decoding import DecodingRules
 
 OPENCV = {
     "bgr8": (3, None),
@@ -93,9 +95,88 @@ def test_every_8_bit_encoding_becomes_what_opencv_makes_of_it(encoding, seed, he
 def test_mono16_of_either_byte_order_is_scaled_to_8_bits(seed, height, width, padding, is_bigendian):
     values = picture(seed, height, width, 1, np.uint16)
     wire = values.astype(">u2" if is_bigendian else "<u2")
-    frame = frame_from_image(image_message(wire, "mono16", padding, is_bigendian))
+    frame = frame_from_image(image_message(wire, "mono16", padding, is_bigendian), DecodingRules(significant_bits=16))
     expected = np.rint(values / 257).astype(np.uint8)
     np.testing.assert_array_equal(frame, np.repeat(expected, 3, axis=2))
+
+
+def test_mono16_of_12_bits_is_refused_until_somebody_says_so():
+    """Read as 16 bits it would be black, and have no findings."""
+    message = image_message((photo()[..., :1].astype(np.uint16) << 4) + 15, "mono16")
+    with pytest.raises(FrameError, match=r"16-bit pixels up to 2\d\d\d: it is dark, or of 11 to 14 bits"):
+        frame_from_image(message)
+    frame = frame_from_image(message, DecodingRules(significant_bits=12))
+    np.testing.assert_allclose(frame[..., 0], photo()[..., 0], atol=1)
+    with pytest.raises(FrameError, match="10 significant bits end at 1023"):
+        frame_from_image(message, DecodingRules(significant_bits=10))
+
+
+def test_mono16_that_fills_its_bits_or_is_all_black_is_not_in_doubt():
+    for top in (0, 1 << 14):
+        message = image_message(np.array([[[top], [0]]], np.uint16), "mono16")
+        assert frame_from_image(message)[0, 0, 0] == round(top / 257)
+
+
+MOSAICS = {"rggb": ("rg", "gb"), "bggr": ("bg", "gr"), "gbrg": ("gb", "rg"), "grbg": ("gr", "bg")}
+COLOUR = {"b": 40, "g": 120, "r": 220}
+
+
+def mosaic(pattern, height=12, width=16):
+    """What a sensor with that pattern sees of a wall of one colour."""
+    rows = np.array([[COLOUR[letter] for letter in row] for row in MOSAICS[pattern]], np.uint8)
+    return np.tile(rows, (height // 2, width // 2))[..., None]
+
+
+def is_of_the_colour(frame):
+    return (frame == np.array([COLOUR["b"], COLOUR["g"], COLOUR["r"]], np.uint8)).all()
+
+
+@pytest.mark.parametrize("pattern", MOSAICS)
+def test_a_bayer_mosaic_becomes_colours_by_any_transport(pattern):
+    wide = mosaic(pattern).astype(np.uint16) * 257
+    png = cv2.imencode(".png", mosaic(pattern))[1]
+    assert is_of_the_colour(frame_from_image(image_message(mosaic(pattern), f"bayer_{pattern}8", padding=3)))
+    assert is_of_the_colour(frame_from_image(image_message(wide, f"bayer_{pattern}16")))
+    assert is_of_the_colour(frame_from_compressed(compressed_message(png, f"bayer_{pattern}8; png compressed ")))
+
+
+def test_a_bayer_mosaic_that_was_made_colours_before_it_was_compressed_is_left_alone():
+    png = cv2.imencode(".png", photo())[1]
+    frame = frame_from_compressed(compressed_message(png, "bayer_rggb8; png compressed bgr8"))
+    np.testing.assert_array_equal(frame, photo())
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize(("encoding", "code"), [("nv12", cv2.COLOR_YUV2BGR_NV12), ("nv21", cv2.COLOR_YUV2BGR_NV21)])
+def test_nv12_and_nv21_become_what_opencv_makes_of_them(encoding, code, padding):
+    planes = picture(3, 36, 32, 1)
+    message = image_message(planes, encoding, padding)
+    message.height = 24
+    np.testing.assert_array_equal(frame_from_image(message), cv2.cvtColor(planes, code))
+    message.height = 36
+    with pytest.raises(FrameError, match="54 rows"):
+        frame_from_image(message)
+
+
+@pytest.mark.parametrize("encoding", ["16UC1", "32FC1", "16SC1"])
+def test_depth_is_refused_by_any_transport(encoding):
+    png = cv2.imencode(".png", picture(0, 8, 8, 1, np.uint16))[1]
+    for form in (f"{encoding}; png compressed", f"{encoding}; compressedDepth png", encoding):
+        with pytest.raises(FrameError, match="depth or another measurement"):
+            frame_from_compressed(compressed_message(png, form))
+    with pytest.raises(FrameError, match="depth or another measurement"):
+        frame_from_image(image_message(picture(0, 8, 8, 1, np.uint16), encoding))
+
+
+@pytest.mark.parametrize("encoding", ["nv12", "nv21", "bayer_rggb8", "bayer_grbg16"])
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_a_frame_smaller_than_its_pattern_is_refused_or_has_its_size(encoding, side):
+    dtype = np.uint16 if encoding.endswith("16") else np.uint8
+    rows = side * 3 // 2 if encoding.startswith("nv") else side
+    message = image_message(np.full((rows, side, 1), np.iinfo(dtype).max, dtype), encoding)
+    message.height = side
+    with suppress(FrameError):
+        assert frame_from_image(message).shape == (side, side, 3)
 
 
 def test_mono16_rows_at_odd_addresses_are_read_right():
@@ -131,7 +212,8 @@ def test_bgr8_is_looked_at_and_not_copied():
 @given(seeds, sides, sides, st.sampled_from([1, 3, 4]), st.sampled_from([np.uint8, np.uint16]))
 def test_png_is_lossless_in_every_depth_and_channel_count(seed, height, width, channels, dtype):
     pixels = picture(seed, height, width, channels, dtype)
-    frame = frame_from_compressed(compressed_message(cv2.imencode(".png", pixels)[1], "png"))
+    message = compressed_message(cv2.imencode(".png", pixels)[1], "png")
+    frame = frame_from_compressed(message, DecodingRules(significant_bits=16))
     eight_bit = pixels if dtype is np.uint8 else np.rint(pixels / 257).astype(np.uint8)
     expected = np.repeat(eight_bit, 3, axis=2) if channels == 1 else eight_bit[..., :3]
     np.testing.assert_array_equal(frame, expected)
@@ -211,7 +293,7 @@ def test_arbitrary_messages_are_refused_or_have_the_size_they_claim(fields):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"encoding": "bayer_rggb8"}, "bayer_rggb8"),
+        ({"encoding": "bayer_rccb8"}, "bayer_rccb8"),
         ({"encoding": "32FC1"}, "32FC1"),  # depth in metres, NaN where there is none
         ({"encoding": ""}, "not supported"),
         ({"width": 0}, "empty"),

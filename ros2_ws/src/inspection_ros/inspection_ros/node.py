@@ -21,7 +21,7 @@ from edge_runtime.memory.monitor import LevelChange
 from edge_runtime.memory.plan import MemoryPlan, frame_bytes
 from edge_runtime.memory.power import read_power
 from edge_runtime.memory.telemetry import read_temperature_c
-from edge_runtime.vision.image_decoding import STANDARD
+from edge_runtime.vision.image_decoding import DecodingRules
 from inspection_ros.health import OK, Health, Heard, assess
 from inspection_ros.inspect_server import InspectServer
 from inspection_ros.lifecycle_guard import answer_impossible_transitions
@@ -147,7 +147,9 @@ class InspectionNode(LifecycleNode):
         assert self._inspector is not None, "configure comes before activate"
         result = super().on_activate(state)
         cameras = self.cameras
-        decoding = STANDARD.within(frame_bytes(self._inspector.memory_plan))
+        decoding = DecodingRules(significant_bits=self._value("significant_bits") or None).within(
+            frame_bytes(self._inspector.memory_plan)
+        )
         try:
             self._inspection_publishers.begin_flight()
             self.pipeline = Pipeline(

@@ -87,6 +87,11 @@ def _check_tiles(counts: Sequence[int]) -> None:
         raise ValueError(f"tiles is {list(counts)}; give columns and rows, each from 1 to {_MOST_TILES}")
 
 
+def _check_bits(count: int) -> None:
+    if 0 < count < 8:
+        raise ValueError(f"significant_bits is {count}; give 8 to 16, or 0 to find out")
+
+
 def _check_finite(value: float) -> None:
     if not math.isfinite(value):
         raise ValueError(f"{value} is no number to reckon with; set a finite one")
@@ -122,6 +127,14 @@ SETTINGS = (
         "raw subscribes to each camera's topic, compressed to TOPIC/compressed.",
         ACTIVATE,
         check=check_transport,
+    ),
+    Setting(
+        "significant_bits",
+        0,
+        "How many bits of 16-bit pixels the cameras fill, 8 to 16; 0 finds out, and refuses frames that leave it open.",
+        ACTIVATE,
+        limits=(0, 16),
+        check=_check_bits,
     ),
     Setting(
         "region",
