@@ -101,6 +101,8 @@ setup(
             "mcap>=1.2,<2",
             "rosbags>=0.10.5,<0.12",
             "ray>=2.40,<3; python_version < '3.15'",
+            "aio-rtsp-toolkit[server]>=0.1.4,<0.2",  # an RTSP camera
+            "av>=12,<19",  # films with times of their own, which OpenCV cannot write
             "pillow>=10",  # what the image processors of Hugging Face resize with: preprocessing is held against it
             "ruff>=0.9,<1",
             "mypy>=1.14,<3",

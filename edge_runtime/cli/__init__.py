@@ -85,7 +85,11 @@ def _parser() -> argparse.ArgumentParser:
         help="report on a folder, a video or a camera",
         epilog="Exit code 0 even if some frames failed, which the last line counts; 1 if every one did.",
     )
-    stream.add_argument("source", metavar="SOURCE", help="folder of images, video file, ROS bag, or camera number")
+    stream.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder, video file, ROS bag, camera (0, /dev/video0, rtsp://...) or GStreamer pipeline",
+    )
     stream.add_argument(
         "--max-frames", type=positive, metavar="N", help="stop after so many frames, reported or failed"
     )
@@ -95,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
         default=0.0,
         metavar="CHANGE",
         help="skip frames that changed less than this since the last report; 0.35 is over noise (default: skip none)",
+    )
+    stream.add_argument(
+        "--track", action="store_true", help="follow defects from image to image of a folder, as of one flight, too"
     )
     stream.add_argument("--deadline", type=_not_negative, metavar="SECONDS", help="cut a report that takes longer")
     stream.add_argument("--log", type=file, metavar="FILE", help="append the flight log, JSON lines")
@@ -125,6 +132,7 @@ examples:
   edge-runtime doctor out/bundle                          is this machine ready, is the bundle whole?
   edge-runtime inspect out/bundle photo.jpg               what is wrong in this picture?
   edge-runtime stream out/bundle 0 --page flight.html     inspect what camera 0 sees; Ctrl-C lands
+  edge-runtime stream out/bundle rtsp://camera/stream     inspect a camera in the network; it may come and go
   edge-runtime stream out/bundle film.mp4 --json | jq .report.findings
   edge-runtime stream out/bundle bag.mcap#/front/image    inspect what a bag recorded
   edge-runtime report flight.mcap                         make the page of a recorded flight

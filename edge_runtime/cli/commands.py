@@ -29,7 +29,7 @@ from edge_runtime.reports.report import InspectionReport, Timings, json_from_rep
 from edge_runtime.signals import holding_interrupts
 from edge_runtime.stream.change_gate import GateRule
 from edge_runtime.stream.loop import Outcome, Stream
-from edge_runtime.stream.sources import load_image, open_source
+from edge_runtime.stream.sources import load_image, open_source, shown
 from edge_runtime.vision.image_decoding import DecodingRules
 
 _SHORT = "; noise has little to report, so name images with defects: edge-runtime bench BUNDLE FOLDER"
@@ -58,7 +58,7 @@ def _inspect_file(inspector: Inspector, path: str, rules: DecodingRules, as_json
         if as_json:
             print(json.dumps({"source": path, "failure": str(error)}), flush=True)
         return False
-    _print_report({"source": path}, report, as_json)
+    _print_report({"source": shown(path)}, report, as_json)
     return True
 
 
@@ -71,10 +71,10 @@ def _stream(arguments: argparse.Namespace) -> int:
         source = stack.enter_context(open_source(arguments.source))  # cheaper to refuse than a bundle is to load
         inspector = stack.enter_context(Inspector.open(arguments.bundle, arguments.budget))
         source.rules = _rules(inspector, arguments)
-        header = FlightHeader(_describe(inspector.bundle.manifest), arguments.source, time.time())
+        header = FlightHeader(_describe(inspector.bundle.manifest), shown(arguments.source), time.time())
         log = stack.enter_context(FlightLog(log_path, header)) if log_path else None
         rule = GateRule(arguments.skip_below)
-        stream = stack.enter_context(closing(Stream(inspector, source, rule, arguments.deadline)))
+        stream = stack.enter_context(closing(Stream(inspector, source, rule, arguments.deadline, arguments.track)))
         try:
             for count, outcome in enumerate(stream, start=1):
                 _print_outcome(outcome, arguments.json)
@@ -148,7 +148,7 @@ def _frames_to_measure(arguments: argparse.Namespace) -> list[Frame]:
         source.rules = DecodingRules(significant_bits=arguments.significant_bits)
         frames = list(islice(source.images(), arguments.frames))
     if not frames:
-        raise SourceError(f"no frame of {arguments.source} can be read")
+        raise SourceError(f"no frame of {shown(arguments.source)} can be read")
     return frames
 
 
@@ -185,7 +185,13 @@ def _print_report(place: Mapping[str, object], report: InspectionReport, as_json
 
 
 def _print_outcome(outcome: Outcome, as_json: bool) -> None:
-    place = {"index": outcome.index, "stamp_s": outcome.frame.stamp_s, "source": outcome.frame.name}
+    place: dict[str, object] = {
+        "index": outcome.index,
+        "stamp_s": outcome.frame.stamp_s,
+        "source": outcome.frame.name,
+    }
+    if outcome.frame.place:
+        place["place"] = outcome.frame.place
     if outcome.report is None:
         _log.warning("failed: frame %d, %s: %s", outcome.index, outcome.frame.name, outcome.failure)
         if as_json:
@@ -199,7 +205,8 @@ def _log_outcome(log: FlightLog, outcome: Outcome) -> None:
     if outcome.report is None:
         log.write_failure(FrameFailure(*place, outcome.failure))
     else:
-        log.write_record(FlightRecord(*place, outcome.report, thumbnail_jpeg(outcome.frame.image)))
+        image = thumbnail_jpeg(outcome.frame.image)
+        log.write_record(FlightRecord(*place, outcome.report, image, place=outcome.frame.place))
 
 
 def _describe(manifest: Manifest) -> str:

@@ -47,12 +47,17 @@ class FlightRecord:
     """One inspected frame; ``index`` counts the frames received from 0, so a missing one was dropped or skipped."""
 
     index: int
-    stamp_s: float  # seconds since the flight's first frame
+    stamp_s: float | None  # seconds since the flight's first frame that has a time; None where this one has none
     source: str
     report: InspectionReport
     image: bytes | None = None  # JPEG, at most 640 pixels wide in a log
     is_annotated: bool = False  # the findings are drawn into the image; not so in a log
-    place: str = ""  # where the drone was, in words; not in a log
+    place: str = ""  # where the frame was taken, in words
+
+    @property
+    def when(self) -> str:
+        """Its time for people, empty where it has none."""
+        return "" if self.stamp_s is None else f"{self.stamp_s:.1f} s"
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class FrameFailure:
     """One frame that was received and could not be inspected; ``reason`` is the error's message."""
 
     index: int
-    stamp_s: float
+    stamp_s: float | None
     source: str
     reason: str
 
@@ -121,6 +126,8 @@ class FlightLog:
             "source": record.source,
             "report": json_from_report(record.report),
         }
+        if record.place:
+            document["place"] = record.place
         if record.image is not None:
             document["image"] = base64.b64encode(record.image).decode("ascii")
         self._write("frame", document)
@@ -203,10 +210,11 @@ def _record_from_json(document: Mapping[str, Any]) -> FlightRecord:
     image = document.get("image")
     return FlightRecord(
         index=int(document["index"]),
-        stamp_s=float(document["stamp_s"]),
+        stamp_s=None if document["stamp_s"] is None else float(document["stamp_s"]),
         source=str(document["source"]),
         report=report_from_json(document["report"]),
         image=None if image is None else base64.b64decode(image, validate=True),
+        place=str(document.get("place", "")),
     )
 
 

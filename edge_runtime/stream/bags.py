@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import FrameError, MissingDependencyError, SourceError
-from edge_runtime.ros.messages import frame_from_compressed, frame_from_image
+from edge_runtime.ros.messages import frame_from_compressed, frame_from_image, nanoseconds
 from edge_runtime.stream.sources import FrameSource, SourcedFrame
 from edge_runtime.vision.image_decoding import DecodingRules
 
@@ -31,7 +31,26 @@ _TO_FRAME: dict[str, Callable[[Any, DecodingRules], NDArray[np.uint8]]] = {
 
 def is_bag(path: Path) -> bool:
     """Whether ``path`` names a bag: a file by its suffix, or the folder that ``ros2 bag record`` makes."""
-    return (path.suffix in SUFFIXES and path.is_file()) or (path / "metadata.yaml").is_file()
+    if path.is_file():
+        return path.suffix in SUFFIXES
+    try:
+        with (path / "metadata.yaml").open("rb") as file:
+            return b"rosbag2_bagfile_information" in file.read(4096)  # other tools' folders have such a file, too
+    except OSError:
+        return False
+
+
+def _advice(path: Path) -> str:
+    """What to do about a file that cannot be read."""
+    if path.suffix != ".mcap":
+        return ""
+    with path.open("rb") as file:
+        begins_well = file.read(len(_MCAP_START)) == _MCAP_START
+        file.seek(-min(len(_MCAP_START), path.stat().st_size), 2)
+        ends_well = file.read() == _MCAP_START
+    if begins_well and not ends_well:  # a power cut
+        return f"; its end is missing, as the recording was cut short: mcap recover {path} -o recovered.mcap"
+    return ""
 
 
 def _mcap_chunks(path: Path) -> Iterator[int]:
@@ -65,6 +84,8 @@ _CHUNKS: dict[str, Callable[[Path], Iterator[int]]] = {".mcap": _mcap_chunks, ".
 class BagSource(FrameSource):
     """The images of one topic, in the order in which they were recorded; must be closed.
 
+    A frame's time is its header's stamp; where a driver left that 0, the frame has none.
+
     ``topic`` may be left out where the bag has one topic of images only.
 
     Raises:
@@ -84,7 +105,7 @@ class BagSource(FrameSource):
             self._reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
             self._reader.open()
         except (AnyReaderError, OSError, ValueError) as error:
-            raise SourceError(f"bag {path} cannot be read: {error}") from error
+            raise SourceError(f"bag {path} cannot be read: {error}{_advice(path)}") from error
         self._connections = [found for found in self._reader.connections if found.msgtype in _TO_FRAME]
         topics = sorted({found.topic for found in self._connections})
         self._topic = topic or (topics[0] if len(topics) == 1 else "")
@@ -99,11 +120,12 @@ class BagSource(FrameSource):
         first_ns: int | None = None
         self._check_chunks()
         try:
-            for index, (connection, recorded_ns, data) in enumerate(self._reader.messages(connections)):
-                first_ns = recorded_ns if first_ns is None else first_ns
-                name = f"{self._topic}#{index}"
-                content = self._content(data, connection.msgtype)
-                yield SourcedFrame(content, name, (recorded_ns - first_ns) / 1e9)
+            for index, (connection, _, data) in enumerate(self._reader.messages(connections)):
+                content, stamp_ns = self._content(data, connection.msgtype)
+                if first_ns is None:
+                    first_ns = stamp_ns
+                stamp_s = None if stamp_ns is None or first_ns is None else (stamp_ns - first_ns) / 1e9
+                yield SourcedFrame(content, f"{self._topic}#{index}", stamp_s)
         except (self._failure, OSError, ValueError) as error:
             raise SourceError(f"bag {self._path} is damaged: {error}") from error
 
@@ -120,13 +142,17 @@ class BagSource(FrameSource):
                     "budget; raise the budget, or record with smaller chunks"
                 )
 
-    def _content(self, data: bytes, kind: str) -> NDArray[np.uint8] | FrameError:
+    def _content(self, data: bytes, kind: str) -> tuple[NDArray[np.uint8] | FrameError, int | None]:
+        """The frame, and the nanoseconds of its stamp where that is set."""
         try:
-            return _TO_FRAME[kind](self._reader.deserialize(data, kind), self.rules)
-        except FrameError as error:
-            return error
+            message: Any = self._reader.deserialize(data, kind)
         except self._failure as error:
-            return FrameError(str(error))
+            return FrameError(str(error)), None
+        stamp_ns = nanoseconds(message.header.stamp) or None
+        try:
+            return _TO_FRAME[kind](message, self.rules), stamp_ns
+        except FrameError as error:
+            return error, stamp_ns
 
     def close(self) -> None:
         """Close the file, unless that is done already."""

@@ -18,10 +18,14 @@ Frame = NDArray[np.uint8]  # (H, W, 3), BGR
 
 
 class CameraState:
-    """Remembers one camera's last inspected frame; ``ids`` numbers its defects, and may be shared by cameras."""
+    """Remembers one camera's last inspected frame; ``ids`` numbers its defects, and may be shared by cameras.
 
-    def __init__(self, ids: Iterator[int]) -> None:
+    Without ``is_tracked`` no defect is followed from frame to frame, and findings have no number.
+    """
+
+    def __init__(self, ids: Iterator[int], is_tracked: bool = True) -> None:
         self._gate = ChangeGate()
+        self._is_tracked = is_tracked
         self._tracker = FindingTracker(ids)
 
     def inspect(
@@ -37,4 +41,6 @@ class CameraState:
             return None
         report = inspect(frame)
         self._gate.inspected(signature, now_s)
+        if not self._is_tracked:
+            return report
         return replace(report, findings=self._tracker.follow(report.findings, signature, now_s))

@@ -25,6 +25,7 @@ from edge_runtime.stream.sources import FrameSource, SourcedFrame
 
 _FRAMES, _END = "frames", "end"  # lanes of a live source's queue
 _SILENCE_S = 30.0  # longer than a camera takes to be opened again
+_UNTIMED_S = 1.0  # by which frames without a time count as apart, so that one in a few is inspected whatever it shows
 _FAILURES_IN_A_ROW = 3  # of the engine: one is a frame's fault, so many are its own
 
 
@@ -73,7 +74,8 @@ class Stream:
     """Iterates over outcomes, counting what came and what was lost; must be closed, which stops a camera's thread.
 
     Frames that ``rule`` skips are counted, and have no outcome. A report that takes longer than ``deadline_s`` is cut.
-    A frame at which the engine fails is an outcome; :class:`BackendError` comes where it fails again and again.
+    A frame at which the engine fails is an outcome; :class:`BackendError` comes where it fails again and again. Defects
+    are followed from frame to frame, but in pictures that need not show the same: there, only where ``is_tracked``.
     """
 
     def __init__(
@@ -82,12 +84,14 @@ class Stream:
         source: FrameSource,
         rule: GateRule = GateRule(),  # noqa: B008  frozen
         deadline_s: float | None = None,
+        is_tracked: bool = False,
     ) -> None:
         self._inspector = inspector
         self._source = source
         self._rule = rule
         self._deadline_s = deadline_s
-        self._camera_state = CameraState(itertools.count(1))
+        self._camera_state = CameraState(itertools.count(1), is_tracked or source.is_continuous)
+        self._now_s = -_UNTIMED_S
         self._queue = _NewestIntake(source) if source.is_live else None
         self._taken = 0
         self._reported = 0
@@ -126,9 +130,12 @@ class Stream:
         self._source.close()
 
     def _inspect(self, index: int, frame: SourcedFrame) -> Outcome | None:
-        now_s = time.monotonic() if self._source.is_live else frame.stamp_s  # a file is read faster than it was filmed
+        if self._source.is_live:
+            self._now_s = time.monotonic()
+        else:  # a file is read faster than it was filmed
+            self._now_s = self._now_s + _UNTIMED_S if frame.stamp_s is None else frame.stamp_s
         try:
-            report = self._camera_state.inspect(frame.image, now_s, self._rule, self._report)
+            report = self._camera_state.inspect(frame.image, self._now_s, self._rule, self._report)
         except (FrameError, BackendError) as error:
             self._failed += 1
             self._failures_in_a_row += isinstance(error, BackendError)

@@ -7,10 +7,12 @@ picture raises :class:`FrameError`; a source that cannot be opened raises :class
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import FrameError, SourceError
-from edge_runtime.vision.image_decoding import STANDARD, DecodingRules, decode_image
+from edge_runtime.vision.image_decoding import STANDARD, DecodingRules, check_size, decode_image
+from edge_runtime.vision.image_header import ExifData, exif_data, is_image, unread_format
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp"})
 
 _DECODED_SHARE = 0.99  # of the frames that a container announces, which some only estimate
 
@@ -36,7 +39,8 @@ class SourcedFrame:
 
     content: NDArray[np.uint8] | FrameError  # (H, W, 3), BGR; or what is wrong with it
     name: str  # file name, or "video.mp4#12"
-    stamp_s: float  # since the start of a video or stream; of images in a folder their number
+    stamp_s: float | None  # its own time, since the source's first frame that has one; None where it has none
+    place: str = ""  # where it was taken, in words, where that is known
 
     @property
     def image(self) -> NDArray[np.uint8]:
@@ -50,6 +54,7 @@ class FrameSource(ABC):
     """Iterates over frames; must be closed."""
 
     is_live = False  # whether frames are lost unless they are read in time
+    is_continuous = True  # whether one frame shows what the one before showed, and defects can be followed
     rules = STANDARD  # by which pictures are decoded; may be set until the first frame is asked for
 
     @abstractmethod
@@ -77,9 +82,11 @@ class FrameSource(ABC):
 
 
 def open_source(source: str) -> FrameSource:
-    """Open what ``source`` names: a folder of images, one image, a video file, a bag, or a camera's number.
+    """Open what ``source`` names: a folder of images, one image, a video file, a bag, or a camera.
 
-    A bag is a ROS recording: ``flight.mcap``, or where it has several topics of images ``flight.mcap#/front/image``.
+    A bag is a ROS recording: ``flight.mcap``, or where it has several topics of images ``flight.mcap#/front/image``. A
+    camera is its number, its device (``/dev/video0``), an address (``rtsp://...``, ``http://...``), or a GStreamer
+    pipeline, whose elements are parted by `` ! `` and whose last is ``appsink``.
 
     Raises:
         SourceError: there is nothing to read frames from.
@@ -89,21 +96,65 @@ def open_source(source: str) -> FrameSource:
 
     if source.isdecimal() and len(source) < 4:  # more digits than cameras have: a file, or a mistake
         return CameraSource(int(source))
+    if _ADDRESS.match(source) or _ELEMENTS in source:
+        return CameraSource(source, patience_s=_NETWORK_PATIENCE_S)
+    if source == "-":
+        raise SourceError(
+            "standard input is not read; save it to a file, or name a camera's address such as rtsp://..."
+        )
     path = Path(source)
     try:
         bag, _, topic = source.partition("#")
         if is_bag(Path(bag)):
             return BagSource(Path(bag), topic)
+        if path.is_char_device():
+            return CameraSource(source)
         if path.is_dir() or (path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES):
             return ImageSource(path)
-        exists = path.is_file()
+        exists, is_file = path.exists(), path.is_file()
+        head = _head(path) if is_file else b""
     except (OSError, ValueError) as error:
-        raise SourceError(f"{source!r} cannot be read: {error}") from error
-    if not exists:
+        raise SourceError(f"{shown(source)!r} cannot be read: {error}") from error
+    if not is_file:
+        name = repr(shown(source))
+        what = f"{name} is neither a file, a folder nor a camera" if exists else f"there is no {name}"
         raise SourceError(
-            f"there is no {source!r}; give a folder of images, a video file, a bag, or a camera number such as 0"
+            f"{what}; give a folder of images, a video file, a bag, a camera number such as 0, /dev/video0, or an address "
+            "such as rtsp://camera/stream"
         )
-    return VideoSource(path)
+    if path.name.endswith((".mcap.zstd", ".db3.zstd", ".mcap.zst", ".db3.zst")):
+        raise SourceError(
+            f"{shown(source)} is a compressed file of a bag; name the folder in which it lies, or unzstd it"
+        )
+    if (known := unread_format(head)) in (
+        "HEIC",
+        "AVIF",
+        "CR3",
+        "JPEG 2000",
+        "JPEG XL",
+        "Photoshop",
+        "BigTIFF",
+        "OpenEXR",
+    ):
+        raise SourceError(f"{shown(source)} is {known}, which is not read; convert it to JPEG, PNG, BMP, TIFF or WebP")
+    return ImageSource(path) if is_image(head) else VideoSource(path)
+
+
+_ADDRESS = re.compile(r"(rtsps?|https?|rtmps?|udp|tcp|srt|rtp)://", re.IGNORECASE)
+_ELEMENTS = " ! "  # between those of a GStreamer pipeline
+_NETWORK_PATIENCE_S = 25.0  # for which an address is tried again; less than a stream waits for its source
+_NETWORK_TIMEOUT_MS = 5000  # of opening it, and of one read
+
+
+def shown(name: str | Path) -> str:
+    """A source's name as it can be printed and kept: without a password, and without bytes that are no UTF-8."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return re.sub(r"(?<=://)([^/@\s:]+):[^/@\s]+@", r"\1:***@", text)
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(32)
 
 
 def load_image(path: str | Path, rules: DecodingRules = STANDARD) -> NDArray[np.uint8]:
@@ -112,32 +163,78 @@ def load_image(path: str | Path, rules: DecodingRules = STANDARD) -> NDArray[np.
     Raises:
         FrameError: the file is missing, truncated, damaged, no image, or not to be decoded by ``rules``.
     """
+    return decode_image(_encoded(path), shown(path), rules)
+
+
+def _encoded(path: str | Path) -> bytes:
     try:
-        encoded = Path(path).read_bytes()
+        if Path(path).exists() and not Path(path).is_file():  # a pipe would never end
+            raise FrameError(f"{shown(path)} cannot be read: it is no file")
+        return Path(path).read_bytes()
     except (OSError, ValueError) as error:
-        raise FrameError(f"{path} cannot be read: {error}") from error
-    return decode_image(encoded, str(path), rules)
+        if isinstance(error, FrameError):
+            raise
+        raise FrameError(f"{shown(path)} cannot be read: {error}") from error
 
 
 class ImageSource(FrameSource):
-    """One image, or the images of a folder in the order of their names: frame2 before frame10."""
+    """One image, or the images of a folder in the order of their names: frame2 before frame10.
+
+    What else lies in the folder is passed over, counted by kind, and warned of. A frame's time and place are EXIF's.
+    """
+
+    is_continuous = False  # photographs of a folder need not have anything to do with each other
 
     def __init__(self, path: Path) -> None:
         files = sorted(path.iterdir(), key=_natural) if path.is_dir() else [path]
-        self._files = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+        kinds = {file: _passed_over(file) for file in files} if path.is_dir() else {path: ""}
+        self._files = [file for file, kind in kinds.items() if not kind]
+        passed_over = Counter(kind for kind in kinds.values() if kind)
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(passed_over.items()))
         if not self._files:
-            raise SourceError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            found = f"; found {counts}" if counts else ""
+            raise SourceError(f"{shown(path)} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}){found}")
+        if passed_over:
+            _log.warning("%s: %d passed over: %s", shown(path), passed_over.total(), counts)
 
     def __iter__(self) -> Iterator[SourcedFrame]:
-        for index, file in enumerate(self._files):
-            yield SourcedFrame(_content(file, self.rules), file.name, float(index))
+        first_s: float | None = None
+        for file in self._files:
+            content, exif = _content(file, self.rules)
+            if first_s is None:
+                first_s = exif.taken_s
+            stamp_s = None if exif.taken_s is None or first_s is None else exif.taken_s - first_s
+            yield SourcedFrame(content, shown(file.name), stamp_s, _place(exif))
 
 
-def _content(file: Path, rules: DecodingRules) -> NDArray[np.uint8] | FrameError:
+def _passed_over(file: Path) -> str:
+    """What kind of entry of a folder is passed over; empty for an image."""
+    if file.name.startswith("."):  # what macOS puts beside images, ._photo.jpg, ends like them
+        return "hidden"
+    if file.is_dir():
+        return "folders"
+    if not file.is_file():
+        return "links that lead nowhere" if file.is_symlink() else "pipes or devices"
+    return "" if file.suffix.lower() in IMAGE_SUFFIXES else shown(file.suffix.lower() or "files without a suffix")
+
+
+def _content(file: Path, rules: DecodingRules) -> tuple[NDArray[np.uint8] | FrameError, ExifData]:
     try:
-        return load_image(file, rules)
+        encoded = _encoded(file)
+        exif = exif_data(encoded)
     except FrameError as error:
-        return error
+        return error, ExifData()
+    try:
+        return decode_image(encoded, shown(file), rules), exif
+    except FrameError as error:
+        return error, exif
+
+
+def _place(exif: ExifData) -> str:
+    if exif.position is None:
+        return ""
+    latitude, longitude = exif.position
+    return f"{latitude:.6f}, {longitude:.6f}"
 
 
 def _natural(file: Path) -> tuple[list[str | int], str]:
@@ -147,33 +244,64 @@ def _natural(file: Path) -> tuple[list[str | int], str]:
 
 
 class VideoSource(FrameSource):
-    """A video file, frame by frame; warns where it ends before it should."""
+    """A video file, frame by frame, each with its presentation time; warns where it ends before it should."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._capture = _open_capture(
-            str(path), f"{path} is no video that OpenCV can read; re-encode it: ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4"
-        )
+        advice = "its index is missing, as the recording was cut short; a tool such as untrunc can recover it"
+        if not _is_cut_mp4(path):
+            advice = "re-encode it: ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4"
+        self._capture = _open_capture(str(path), f"{shown(path)} is no video that OpenCV can read; {advice}")
 
     def __iter__(self) -> Iterator[SourcedFrame]:
-        frames_per_second = self._capture.get(cv2.CAP_PROP_FPS) or 30.0
+        width, height = (int(self._capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        try:
+            check_size(width, height, self.rules)
+        except FrameError as error:
+            raise SourceError(f"{shown(self._path)} {error}") from error
         announced = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)  # negative or 0 where a container does not say
-        index = 0
+        duration_s = announced / (self._capture.get(cv2.CAP_PROP_FPS) or 30.0)
+        index, first_s, last_s = 0, 0.0, -1.0
         while (image := _read(self._capture)) is not None:
-            yield SourcedFrame(image, f"{self._path.name}#{index}", index / frames_per_second)
+            time_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            first_s = time_s if index == 0 else first_s
+            stamp_s = time_s - first_s if time_s - first_s > last_s else None  # a stream without times gives one again
+            last_s = last_s if stamp_s is None else stamp_s
+            yield SourcedFrame(image, f"{shown(self._path.name)}#{index}", stamp_s)
             index += 1
         if index == 0:
-            raise SourceError(f"{self._path} has no frame that OpenCV can decode; re-encode it with ffmpeg")
-        if index < _DECODED_SHARE * announced - 1:
-            _log.warning("%s: %d frames of %.0f could be decoded; was it cut short?", self._path, index, announced)
+            raise SourceError(f"{shown(self._path)} has no frame that OpenCV can decode; re-encode it with ffmpeg")
+        # Of a variable frame rate, the number of frames is estimated, and only the time tells.
+        if index < _DECODED_SHARE * announced - 1 and last_s + duration_s / index < _DECODED_SHARE * duration_s:
+            _log.warning(
+                "%s: %d frames of %.0f could be decoded; was it cut short?", shown(self._path), index, announced
+            )
 
     def close(self) -> None:
         """Close the file."""
         self._capture.release()
 
 
+def _is_cut_mp4(path: Path) -> bool:
+    """Whether a file begins as MP4 or QuickTime do and has no index, which cameras write at the end."""
+    try:
+        with path.open("rb") as file:
+            boxes = set()
+            while len(head := file.read(8)) == 8:
+                size_bytes, name = int.from_bytes(head[:4], "big"), head[4:]
+                boxes.add(name)
+                if size_bytes == 1:
+                    size_bytes = int.from_bytes(file.read(8), "big") - 8
+                if size_bytes < 8:
+                    break
+                file.seek(size_bytes - 8, os.SEEK_CUR)
+    except (OSError, ValueError, OverflowError):
+        return False
+    return b"ftyp" in boxes and b"moov" not in boxes
+
+
 class CameraSource(FrameSource):
-    """A camera, frame by frame, without end.
+    """A camera, frame by frame, without end: its number, its device, an address, or a GStreamer pipeline.
 
     One that stops is opened again, until it has given nothing for ``patience_s``. ``open_capture`` opens it: what it
     gives reads frames as ``cv2.VideoCapture`` does.
@@ -183,16 +311,17 @@ class CameraSource(FrameSource):
 
     def __init__(
         self,
-        number: int,
+        device: int | str,
         patience_s: float = 10.0,
         retry_s: float = 0.5,
-        open_capture: Callable[[int], cv2.VideoCapture] | None = None,
+        open_capture: Callable[[int | str], cv2.VideoCapture] | None = None,
     ) -> None:
-        self._number = number
+        self._device = device
+        self._name = f"camera{device}" if isinstance(device, int) else shown(device)
         self._patience_s = patience_s
         self._retry_s = retry_s
         self._open = open_capture or _open_camera
-        self._capture = self._open(number)
+        self._capture = self._open(device)
 
     def __iter__(self) -> Iterator[SourcedFrame]:
         started_s = seen_s = time.monotonic()
@@ -202,31 +331,65 @@ class CameraSource(FrameSource):
             now_s = time.monotonic()
             if image is not None:
                 seen_s = now_s
-                yield SourcedFrame(image, f"camera{self._number}#{index}", now_s - started_s)
+                yield SourcedFrame(self._content(image), f"{self._name}#{index}", now_s - started_s)
                 index += 1
             elif now_s - seen_s > self._patience_s:
-                raise SourceError(f"camera {self._number} gave no frame for {self._patience_s:g} s; is it still there?")
+                raise SourceError(f"{self._name} gave no frame for {self._patience_s:g} s; is it still there?")
             else:
                 self._reopen()
 
+    def _content(self, image: NDArray[np.uint8]) -> NDArray[np.uint8] | FrameError:
+        try:
+            check_size(image.shape[1], image.shape[0], self.rules)
+        except FrameError as error:
+            return FrameError(f"the frame {error}")
+        return image
+
     def _reopen(self) -> None:
-        _log.info("camera %d gives no frame; opening it again", self._number)
+        _log.warning("%s gives no frame; opening it again", self._name)
         self._capture.release()
         time.sleep(self._retry_s)
         with suppress(SourceError):  # not back yet
-            self._capture = self._open(self._number)
+            self._capture = self._open(self._device)
 
     def close(self) -> None:
         """Release the camera."""
         self._capture.release()
 
 
-def _open_camera(number: int) -> cv2.VideoCapture:
-    return _open_capture(number, f"camera {number} cannot be opened; is it plugged in, and free? ls /dev/video*")
+def _open_camera(device: int | str) -> cv2.VideoCapture:
+    if isinstance(device, int):
+        return _open_capture(device, f"camera {device} cannot be opened; is it plugged in, and free? ls /dev/video*")
+    if _ELEMENTS in device:
+        if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
+            raise SourceError(
+                "the installed OpenCV has no GStreamer, so that no pipeline can be opened; JetPack's own OpenCV has it"
+            )
+        return _open_capture(
+            device, f"the pipeline {device!r} cannot be opened; try it with gst-launch-1.0", cv2.CAP_GSTREAMER
+        )
+    if _ADDRESS.match(device):
+        timeouts = (
+            cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+            _NETWORK_TIMEOUT_MS,
+            cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+            _NETWORK_TIMEOUT_MS,
+        )
+        return _open_capture(
+            device, f"{shown(device)} gives no video; try it with: ffplay {shown(device)}", cv2.CAP_FFMPEG, timeouts
+        )
+    return _open_capture(
+        device, f"{device} cannot be opened; is it a camera, and free? v4l2-ctl --list-devices", cv2.CAP_V4L2
+    )
 
 
-def _open_capture(device: str | int, otherwise: str) -> cv2.VideoCapture:
-    capture = cv2.VideoCapture(device)
+def _open_capture(
+    device: str | int, otherwise: str, backend: int = cv2.CAP_ANY, parameters: Sequence[int] = ()
+) -> cv2.VideoCapture:
+    try:
+        capture = cv2.VideoCapture(device, backend, parameters)
+    except cv2.error as error:
+        raise SourceError(otherwise) from error
     if not capture.isOpened():
         raise SourceError(otherwise)
     return capture

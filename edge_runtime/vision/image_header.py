@@ -89,13 +89,21 @@ def exif_data(encoded: bytes) -> ExifData:
     )
 
 
+def is_image(encoded: bytes) -> bool:
+    """Whether bytes begin as a format does that is read."""
+    return encoded.startswith(tuple(start for start in _READERS if start != b"RIFF")) or encoded[8:12] == b"WEBP"
+
+
+def unread_format(encoded: bytes) -> str:
+    """The name of a format that is known and not read, by the first bytes of a file; empty for all others."""
+    if encoded[4:8] == b"ftyp":
+        return _FTYP.get(encoded[8:12], "MP4 or QuickTime")
+    return next((name for start, name in _OTHERS.items() if encoded.startswith(start)), "")
+
+
 def _strange(encoded: bytes) -> str:
     """Why bytes of another format are refused."""
-    if encoded[4:8] == b"ftyp":
-        known = _FTYP.get(encoded[8:12], "MP4 or QuickTime")
-    else:
-        known = next((name for start, name in _OTHERS.items() if encoded.startswith(start)), "")
-    if known:
+    if known := unread_format(encoded):
         return f"is {known}, which is not read; convert it to JPEG, PNG, BMP, TIFF or WebP"
     return f"is damaged or no image: its {len(encoded)} bytes are neither JPEG, PNG, BMP, TIFF nor WebP"
 

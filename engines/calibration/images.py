@@ -81,7 +81,11 @@ def _rendered(number: str) -> CalibrationImages:
 
 def _folder(path: Path) -> CalibrationImages:
     try:
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        files = sorted(
+            file
+            for file in path.iterdir()
+            if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file() and not file.name.startswith(".")
+        )
         if not files:
             raise SourceError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
         if len(files) > _MOST:

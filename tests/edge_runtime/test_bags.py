@@ -67,7 +67,7 @@ def frames(source):
         return [(round(float(frame.image.mean())), frame.stamp_s) for frame in opened]
 
 
-EXPECTED = [(level, number * 0.5) for number, level in enumerate(LEVELS)]
+EXPECTED = [(level, number * 1.0) for number, level in enumerate(LEVELS)]
 
 
 @pytest.mark.parametrize("storage", list(StoragePlugin))
@@ -84,6 +84,27 @@ def test_a_ros2_bag_is_read_in_order_as_a_folder_and_as_a_file(tmp_path, storage
 def test_a_ros1_bag_is_read_in_order(tmp_path, make):
     messages = [make(STORE1.types, number, level) for number, level in enumerate(LEVELS)]
     assert frames(record1(tmp_path / "flight.bag", messages)) == EXPECTED
+
+
+def test_a_message_without_a_stamp_is_a_frame_without_a_time(tmp_path):
+    messages = [raw(STORE2.types, number, level) for number, level in enumerate(LEVELS)]
+    stamp = replace(messages[1].header.stamp, sec=0)
+    messages[1] = replace(messages[1], header=replace(messages[1].header, stamp=stamp))
+    assert frames(record2(tmp_path / "flight", {"/image": messages})) == [(10, 0.0), (20, None), (30, 2.0)]
+
+
+def test_a_recording_that_was_cut_short_is_refused_with_how_to_recover_it(tmp_path):
+    whole = next(Path(record2(tmp_path / "flight", {"/image": [raw(STORE2.types, 0, 10)]})).glob("*.mcap"))
+    cut = tmp_path / "cut.mcap"
+    cut.write_bytes(whole.read_bytes()[:-60])
+    with pytest.raises(SourceError, match=r"its end is missing, .*: mcap recover .*cut\.mcap -o recovered\.mcap"):
+        open_source(str(cut))
+
+
+def test_a_folder_of_images_beside_somebody_elses_metadata_is_no_bag(tmp_path):
+    (tmp_path / "metadata.yaml").write_text("title: bridge 7\n")
+    cv2.imwrite(str(tmp_path / "1.png"), picture(30))
+    assert frames(str(tmp_path)) == [(30, None)]
 
 
 def test_of_several_topics_one_must_be_named(tmp_path):

@@ -202,3 +202,17 @@ def test_every_line_is_plain_json_on_its_own(log_path: Path) -> None:
     write_whole_flight(log_path)
     kinds = [json.loads(line)["kind"] for line in log_path.read_text("ascii").splitlines()]
     assert kinds == ["flight", "frame", "failure", "end"]
+
+
+def test_a_frame_without_a_time_and_one_with_a_place_are_read_back(tmp_path: Path) -> None:
+    records = (
+        FlightRecord(0, None, "a.jpg", InspectionReport()),
+        FlightRecord(1, 3.5, "b.jpg", InspectionReport(), place="-33.500000, 151.250000"),
+    )
+    with FlightLog(tmp_path / "flight.jsonl") as log:
+        for record in records:
+            log.write_record(record)
+        log.write_failure(FrameFailure(2, None, "c.jpg", "is damaged"))
+    flight = load_flight(tmp_path / "flight.jsonl")
+    assert flight.records == records
+    assert flight.failures[0].stamp_s is None

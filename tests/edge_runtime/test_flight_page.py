@@ -370,3 +370,11 @@ def test_a_page_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path)
     FlightLog(tmp_path / "log.jsonl").close()
     with pytest.raises(FlightLogError, match="cannot write page"):
         write_page(tmp_path / "log.jsonl", tmp_path)
+
+
+def test_a_flight_without_times_shows_numbers_and_no_seconds(flight: Flight) -> None:
+    untimed = replace(flight, records=tuple(replace(record, stamp_s=None) for record in flight.records))
+    page = page_from_flight(untimed)
+    assert "s of flight" not in page
+    assert not re.search(r"[Ff]rame \d+, [\d.]+ s", page)
+    assert re.search(r"[Ff]rame \d+, [\d.]+ s", page_from_flight(flight))

@@ -120,11 +120,29 @@ def test_a_frame_that_failed_does_not_hide_the_next_one(folder: Path) -> None:
     assert stream.counters == Counters(received=4, reported=1, skipped=2, failed=1)
 
 
-def test_a_defect_that_stays_in_view_keeps_its_number(folder: Path) -> None:
+@pytest.mark.parametrize(("is_tracked", "numbers"), [(True, [1, 1, 1, 1]), (False, [None] * 4)])
+def test_defects_are_followed_through_a_folder_only_where_somebody_asks_for_it(
+    folder: Path, is_tracked: bool, numbers: list[int | None]
+) -> None:
     inspector = ScriptedInspector([InspectionReport(findings=(CRACK,))])
-    with closing(Stream(inspector, open_source(str(folder)))) as stream:
+    with closing(Stream(inspector, open_source(str(folder)), is_tracked=is_tracked)) as stream:
+        assert [outcome.report.findings[0].track_id for outcome in stream if outcome.report] == numbers
+
+
+def test_a_defect_that_stays_in_view_keeps_its_number() -> None:
+    inspector = ScriptedInspector([InspectionReport(findings=(CRACK,))])
+    with closing(Stream(inspector, Film())) as stream:
         numbers = [outcome.report.findings[0].track_id for outcome in stream if outcome.report]
-    assert numbers == [1, 1, 1, 1]
+    assert numbers == [1] * 6
+
+
+def test_of_frames_without_a_time_one_is_inspected_now_and_then_whatever_it_shows() -> None:
+    class Untimed(Film):
+        def __iter__(self) -> Iterator[SourcedFrame]:
+            return (replace(frame, stamp_s=None) for frame in super().__iter__())
+
+    with closing(Stream(ScriptedInspector(), Untimed(), GateRule(DEFAULT_THRESHOLD, refresh_s=3.0))) as stream:
+        assert [(outcome.index, outcome.frame.stamp_s) for outcome in stream] == [(0, None), (3, None)]
 
 
 def test_a_report_that_takes_longer_than_its_deadline_is_cut(folder: Path) -> None:
@@ -152,7 +170,7 @@ def test_the_time_of_a_film_is_the_one_in_which_it_was_filmed() -> None:
 def test_a_defect_that_is_seen_again_much_later_in_a_film_is_another_one() -> None:
     class Slow(Film):
         def __iter__(self) -> Iterator[SourcedFrame]:
-            return (replace(frame, stamp_s=60 * frame.stamp_s) for frame in super().__iter__())
+            return (replace(frame, stamp_s=60.0 * index) for index, frame in enumerate(super().__iter__()))
 
     inspector = ScriptedInspector([InspectionReport(findings=(CRACK,))])
     with closing(Stream(inspector, Slow())) as stream:

@@ -49,7 +49,7 @@ def findings_chart(records: Sequence[FlightRecord], received: int, linked: Conta
         if not seen:
             continue
         worst = max(seen, key=lambda record: _HEIGHT[mark_of(record)])
-        title = f"frame {worst.index}, {worst.stamp_s:.1f} s: {summary_of(worst)}"
+        title = f"frame {worst.index}{worst.when and f', {worst.when}'}: {summary_of(worst)}"
         shape = _rect(x, 0, _HEIGHT[mark_of(worst)], mark_of(worst), title)
         shapes.append(f'<a href="#frame-{worst.index}" tabindex="-1">{shape}</a>' if worst.index in linked else shape)
     return _svg(received, "Worst finding of each frame, in the order of the frames", shapes)

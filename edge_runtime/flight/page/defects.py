@@ -67,7 +67,8 @@ def _row(defect: Defect, pictured: Container[int], has_places: bool) -> str:
     frame = f"frame {record.index}"
     return f"""<tr><td>{defect.track_id}</td><td class="left">{escape(finding.defect_class.replace("_", " "))}</td>
 <td class="left"><span class="chip {defect.severity}">{defect.severity}</span></td>
-<td>{count} {"frame" if count == 1 else "frames"}</td><td>{first.stamp_s:.1f} s</td><td>{last.stamp_s:.1f} s</td>
+<td>{count} {"frame" if count == 1 else "frames"}</td>
+<td>{first.when or first.index}</td><td>{last.when or last.index}</td>
 <td>{finding.confidence:.0%}</td>
 <td>{f'<a href="#frame-{record.index}">{frame}</a>' if record.index in pictured else frame}</td>
 {f'<td class="left">{escape(record.place)}</td>' if has_places else ""}</tr>"""

@@ -137,7 +137,7 @@ def _card(record: FlightRecord, picture: Picture) -> str:
 <button class="shot" aria-label="Open frame {record.index} large">
 <img alt="Frame {record.index}: {escape(summary_of(record))}" width="{picture.width}" height="{picture.height}"
  src="data:image/jpeg;base64,{base64.b64encode(picture.jpeg).decode("ascii")}">{boxes}</button>
-<figcaption><span>Frame {record.index}, {record.stamp_s:.1f} s</span>
+<figcaption><span>Frame {record.index}{record.when and f", {record.when}"}</span>
 <span>{escape(record.source)}</span>{place}{cut}</figcaption><ol>{items}</ol></figure>"""
 
 

@@ -162,8 +162,9 @@ def _header(flight: Flight, counters: _Counters) -> str:
     facts = [escape(fact) for fact in (flight.header.bundle, flight.header.source) if fact]
     if flight.header.started_unix_s is not None:
         facts.append(f"{datetime.fromtimestamp(flight.header.started_unix_s, timezone.utc):%Y-%m-%d %H:%M} UTC")
-    if flight.records:
-        facts.append(f"{max(record.stamp_s for record in flight.records):.1f} s of flight")
+    stamps_s = [record.stamp_s for record in flight.records if record.stamp_s is not None]
+    if stamps_s:
+        facts.append(f"{max(stamps_s):.1f} s of flight")
     cut = '<p class="notice">The log has no end: the flight was cut short, and its counters are inferred.</p>'
     tiles = (_frames_tile(flight, counters), _findings_tile(flight), _latency_tile(flight), _memory_tile(flight))
     return f"""<header><span class="soft">Flight report</span><h1>{_verdict(flight)}</h1>
