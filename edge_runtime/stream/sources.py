@@ -119,8 +119,8 @@ def open_source(source: str) -> FrameSource:
         name = repr(shown(source))
         what = f"{name} is neither a file, a folder nor a camera" if exists else f"there is no {name}"
         raise SourceError(
-            f"{what}; give a folder of images, a video file, a bag, a camera number such as 0, /dev/video0, or an address "
-            "such as rtsp://camera/stream"
+            f"{what}; give a folder of images, a video file, a bag, a camera number such as 0, /dev/video0, or an "
+            "address such as rtsp://camera/stream"
         )
     if path.name.endswith((".mcap.zstd", ".db3.zstd", ".mcap.zst", ".db3.zst")):
         raise SourceError(
