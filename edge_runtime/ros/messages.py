@@ -214,6 +214,9 @@ def message_from_report(report: InspectionReport, types: ModuleType) -> Any:
         truncated=report.truncated,
         tokens=report.tokens,
         timings=types.Timings(**vars(report.timings)),
+        seen=[types.Region(**vars(part)) for part in report.seen],
+        image_tokens=report.image_tokens,
+        grid=list(report.grid or ()),
     )
 
 
@@ -224,12 +227,19 @@ def report_from_message(message: Any) -> InspectionReport:
         truncated=message.truncated,
         tokens=message.tokens,
         timings=Timings(**_values(message.timings, [field.name for field in fields(Timings)])),
+        seen=tuple(map(_region_from_message, message.seen)),
+        image_tokens=message.image_tokens,
+        grid=(int(message.grid[0]), int(message.grid[1])) if len(message.grid) == 2 else None,
     )
+
+
+def _region_from_message(message: Any) -> Region:
+    return Region(**_values(message, [field.name for field in fields(Region)]))
 
 
 def _finding_from_message(message: Any) -> Finding:
     return Finding(
-        region=Region(**_values(message.region, [field.name for field in fields(Region)])),
+        region=_region_from_message(message.region),
         track_id=message.track_id or None,
         **_values(message, ("defect_class", "severity", "confidence", "description", "action")),
     )

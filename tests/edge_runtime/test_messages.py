@@ -355,6 +355,9 @@ reports = st.builds(
     truncated=st.booleans(),
     tokens=st.integers(0, 2**31),
     timings=st.builds(Timings, durations, durations, durations, durations, durations),
+    seen=st.lists(st.builds(Region, shares, shares, shares, shares), max_size=3).map(tuple),
+    image_tokens=st.integers(0, 2**31),
+    grid=st.none() | st.tuples(st.integers(1, 9), st.integers(1, 9)),
 )
 
 

@@ -3,13 +3,13 @@
 import pytest
 from tokenizers import Tokenizer
 
-from edge_runtime.bundle.manifest import PromptSpec
+from edge_runtime.bundle.manifest import prompt_around_image
 from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
 from engines.families.synthetic import open_checkpoint
 
 TINY = open_checkpoint("synthetic:tiny-llava")
 IMAGE = TINY.config["image_token_index"]
-PROMPT = PromptSpec("USER: what is wrong here?\n", "\nASSISTANT:")
+PROMPT = prompt_around_image("USER: what is wrong here?\n", "\nASSISTANT:")
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -153,6 +153,9 @@ class InspectionReport(IdlStruct, typename="inspection_msgs::msg::dds_::Inspecti
     truncated: bool
     tokens: uint32
     timings: Timings
+    seen: sequence[Region]
+    image_tokens: uint32
+    grid: sequence[uint32, 2]
     frame_age_s: float64
     frame_index: uint64
     frames_received: uint64
