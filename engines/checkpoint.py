@@ -196,14 +196,20 @@ def _model_name(path: Path) -> str:
 
 
 def _load_template(path: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
-    """The chat template from where Hugging Face has kept it, the newest place first; of several the default one."""
+    """The chat template that transformers 5 gives a processor; of several the default one.
+
+    What the processor's settings say counts most, then the older JSON file, then the newer file. Where a processor has
+    none, the tokenizer's own is taken, which transformers asks for texts only.
+    """
     text_file, json_file = (path / name for name in _TEMPLATES)
-    if text_file.exists():
+    template = _load_json(path / "processor_config.json", required=False).get("chat_template")
+    template = template or _load_json(json_file, required=False).get("chat_template")
+    if not template and text_file.exists():
         try:
             return text_file.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{text_file} cannot be read ({error}); copy the checkpoint again") from error
-    template = _load_json(json_file, required=False).get("chat_template") or tokenizer_config.get("chat_template")
+    template = template or tokenizer_config.get("chat_template")
     if isinstance(template, list):
         named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
         template = named.get("default")

@@ -14,6 +14,7 @@ from edge_runtime.errors import BackendError, BuildError, BundleTargetError, Mis
 
 _RUN_HERE = ("onnxruntime", "onnxruntime-amx")  # targets whose engines every machine may run that built them
 _SIZES = {"T": 2, "C": 8}  # tokens of a step, and positions of the cache
+_OTHER_SIZE = 2
 _VALUES = {"seqlens_k": 1, "total_sequence_length": 2}  # the two tokens are all there is
 
 _log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def _try_component(backend: Backend, bundle: Bundle, component: Component) -> No
 
 
 def _filled(backend: Backend, spec: TensorSpec) -> Array:
-    shape = [size if isinstance(size, int) else _SIZES[size] for size in spec.shape]
+    shape = [size if isinstance(size, int) else _SIZES.get(size, _OTHER_SIZE) for size in spec.shape]
     array = backend.shared(shape, spec.dtype)
     if spec.name in _VALUES:
         array[...] = _VALUES[spec.name]

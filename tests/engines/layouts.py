@@ -113,3 +113,17 @@ LAYOUTS: Mapping[str, Layout] = {
     "two image processors": Layout(_nest_image_processor),
     "a processor without images": Layout(_add_processor_without_images),
 }
+
+CHOSEN_TEMPLATE = "the chosen template"
+_CHOSEN, _OTHER = {"chat_template": CHOSEN_TEMPLATE}, {"chat_template": "another template"}
+TEMPLATES: tuple[Mapping[str, Any], ...] = (  # files by name, with what they hold
+    {"chat_template.jinja": CHOSEN_TEMPLATE, "tokenizer_config.json": _OTHER},
+    {"chat_template.json": _CHOSEN, "chat_template.jinja": "another template"},
+    {"processor_config.json": _CHOSEN, "chat_template.json": _OTHER, "chat_template.jinja": "another template"},
+)
+
+
+def write_templates(directory: Path, files: Mapping[str, Any]) -> None:
+    """Write files that hold chat templates into a checkpoint's directory."""
+    for name, content in files.items():
+        (directory / name).write_text(content if isinstance(content, str) else json.dumps(content))

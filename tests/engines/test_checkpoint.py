@@ -15,7 +15,7 @@ from engines.checkpoint import load_checkpoint
 from engines.families import read_model
 from engines.families.synthetic import open_checkpoint
 from tests.engines.checkpoints import write_checkpoint, write_safetensors, write_safetensors_header
-from tests.engines.layouts import CHOSEN, LAYOUTS, write_layout
+from tests.engines.layouts import CHOSEN, CHOSEN_TEMPLATE, LAYOUTS, TEMPLATES, write_layout, write_templates
 
 NORM = "language_model.model.norm.weight"
 
@@ -82,6 +82,13 @@ def test_files_and_settings_are_chosen_as_transformers_chooses(tmp_path, layout)
 
     assert set(checkpoint.tensor(NORM).tolist()) == {CHOSEN}
     assert checkpoint.image_processor["image_mean"] == [CHOSEN] * 3
+
+
+@pytest.mark.parametrize("files", TEMPLATES)
+def test_the_chat_template_is_chosen_as_transformers_chooses(directory, files):  # tests/parity asks transformers
+    write_templates(directory, files)
+
+    assert load_checkpoint(directory).chat_template == CHOSEN_TEMPLATE
 
 
 @pytest.mark.parametrize("named", ["../model.safetensors", "pytorch_model.bin", 3, ""])

@@ -12,7 +12,7 @@ from engines.checkpoint import load_checkpoint
 from engines.families import read_model
 from engines.families.synthetic import open_checkpoint, synthetic_checkpoint
 from tests.engines.checkpoints import TINY, changed, write_checkpoint
-from tests.engines.layouts import LAYOUTS, NORM, write_layout
+from tests.engines.layouts import CHOSEN_TEMPLATE, LAYOUTS, NORM, TEMPLATES, write_layout, write_templates
 
 pytestmark = pytest.mark.parity
 
@@ -45,7 +45,7 @@ def test_tied_matrices_are_those_of_transformers(tmp_path: Path, lost: str, conf
     checkpoint = load_checkpoint(tmp_path)
 
     theirs = LlavaForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32, local_files_only=True)
-    parts = {part.kind: part for part in read_model(checkpoint).parts}
+    parts = {part.role: part for part in read_model(checkpoint).parts}
     for kind, matrix in (("embedding", theirs.get_input_embeddings()), ("lm_head", theirs.get_output_embeddings())):
         [name] = [name for name, parameter in parts[kind].parameters.items() if parameter.is_matrix]
         np.testing.assert_array_equal(checkpoint.tensor(name), matrix.weight.detach().numpy())
@@ -59,3 +59,13 @@ def test_transformers_misses_a_head_that_is_not_tied_too(tmp_path: Path) -> None
 
     _, told = LlavaForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True, local_files_only=True)
     assert told["missing_keys"] == {"lm_head.weight"}
+
+
+@pytest.mark.parametrize("files", TEMPLATES)
+def test_the_chat_template_is_that_of_transformers_processor(tmp_path: Path, files: dict[str, Any]) -> None:
+    from transformers.processing_utils import ProcessorMixin
+
+    write_templates(write_checkpoint(open_checkpoint("synthetic:tiny-llava"), tmp_path), files)
+
+    theirs, _ = ProcessorMixin.get_processor_dict(tmp_path)
+    assert load_checkpoint(tmp_path).chat_template == theirs["chat_template"] == CHOSEN_TEMPLATE
