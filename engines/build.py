@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from tqdm import tqdm
 
 from edge_runtime.bundle.manifest import MANIFEST_NAME, Component, manifest_to_json
 from edge_runtime.bundle.opening import Bundle, load_bundle, sha256_of_file
@@ -35,6 +34,7 @@ from engines.families.base import AS_SUGGESTED, ImageOptions, Part
 from engines.layers.weights import TensorSource
 from engines.onnx.builder import HashedFile
 from engines.planning.plan import BundlePlan, plan_bundle, prompt_of
+from engines.planning.progress import open_progress
 from engines.quantize.recipe import PrecisionPlan
 from engines.targets import TARGETS
 from engines.targets.base import Calibration, TargetOptions
@@ -127,20 +127,19 @@ def build(
                 if images and runners:
                     runner = stack.enter_context(open_model_runner(checkpoint, plan.model, images, partial))
                     calibration = Calibration(runner, calibration_cache or partial / "calibration")
-                to_write = plan.disk_bytes
-                bar = stack.enter_context(
-                    tqdm(total=to_write, unit="B", unit_scale=True, desc=f"building {out.name}", disable=None)
+                progress = stack.enter_context(
+                    open_progress(f"building {out.name}", plan.disk_bytes, lambda name: _bytes_of(partial, name))
                 )
                 for part in plan.parts:
-                    bar.set_postfix_str(part.name)
+                    progress.begin(part.name)
                     component = journal.finished(part)
                     if component is None:
                         precision = precisions.components[part.role]
                         component = compiler.write_component(partial, part, source, precision, calibration)
                         journal.add(component)
-                        bar.update(component.size_bytes)
+                        progress.advance(component.size_bytes)
                     else:
-                        bar.total = to_write = to_write - component.size_bytes  # tells nothing of the others' time
+                        progress.leave_out(component.size_bytes)
                         if calibration and part.emit:
                             calibration.runner.skip(compiler.graph_of(partial, part))
                     components.append(component)
@@ -167,6 +166,11 @@ def build(
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         raise BuildError(_why_not_written(error, out, plan.disk_bytes)) from error
     return Bundle(out, manifest)
+
+
+def _bytes_of(partial: Path, component: str) -> int:
+    """What is there of a component's files."""
+    return sum(path.stat().st_size for path in partial.glob(f"{component}.*") if path.is_file())
 
 
 def _longest_step(plan: BundlePlan, checkpoint: Checkpoint) -> int:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None, arguments: argparse.Namespace) -> int:
     _parser().parse_args(argv, arguments)
+    if arguments.threads:
+        _use_cores(arguments.threads)
     level = logging.INFO if arguments.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s", force=True)
     with holding_interrupts():
@@ -50,7 +55,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--threads", type=positive, metavar="N", help="use so many cores at most (default: all that this process may)"
+    )
     shared.add_argument("--json", action="store_true", help="print the result as JSON")
     shared.add_argument("-v", "--verbose", action="store_true", help="log more, and show the traceback of an error")
     fitting = argparse.ArgumentParser(add_help=False)
@@ -177,6 +186,21 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_sensitivity(commands, shared)
     return parser
+
+
+def _version() -> str:
+    try:
+        return version("edge-runtime")
+    except PackageNotFoundError:
+        return "of a checkout that is not installed"
+
+
+def _use_cores(number: int) -> None:
+    """Keep this process, with every thread that it has and will have, to so many of its cores."""
+    cores = sorted(os.sched_getaffinity(0))[:number]
+    for task in os.listdir("/proc/self/task"):
+        with suppress(ProcessLookupError):  # a thread that has just ended
+            os.sched_setaffinity(int(task), cores)
 
 
 def _add_sensitivity(commands: Any, shared: argparse.ArgumentParser) -> None:

@@ -176,6 +176,27 @@ def test_a_library_that_is_not_installed_is_named_with_what_installs_it():
     assert result.stderr == "edge-engines: onnx is not installed; pip install '.[build]' in a checkout\n"
 
 
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as ending:
+        main(["--version"])
+
+    assert ending.value.code == 0
+    assert re.fullmatch(r"edge-engines \S.*\n", capsys.readouterr().out)
+
+
+def test_threads_keep_the_process_to_so_many_cores():
+    code = (
+        "import os, sys; from engines.cli import main; "
+        "code = main(['plan', 'synthetic:tiny-llava', '--threads', '1']); "
+        "print(len(os.sched_getaffinity(0)), file=sys.stderr); sys.exit(code)"
+    )
+
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert result.returncode == 0
+    assert result.stderr.splitlines()[-1] == "1"
+
+
 def test_help_names_every_recipe(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
