@@ -53,6 +53,10 @@ def _advice(path: Path) -> str:
     return ""
 
 
+def _words(error: Exception) -> str:
+    return f"{error}" if type(error).__module__.startswith("rosbags") or isinstance(error, OSError) else f"{error!r}"
+
+
 def _mcap_chunks(path: Path) -> Iterator[int]:
     """Bytes of each chunk of an MCAP file, decompressed, as its header says; ends where the file does."""
     with path.open("rb") as file:
@@ -63,6 +67,8 @@ def _mcap_chunks(path: Path) -> Iterator[int]:
             if kind == _CHUNK:
                 chunk = file.read(24)  # two times, and the size
                 yield int.from_bytes(chunk[16:24], "little")
+            if begins + size_bytes > path.stat().st_size:  # cut, or damaged: the reader says so
+                return
             file.seek(begins + size_bytes)
 
 
@@ -99,13 +105,13 @@ class BagSource(FrameSource):
             from rosbags.typesys import Stores, get_typestore
         except ImportError as error:
             raise MissingDependencyError(f"cannot read bags: {error}; pip install '.[bags]' in a checkout") from error
-        self._path, self._failure = path, AnyReaderError
+        self._path, self._failure = path, AnyReaderError  # what closing a reader that is not open raises
         try:
             # Bags of sqlite3 from Humble define no messages; images are the same in every distribution.
             self._reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
             self._reader.open()
-        except (AnyReaderError, OSError, ValueError) as error:
-            raise SourceError(f"bag {path} cannot be read: {error}{_advice(path)}") from error
+        except Exception as error:  # the library says many things of bytes that are not what they should be
+            raise SourceError(f"bag {path} cannot be read: {_words(error)}{_advice(path)}") from error
         self._connections = [found for found in self._reader.connections if found.msgtype in _TO_FRAME]
         topics = sorted({found.topic for found in self._connections})
         self._topic = topic or (topics[0] if len(topics) == 1 else "")
@@ -126,8 +132,8 @@ class BagSource(FrameSource):
                     first_ns = stamp_ns
                 stamp_s = None if stamp_ns is None or first_ns is None else (stamp_ns - first_ns) / 1e9
                 yield SourcedFrame(content, f"{self._topic}#{index}", stamp_s)
-        except (self._failure, OSError, ValueError) as error:
-            raise SourceError(f"bag {self._path} is damaged: {error}") from error
+        except Exception as error:  # of the library; whoever takes frames raises nothing in here
+            raise SourceError(f"bag {self._path} is damaged: {_words(error)}") from error
 
     def _check_chunks(self) -> None:
         """Refuse a bag that would take more memory to decompress than frames may take: zeros shrink to nothing."""
@@ -146,8 +152,8 @@ class BagSource(FrameSource):
         """The frame, and the nanoseconds of its stamp where that is set."""
         try:
             message: Any = self._reader.deserialize(data, kind)
-        except self._failure as error:
-            return FrameError(str(error)), None
+        except Exception as error:  # of the library
+            return FrameError(f"the message is damaged: {_words(error)}"), None
         stamp_ns = nanoseconds(message.header.stamp) or None
         try:
             return _TO_FRAME[kind](message, self.rules), stamp_ns

@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
 from rosbags.rosbag1 import Writer as Writer1
@@ -18,6 +20,7 @@ from edge_runtime.cli import main
 from edge_runtime.errors import FrameError, SourceError
 from edge_runtime.stream.sources import open_source
 from edge_runtime.vision.image_decoding import STANDARD
+from tests.edge_runtime.test_image_decoding import harmed
 
 LEVELS = (10, 20, 30)
 STORE1, STORE2 = get_typestore(Stores.ROS1_NOETIC), get_typestore(Stores.ROS2_HUMBLE)
@@ -177,3 +180,57 @@ def write_compressed_mcap(path, *messages):
         for number, message in enumerate(messages):
             writer.add_message(channel, number, message, number)
         writer.finish()
+
+
+def picture_of(number):
+    """A picture of its own for each message, so that a mixed-up one would be seen."""
+    return np.random.default_rng(number).integers(0, 256, (24, 32, 3), np.uint8)
+
+
+def as_png(types, number):
+    png = cv2.imencode(".png", picture_of(number))[1].reshape(-1)
+    return types["sensor_msgs/msg/CompressedImage"](header=header(types, number), format="png", data=png)
+
+
+@pytest.fixture(scope="module")
+def whole_bags(tmp_path_factory):
+    """Four PNG messages in each kind of file; PNG has checksums, so that whatever is read can be judged."""
+    folder = tmp_path_factory.mktemp("bags")
+    record1(folder / "flight.bag", [as_png(STORE1.types, number) for number in range(4)])
+    found = {".bag": (folder / "flight.bag").read_bytes()}
+    for storage in StoragePlugin:
+        recorded = record2(folder / storage.name, {"/image": [as_png(STORE2.types, n) for n in range(4)]}, storage)
+        (file,) = (path for path in Path(recorded).iterdir() if path.name != "metadata.yaml")
+        found[file.suffix] = file.read_bytes()
+    return found
+
+
+share = st.floats(0, 1, exclude_max=True)
+HARM = st.tuples(st.sampled_from(["cut", "zero", "swap", "flip"]), share, share)
+KINDS = st.sampled_from([".bag", ".mcap", ".db3"])
+
+
+def check_harmed_bag(path, data, harm):
+    path.write_bytes(harmed(data, *harm))
+    try:
+        with open_source(str(path)) as source:
+            found = list(source)
+    except SourceError:
+        return
+    originals = [picture_of(number) for number in range(4)]
+    for frame in found:
+        if not isinstance(frame.content, FrameError):
+            assert any(np.array_equal(frame.content, original) for original in originals)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(KINDS, HARM)
+def test_a_harmed_bag_is_refused_or_gives_the_pictures_that_were_in_it(whole_bags, tmp_path, kind, harm):
+    check_harmed_bag(tmp_path / f"harmed{kind}", whole_bags[kind], harm)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(KINDS, HARM)
+def test_of_2000_harmed_bags_none_gives_a_wrong_picture_in_silence(whole_bags, tmp_path, kind, harm):
+    check_harmed_bag(tmp_path / f"harmed{kind}", whole_bags[kind], harm)
