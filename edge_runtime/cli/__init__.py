@@ -110,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", parents=[shared], help="make the page of a recorded flight")
     report.add_argument("recording", type=file, metavar="RECORDING", help="flight log, or the recorder's MCAP file")
     report.add_argument("--page", type=file, metavar="FILE", help="where it goes (default: beside the recording)")
+    report.add_argument(
+        "--flight", type=positive, metavar="N", help="which flight of the recording, from 1 (default: the last)"
+    )
 
     bench = commands.add_parser("bench", parents=[opening, bits, shared], help="measure time and memory")
     bench.add_argument("source", nargs="?", metavar="SOURCE", help="frames, as for stream (default: noise)")

@@ -106,7 +106,7 @@ def _check_not_redirected_to(*paths: Path | None) -> None:
 
 def _report(arguments: argparse.Namespace) -> int:
     page = arguments.page or arguments.recording.with_suffix(".html")
-    write_page(arguments.recording, page)
+    write_page(arguments.recording, page, arguments.flight)
     print(json.dumps({"page": str(page)}) if arguments.json else printable(str(page)))
     return 0
 

@@ -31,6 +31,7 @@ from edge_runtime.reports.report import InspectionReport, json_from_report, repo
 from edge_runtime.typed_json import dataclass_from_json
 
 _OPENING = b'{"kind":"flight"'  # of the line that opens a flight
+_REPORTED = b'{"kind":"frame"'
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,29 @@ class FlightEnd:
 
 @dataclass(frozen=True)
 class Flight:
-    """A flight as it was read back; ``end`` is None where the flight was cut short."""
+    """A flight as it was read back; ``end`` is None where the flight was cut short.
+
+    It is ``number`` of ``count``, from 1, in its file, whose other flights have ``reports_elsewhere``.
+    """
 
     header: FlightHeader = field(default_factory=FlightHeader)
     records: tuple[FlightRecord, ...] = ()
     failures: tuple[FrameFailure, ...] = ()
     end: FlightEnd | None = None
+    number: int = 1
+    count: int = 1
+    reports_elsewhere: int = 0
+
+
+def choose_flight(path: str | Path, count: int, number: int | None) -> int:
+    """The number of the flight to be read, from 1: ``number`` of ``count``, the last one where that is None.
+
+    Raises:
+        FlightLogError: there is no such flight.
+    """
+    if number is not None and not 1 <= number <= count:
+        raise FlightLogError(f"{path} holds {count} flight{'' if count == 1 else 's'}, and none has number {number}")
+    return number or count
 
 
 class FlightLog:
@@ -176,11 +194,14 @@ def _check_appendable(path: Path) -> None:
         raise FlightLogError(f"{path} is no flight log, as it does not open with a flight; name another file")
 
 
-def load_flight(path: str | Path) -> Flight:
-    """Read the last flight of a log; where a crash cut its last line short, the flight lacks that line.
+def load_flight(path: str | Path, number: int | None = None) -> Flight:
+    """Read a flight of a log, the last one unless its ``number`` is given, from 1.
+
+    Where a crash cut its last line short, the flight lacks that line.
 
     Raises:
-        FlightLogError: the file cannot be read, is no flight log, or is damaged before the flight's end.
+        FlightLogError: the file cannot be read, is no flight log, has no such flight, or is damaged before the
+            flight's end.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")[:-1]  # what follows the last newline is empty, or a cut line
@@ -191,18 +212,25 @@ def load_flight(path: str | Path) -> Flight:
     starts = [number for number, line in enumerate(lines) if line.startswith(_OPENING)]
     if not starts:
         raise FlightLogError(f"{path} is no flight log: no line of it opens a flight")
+    chosen = choose_flight(path, len(starts), number)
+    first, end = starts[chosen - 1], [*starts[1:], len(lines)][chosen - 1]
     found: dict[str, list[Any]] = {kind: [] for kind in _PARSERS}
     try:
-        for number in range(starts[-1], len(lines)):
-            document = json.loads(lines[number], parse_float=_finite_float, parse_constant=_finite_float)
+        for at in range(first, end):
+            if chosen < len(starts) and at == end - 1 and not lines[at].endswith(b"}"):
+                break  # a crash cut it, and the next flight ended the line
+            document = json.loads(lines[at], parse_float=_finite_float, parse_constant=_finite_float)
             found[document["kind"]].append(_PARSERS[document["kind"]](document))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise FlightLogError(f"flight log {path} is damaged at line {number + 1}: {error!r}") from error
+        raise FlightLogError(f"flight log {path} is damaged at line {at + 1}: {error!r}") from error
     return Flight(
         header=found["flight"][0],
         records=tuple(found["frame"]),
         failures=tuple(found["failure"]),
         end=found["end"][-1] if found["end"] else None,
+        number=chosen,
+        count=len(starts),
+        reports_elsewhere=sum(line.startswith(_REPORTED) for line in (*lines[:first], *lines[end:])),
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.errors import FlightLogError, MissingDependencyError
-from edge_runtime.flight.log import Flight, FlightEnd, FlightHeader, FlightRecord, FrameFailure
+from edge_runtime.flight.log import Flight, FlightEnd, FlightHeader, FlightRecord, FrameFailure, choose_flight
 from edge_runtime.ros.diagnostic_values import counters_from_values, memory_plan_from_values
 from edge_runtime.ros.messages import nanoseconds, report_from_message
 
@@ -20,6 +20,7 @@ SUFFIX = ".mcap"
 
 _NO_FIX = -1  # of sensor_msgs/NavSatStatus; a driver that does not fill it in leaves 0 in Humble and -2 in Jazzy
 _MAGIC_BYTES = 8
+_MAGIC_BEGINS = b"\x89"  # no kind of a record does
 _RECORD_HEAD = struct.Struct("<BQ")  # its kind, and the bytes that follow
 _REPORT = "inspection_msgs/msg/InspectionReport"
 _FAILURE = "inspection_msgs/msg/FrameFailure"
@@ -27,11 +28,13 @@ _PICTURE = "sensor_msgs/msg/CompressedImage"
 _HEALTH = "diagnostic_msgs/msg/DiagnosticArray"
 
 
-def load_recording(path: str | Path) -> Flight:
-    """The last flight in a recording; where a power cut ended it, what had been written until then.
+def load_recording(path: str | Path, number: int | None = None) -> Flight:
+    """A flight in a recording, the last one unless its ``number`` is given, from 1; each activation of a node is one.
+
+    Where a power cut ended it, what had been written until then.
 
     Raises:
-        FlightLogError: the file cannot be read, or is no recording of a flight.
+        FlightLogError: the file cannot be read, is no recording of a flight, or has no such flight.
         MissingDependencyError: the libraries that read recordings are not installed.
     """
     flown = _Flown()
@@ -46,105 +49,128 @@ def load_recording(path: str | Path) -> Flight:
         raise FlightLogError(f"recording {path} is damaged, or none: {error!r}") from error
     if flown.started_ns is None:
         raise FlightLogError(f"{path} records no flight: no report and no diagnostics are in it")
-    return flown.flight()
+    return flown.flight(choose_flight(path, max(len(flown.parts), 1), number))
+
+
+@dataclass
+class _Part:
+    """One flight: what was said since one activation of one node."""
+
+    started_ns: int
+    namespace: str | None  # of the node; None where its topics were remapped
+    reports: list[Any] = field(default_factory=list)
+    failures: list[Any] = field(default_factory=list)
+    pictures: dict[int, bytes] = field(default_factory=dict)  # by the number of their report
 
 
 @dataclass
 class _Flown:
     """What was read so far."""
 
-    started_ns: int | None = None
-    activated_ns: int | None = None  # which flight it is
-    reports: list[Any] = field(default_factory=list)
-    failures: list[Any] = field(default_factory=list)
-    pictures: dict[int, bytes] = field(default_factory=dict)  # by the number of their report
-    awaited: dict[tuple[int, str], int] = field(default_factory=dict)  # reports without a picture, by frame
+    started_ns: int | None = None  # when anything was first heard
+    parts: dict[int, _Part] = field(default_factory=dict)  # by their activation, in the order of their first words
+    awaited: dict[tuple[int, str], tuple[_Part, int]] = field(
+        default_factory=dict
+    )  # reports without a picture, by frame
     early: dict[tuple[int, str], bytes] = field(default_factory=dict)  # pictures without a report, by frame
-    health_of: dict[str, dict[str, str]] = field(default_factory=dict)  # by the node's namespace
-    namespace: str | None = None  # of the node whose reports these are; None where its topics were remapped
+    health_of: dict[str, dict[str, str]] = field(default_factory=dict)  # by the node's namespace, the last one told
+    health_since: dict[str, dict[str, str]] = field(default_factory=dict)  # by the activation, in words
     is_whole: bool = False
 
     def report(self, topic: str, log_ns: int, message: Any) -> None:
-        self._of_flight(topic, log_ns, message)
-        number, frame = len(self.reports), _frame_of(message)
-        self.reports.append(message)
+        part = self._part(topic, log_ns, message)
+        number, frame = len(part.reports), _frame_of(message)
+        part.reports.append(message)
         if frame in self.early:
-            self.pictures[number] = self.early.pop(frame)
+            part.pictures[number] = self.early.pop(frame)
         else:
-            self.awaited[frame] = number
+            self.awaited[frame] = part, number
 
     def failure(self, topic: str, log_ns: int, message: Any) -> None:
-        self._of_flight(topic, log_ns, message)
-        self.failures.append(message)
+        self._part(topic, log_ns, message).failures.append(message)
 
     def picture(self, topic: str, log_ns: int, message: Any) -> None:
         frame = _frame_of(message)
-        number = self.awaited.pop(frame, None)
-        if number is None:
+        awaited = self.awaited.pop(frame, None)
+        if awaited is None:
             self.early[frame] = bytes(message.data)
         else:
-            self.pictures[number] = bytes(message.data)
+            part, number = awaited
+            part.pictures[number] = bytes(message.data)
 
     def diagnostics(self, topic: str, log_ns: int, message: Any) -> None:
         for status in message.status:
             node, _, task = status.name.partition(": ")
             if task == "inspection":  # of this drone, or of another in the same domain
-                self._started(log_ns)
+                self.started_ns = log_ns if self.started_ns is None else self.started_ns
                 values = {pair.key: pair.value for pair in status.values}
                 self.health_of.setdefault(node.rpartition("/")[0], {}).update(values)
+                if "activated" in values:
+                    self.health_since.setdefault(values["activated"], {}).update(values)
 
-    def _of_flight(self, topic: str, log_ns: int, message: Any) -> None:
+    def _part(self, topic: str, log_ns: int, message: Any) -> _Part:
         activated_ns = nanoseconds(message.activated)
-        if self.activated_ns not in (None, activated_ns):  # the node was activated anew: that is another flight
-            self.reports, self.failures, self.pictures, self.started_ns = [], [], {}, None
-            self.awaited, self.early = {}, {}
-        self.activated_ns = activated_ns
-        namespace, inspection, _ = topic.rpartition("/inspection/")
-        self.namespace = namespace if inspection else None
-        self._started(log_ns)
-
-    @property
-    def health(self) -> dict[str, str]:
-        """What the node told last; where it is not clear which node's topics these are, that of the only one."""
-        if self.namespace is None and len(self.health_of) == 1:
-            return next(iter(self.health_of.values()))
-        return self.health_of.get(self.namespace or "", {})
-
-    def _started(self, log_ns: int) -> None:
+        if activated_ns not in self.parts:  # the node was activated anew, or there are two: that is another flight
+            namespace, inspection, _ = topic.rpartition("/inspection/")
+            if self.parts:  # of cameras without a clock, pictures would go to reports of another flight
+                self.awaited, self.early = {}, {}
+            self.parts[activated_ns] = _Part(log_ns, namespace if inspection else None)
         self.started_ns = log_ns if self.started_ns is None else self.started_ns
+        return self.parts[activated_ns]
 
-    def flight(self) -> Flight:
-        told = (*self.reports, *self.failures)  # a report first: of a frame that failed, the stamp may be broken, too
+    def _health(self, activated_ns: int, part: _Part, is_last: bool) -> dict[str, str]:
+        """What the node told last in a flight; of the last one where it did not say of which flight it spoke.
+
+        Where it is not clear which node's topics these are, that of the only one.
+        """
+        since = self.health_since.get(str(activated_ns))
+        if since is not None or not is_last:
+            return since or {}
+        if part.namespace is None and len(self.health_of) == 1:
+            return next(iter(self.health_of.values()))
+        return self.health_of.get(part.namespace or "", {})
+
+    def flight(self, number: int) -> Flight:
+        assert self.started_ns is not None, "there is a flight"
+        nothing = _Part(self.started_ns, None if len(self.health_of) == 1 else "")
+        activated_ns, part = (list(self.parts.items()) or [(0, nothing)])[number - 1]
+        is_last = number >= len(self.parts)
+        health = self._health(activated_ns, part, is_last)
+        told = (*part.reports, *part.failures)  # a report first: of a frame that failed, the stamp may be broken, too
         first_ns = nanoseconds(told[0].header.stamp) if told else 0
-        records = tuple(self._record(*numbered, first_ns) for numbered in enumerate(self.reports))
-        failures = tuple(_failure(message, first_ns) for message in self.failures)
-        counters = counters_from_values(self.health)
+        records = tuple(_record(part, *numbered, first_ns) for numbered in enumerate(part.reports))
+        failures = tuple(_failure(message, first_ns) for message in part.failures)
+        counters = counters_from_values(health)
         end = None
-        if self.is_whole and counters is not None:
-            memory_plan = memory_plan_from_values(self.health)
+        if (self.is_whole or not is_last) and counters is not None:
+            memory_plan = memory_plan_from_values(health)
             end = FlightEnd(counters.received, counters.dropped, counters.failed, memory_plan, counters.skipped)
         return Flight(
             FlightHeader(
-                self.health.get("bundle", ""),
+                health.get("bundle", ""),
                 ", ".join(dict.fromkeys(message.camera for message in told)),
-                None if self.started_ns is None else self.started_ns / 1e9,
+                (self.started_ns if len(self.parts) <= 1 else part.started_ns) / 1e9,
             ),
             records,
             failures,
             end,
+            number,
+            max(len(self.parts), 1),
+            sum(len(other.reports) for other in self.parts.values()) - len(part.reports),
         )
 
-    def _record(self, number: int, message: Any, first_ns: int) -> FlightRecord:
-        stamp_ns = nanoseconds(message.header.stamp)
-        return FlightRecord(
-            int(message.frame_index),
-            (stamp_ns - first_ns) / 1e9,
-            message.camera,
-            report_from_message(message),
-            self.pictures.get(number),
-            is_annotated=True,
-            place=_place(message),
-        )
+
+def _record(part: _Part, number: int, message: Any, first_ns: int) -> FlightRecord:
+    stamp_ns = nanoseconds(message.header.stamp)
+    return FlightRecord(
+        int(message.frame_index),
+        (stamp_ns - first_ns) / 1e9,
+        message.camera,
+        report_from_message(message),
+        part.pictures.get(number),
+        is_annotated=True,
+        place=_place(message),
+    )
 
 
 def _frame_of(message: Any) -> tuple[int, str]:
@@ -215,7 +241,7 @@ def _end_of_records(written: bytes) -> int:
         if end + _RECORD_HEAD.size + content_bytes > len(written):
             return end
         end += _RECORD_HEAD.size + content_bytes
-    return len(written)  # what is left is the magic at the end, or a part of it
+    return len(written) if written[end : end + 1] == _MAGIC_BEGINS else end  # magic, or a head that was cut
 
 
 def _unknown(found: dict[str, Any], known: Any) -> dict[str, Any]:

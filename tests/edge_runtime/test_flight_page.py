@@ -378,3 +378,28 @@ def test_a_flight_without_times_shows_numbers_and_no_seconds(flight: Flight) -> 
     assert "s of flight" not in page
     assert not re.search(r"[Ff]rame \d+, [\d.]+ s", page)
     assert re.search(r"[Ff]rame \d+, [\d.]+ s", page_from_flight(flight))
+
+
+def test_the_page_of_a_log_with_several_flights_tells_of_the_others_and_shows_them(tmp_path: Path) -> None:
+    log = tmp_path / "flight.jsonl"
+    for number, reports in enumerate((3, 1), start=1):
+        with FlightLog(log, FlightHeader(source=f"camera {number}")) as opened:
+            for index in range(reports):
+                opened.write_record(FlightRecord(index, 0.0, "camera", InspectionReport()))
+    write_page(log, tmp_path / "last.html")
+    assert "holds 2 flights, of which this is no. 2; the others have 3 reports." in (tmp_path / "last.html").read_text()
+    write_page(log, tmp_path / "first.html", 1)
+    assert "the others have 1 report." in (tmp_path / "first.html").read_text()
+    with pytest.raises(FlightLogError, match="none has number 3"):
+        write_page(log, tmp_path / "third.html", 3)
+
+
+def test_a_flight_that_a_crash_cut_can_be_read_although_another_followed(tmp_path: Path) -> None:
+    log = tmp_path / "flight.jsonl"
+    with FlightLog(log) as opened:
+        opened.write_record(FlightRecord(0, 0.0, "camera", InspectionReport()))
+        opened.write_record(FlightRecord(1, 0.0, "camera", InspectionReport()))
+    log.write_bytes(log.read_bytes()[:-20])
+    FlightLog(log).close()
+    write_page(log, tmp_path / "first.html", 1)
+    assert "1 inspected frame" in (tmp_path / "first.html").read_text()

@@ -132,6 +132,41 @@ def test_a_node_that_was_activated_anew_flies_another_flight_which_is_the_one_th
     assert flight.end.received == 1
 
 
+def flight_of(activated_s, second, camera="front"):
+    header = Header(stamp=Time(sec=second), frame_id=camera)
+    return "/inspection/reports", InspectionReportMessage(
+        header=header, camera=camera, activated=Time(sec=activated_s), frame_index=second
+    )
+
+
+def health_since(activated_s, received):
+    topic, message = health_of("", received)
+    message.status[0].values.append(KeyValue(key="activated", value=str(activated_s * 10**9)))
+    return topic, message
+
+
+def test_every_flight_of_a_recording_can_be_read_and_its_page_tells_of_the_others(tmp_path, capsys):
+    messages = [flight_of(10, 1), flight_of(10, 2), health_since(10, 5), health_since(20, 0)]
+    messages += [flight_of(20, 3), health_since(20, 1)]
+    recording = write_recording(tmp_path / "flight.mcap", messages)
+    first, last = load_recording(recording, 1), load_recording(recording)
+    assert ([record.index for record in first.records], first.end.received) == ([1, 2], 5)
+    assert ([record.index for record in last.records], last.end.received) == ([3], 1)
+    assert (first.number, first.count, first.reports_elsewhere) == (1, 2, 1)
+    assert main(["report", str(recording), "--flight", "1"]) == 0
+    page = recording.with_suffix(".html").read_text()
+    assert "holds 2 flights, of which this is no. 1; the others have 1 report." in page
+    assert main(["report", str(recording), "--flight", "3"]) == 1
+    assert "holds 2 flights, and none has number 3" in capsys.readouterr().err
+
+
+def test_two_nodes_of_one_name_are_two_flights_with_all_of_their_reports(tmp_path):
+    messages = [flight_of(10, 1), flight_of(20, 2), flight_of(10, 3), flight_of(20, 4), flight_of(10, 5)]
+    recording = write_recording(tmp_path / "flight.mcap", messages)
+    assert [record.index for record in load_recording(recording, 1).records] == [1, 3, 5]
+    assert [record.index for record in load_recording(recording, 2).records] == [2, 4]
+
+
 def test_a_recording_and_its_page_tell_where_a_finding_was_seen(rig, tmp_path):
     rig.camera("fix", NavSatFix)
     rig.fly(scripted(ScriptedInspector([SEEN])))
@@ -225,6 +260,21 @@ def test_a_power_cut_loses_nothing_that_had_reached_the_disk(recorded, tmp_path)
             assert length == len(whole) or flight.end is None
     assert lengths[0] == lengths[1] == 3
     assert lengths == sorted(lengths, reverse=True)
+
+
+def test_a_power_cut_amid_the_head_of_a_record_loses_no_other(tmp_path):
+    path = tmp_path / "flight.mcap"
+    file = McapFile(path, definition_of)
+    ends = []
+    for number in range(2):
+        file.write("/reports", "inspection_msgs/msg/InspectionReport", serialize_message(report_of("front")[1]), number)
+        file.sync()
+        ends.append(path.stat().st_size)
+    file.close()
+    whole = path.read_bytes()
+    for length in range(ends[0], ends[0] + 10):
+        path.write_bytes(whole[:length])
+        assert len(load_recording(path).records) == 1
 
 
 def test_a_recording_with_wrong_bytes_is_read_as_far_as_it_makes_sense_or_refused(recorded, tmp_path):

@@ -41,8 +41,10 @@ _TITLE = "Flight report: "  # in the head of every page, of this version and of 
 _HEAD_BYTES = 4096
 
 
-def write_page(log_path: str | Path, html_path: str | Path) -> None:
-    """Write the page of the last flight in ``log_path``: a flight log, or a recording by its suffix ``.mcap``.
+def write_page(log_path: str | Path, html_path: str | Path, number: int | None = None) -> None:
+    """Write the page of a flight in ``log_path``: a flight log, or a recording by its suffix ``.mcap``.
+
+    A file may hold several flights; the last one is read unless a ``number``, from 1, is given.
 
     Raises:
         FlightLogError: the log cannot be read, the page cannot be written, the two are one file, or the page's file is
@@ -50,7 +52,7 @@ def write_page(log_path: str | Path, html_path: str | Path) -> None:
         MissingDependencyError: the libraries that read recordings are not installed.
     """
     load = load_recording if Path(log_path).suffix == RECORDING_SUFFIX else load_flight
-    page = page_from_flight(load(log_path))
+    page = page_from_flight(load(log_path, number))
     _check_apart(log_path, html_path)
     _check_replaceable(html_path)
     _write(html_path, page, "w")
@@ -166,10 +168,20 @@ def _header(flight: Flight, counters: _Counters) -> str:
     if stamps_s:
         facts.append(f"{max(stamps_s):.1f} s of flight")
     cut = '<p class="notice">The log has no end: the flight was cut short, and its counters are inferred.</p>'
+    notices = cut if flight.end is None else ""
+    if flight.count > 1:
+        notices += f'<p class="notice">{_others(flight)}</p>'
     tiles = (_frames_tile(flight, counters), _findings_tile(flight), _latency_tile(flight), _memory_tile(flight))
     return f"""<header><span class="soft">Flight report</span><h1>{_verdict(flight)}</h1>
-<ul class="facts soft">{"".join(f"<li>{fact}</li>" for fact in facts)}</ul>{cut if flight.end is None else ""}
+<ul class="facts soft">{"".join(f"<li>{fact}</li>" for fact in facts)}</ul>{notices}
 <div class="tiles">{"".join(tiles)}</div></header>"""
+
+
+def _others(flight: Flight) -> str:
+    return (
+        f"The file holds {flight.count} flights, of which this is no. {flight.number}; the others have "
+        f"{_count(flight.reports_elsewhere, 'report')}. <code>edge-runtime report FILE --flight N</code> shows them."
+    )
 
 
 def _tile(name: str, number: str, note: str) -> str:

@@ -312,7 +312,8 @@ class InspectionNode(LifecycleNode):
             heard=self._heard(),
         )
         self._log_changes(health)
-        self._diagnostics.publish(diagnostics_of(self, health, self._value("bundle")))
+        activated_ns = self._inspection_publishers.activated_ns
+        self._diagnostics.publish(diagnostics_of(self, health, self._value("bundle"), activated_ns))
 
     @property
     def _state_word(self) -> str:

@@ -59,6 +59,11 @@ class Publishers:
                 message_type, topic, qos, qos_overriding_options=QoSOverridingOptions.with_default_policies()
             )
 
+    @property
+    def activated_ns(self) -> int:
+        """Which flight this is: what its reports say of when it began."""
+        return nanoseconds(self._activated)
+
     def begin_flight(self) -> None:
         """From now on, what is said belongs to another flight."""
         self._activated = self._clock.now().to_msg()
@@ -108,9 +113,9 @@ class Publishers:
         self._publishers[type(message)].publish(message)
 
 
-def diagnostics_of(node: Node, health: Health, bundle: str) -> DiagnosticArray:
+def diagnostics_of(node: Node, health: Health, bundle: str, activated_ns: int) -> DiagnosticArray:
     """The health of the node as /diagnostics carries it, stamped now."""
-    values = {"bundle": bundle, **health.values}
+    values = {"bundle": bundle, "activated": str(activated_ns), **health.values}
     status = DiagnosticStatus(
         level=bytes([health.level]),
         hardware_id=platform.node(),
