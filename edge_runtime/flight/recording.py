@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -218,19 +217,23 @@ def _messages(path: Path, flown: _Flown) -> Iterator[tuple[str, str, int, Any]]:
     channels: dict[int, tuple[str, str]] = {}  # type and topic
     written = path.read_bytes()
     whole = BytesIO(written[: _end_of_records(written)])
-    with suppress(EndOfFile):  # cut short, which ``is_whole`` tells
-        for record in StreamReader(whole, record_size_limit=len(written)).records:
-            if isinstance(record, Schema) and record.name in _TELLERS:
-                if record.id not in names:
-                    types.register(_unknown(get_types_from_msg(record.data.decode(), record.name), types.fielddefs))
-                names[record.id] = record.name
-            elif isinstance(record, Channel) and record.schema_id in names:
-                channels[record.id] = names[record.schema_id], record.topic
-            elif isinstance(record, Message) and record.channel_id in channels:
-                kind, topic = channels[record.channel_id]
-                yield kind, topic, record.log_time, types.deserialize_cdr(record.data, kind)
-            elif isinstance(record, Footer):
-                flown.is_whole = True
+    records = iter(StreamReader(whole, record_size_limit=len(written)).records)
+    while True:
+        try:
+            record = next(records)
+        except (StopIteration, EndOfFile, struct.error):  # all, or cut short, which ``is_whole`` tells
+            return
+        if isinstance(record, Schema) and record.name in _TELLERS:
+            if record.id not in names:
+                types.register(_unknown(get_types_from_msg(record.data.decode(), record.name), types.fielddefs))
+            names[record.id] = record.name
+        elif isinstance(record, Channel) and record.schema_id in names:
+            channels[record.id] = names[record.schema_id], record.topic
+        elif isinstance(record, Message) and record.channel_id in channels:
+            kind, topic = channels[record.channel_id]
+            yield kind, topic, record.log_time, types.deserialize_cdr(record.data, kind)
+        elif isinstance(record, Footer):
+            flown.is_whole = True
 
 
 def _end_of_records(written: bytes) -> int:
