@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -55,17 +54,8 @@ def check_amx(cpuinfo: Path = _CPUINFO) -> None:
 
 def has_operators() -> bool:
     """Whether bundles for AMX run here."""
-    return _succeeds(find_operators)
-
-
-def has_amx() -> bool:
-    """Whether they would, with the operators compiled."""
-    return _succeeds(check_amx)
-
-
-def _succeeds(call: Callable[[], object]) -> bool:
     try:
-        call()
+        find_operators()
     except EdgeRuntimeError:
         return False
     return True

@@ -23,10 +23,10 @@ from engines.calibration.classifier import (
 from engines.calibration.images import open_images
 from engines.cli import main
 from engines.onnx.batch_norm import fold_batch_norms
-from engines.onnx.qdq import scales_from_qdq
 from engines.onnx.standard_form import standard_form
 from engines.reference.renderer.scenes import FIRST_HELD_OUT_SEED
 from engines.reference.training.classification import CLASSIFIER, labelled_scenes
+from tests.engines.calibration.qdq_scales import scales_from_qdq
 
 IMAGES = list(open_images("rendered:12"))
 FRAMES, UNSEEN = IMAGES[:8], IMAGES[8:]

@@ -11,8 +11,9 @@ from edge_runtime.errors import CalibrationError
 from engines.calibration.cache import scales_from_text, text_from_scales
 from engines.calibration.overflow import float32_nodes
 from engines.onnx.float32 import keep_float32
-from engines.onnx.qdq import insert_qdq, scales_from_qdq
+from engines.onnx.qdq import insert_qdq
 from tests.engines.calibration.graphs import save, two_layers
+from tests.engines.calibration.qdq_scales import scales_from_qdq
 
 X = np.random.default_rng(0).normal(size=(1, 5, 8)).astype(np.float32)
 SCALES = {"x": 0.02, "bent": 0.05}
