@@ -372,6 +372,14 @@ def test_a_page_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path)
         write_page(tmp_path / "log.jsonl", tmp_path)
 
 
+def test_what_was_not_looked_at_of_a_frame_is_said(flight: Flight) -> None:
+    assert "not looked at" not in page_from_flight(flight)
+    first, *others = flight.records
+    cropped = replace(first, report=replace(first.report, seen=(Region(0.22, 0.0, 0.78, 1.0),)))
+    page = page_from_flight(replace(flight, records=(cropped, *others)))
+    assert "Up to 44% of a frame was not looked at" in page
+
+
 def test_a_flight_without_times_shows_numbers_and_no_seconds(flight: Flight) -> None:
     untimed = replace(flight, records=tuple(replace(record, stamp_s=None) for record in flight.records))
     page = page_from_flight(untimed)

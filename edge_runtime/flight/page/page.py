@@ -37,6 +37,7 @@ from edge_runtime.memory.telemetry import latency_statistics
 from edge_runtime.reports.annotate import SEVERITY_RGB
 from edge_runtime.reports.report import SEVERITIES
 
+_UNSEEN = 0.005  # share of a frame from which on it is said that it was not looked at
 _TITLE = "Flight report: "  # in the head of every page, of this version and of earlier ones
 _HEAD_BYTES = 4096
 
@@ -169,6 +170,9 @@ def _header(flight: Flight, counters: _Counters) -> str:
         facts.append(f"{max(stamps_s):.1f} s of flight")
     cut = '<p class="notice">The log has no end: the flight was cut short, and its counters are inferred.</p>'
     notices = cut if flight.end is None else ""
+    unseen = max((record.report.unseen_share for record in flight.records), default=0.0)
+    if unseen > _UNSEEN:
+        notices += f'<p class="notice">Up to {unseen:.0%} of a frame was not looked at: nothing is known of it.</p>'
     if flight.count > 1:
         notices += f'<p class="notice">{_others(flight)}</p>'
     tiles = (_frames_tile(flight, counters), _findings_tile(flight), _latency_tile(flight), _memory_tile(flight))
