@@ -75,6 +75,13 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("edge-runtime")
+        except PackageNotFoundError:
+            return "of a checkout that is not installed"
     if name in _LAZY:
         return getattr(import_module(f"edge_runtime.{_LAZY[name]}"), name)
     raise AttributeError(f"module 'edge_runtime' has no attribute {name!r}")

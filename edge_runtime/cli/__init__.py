@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
+from edge_runtime import __version__
 from edge_runtime.cli.arguments import byte_budget, file, positive
 from edge_runtime.cli.exit_codes import exit_code
 from edge_runtime.cli.terminal import PrintableFormatter
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--json", action="store_true", help="print JSON, one object a line, of what failed too")
     shared.add_argument("-v", "--verbose", action="store_true", help="log more, and show the traceback of an error")
@@ -60,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         help="what the process may hold, as 2GB or 512MiB (default: all available)",
     )
     opening = argparse.ArgumentParser(add_help=False, parents=[budget])
+    opening.add_argument(
+        "--threads", type=positive, metavar="N", help="CPU threads of the engines (default: all cores that it may use)"
+    )
     opening.add_argument("bundle", metavar="BUNDLE", help="directory that edge-engines build wrote")
     bits = argparse.ArgumentParser(add_help=False)
     bits.add_argument(
@@ -69,11 +74,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="bits that the camera fills of 16-bit pixels, 8 to 16 (default: what the file says or the pixels show)",
     )
+    deadline = argparse.ArgumentParser(add_help=False)
+    deadline.add_argument("--deadline", type=_not_negative, metavar="SECONDS", help="cut a report that takes longer")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     inspect = commands.add_parser(
         "inspect",
-        parents=[opening, bits, shared],
+        parents=[opening, bits, deadline, shared],
         help="report on images",
         epilog="Exit code 1 if any image could not be inspected; the others are reported nevertheless.",
     )
@@ -81,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
     stream = commands.add_parser(
         "stream",
-        parents=[opening, bits, shared],
+        parents=[opening, bits, deadline, shared],
         help="report on a folder, a video or a camera",
         epilog="Exit code 0 even if some frames failed, which the last line counts; 1 if every one did.",
     )
@@ -103,7 +110,6 @@ def _parser() -> argparse.ArgumentParser:
     stream.add_argument(
         "--track", action="store_true", help="follow defects from image to image of a folder, as of one flight, too"
     )
-    stream.add_argument("--deadline", type=_not_negative, metavar="SECONDS", help="cut a report that takes longer")
     stream.add_argument("--log", type=file, metavar="FILE", help="append the flight log, JSON lines")
     stream.add_argument("--page", type=file, metavar="FILE", help="write the flight report, one HTML page, and its log")
 
@@ -114,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         "--flight", type=positive, metavar="N", help="which flight of the recording, from 1 (default: the last)"
     )
 
-    bench = commands.add_parser("bench", parents=[opening, bits, shared], help="measure time and memory")
+    bench = commands.add_parser("bench", parents=[opening, bits, deadline, shared], help="measure time and memory")
     bench.add_argument("source", nargs="?", metavar="SOURCE", help="frames, as for stream (default: noise)")
     bench.add_argument("--frames", type=positive, default=20, metavar="N", help="frames to measure (default: 20)")
 

@@ -28,7 +28,7 @@ from edge_runtime.reports.annotate import Frame, thumbnail_jpeg
 from edge_runtime.reports.report import InspectionReport, Timings, json_from_report, text_from_report
 from edge_runtime.signals import holding_interrupts
 from edge_runtime.stream.change_gate import GateRule
-from edge_runtime.stream.loop import Outcome, Stream
+from edge_runtime.stream.loop import Outcome, Stream, within
 from edge_runtime.stream.sources import load_image, open_source, shown
 from edge_runtime.vision.image_decoding import DecodingRules
 
@@ -38,9 +38,9 @@ _log = logging.getLogger(__name__)
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    with Inspector.open(arguments.bundle, arguments.budget) as inspector:
+    with Inspector.open(arguments.bundle, arguments.budget, threads=arguments.threads) as inspector:
         rules = _rules(inspector, arguments)
-        done = [_inspect_file(inspector, path, rules, arguments.json) for path in arguments.images]
+        done = [_inspect_file(inspector, path, rules, arguments) for path in arguments.images]
         _log.info("memory\n%s", inspector.memory_plan.table())
     return 0 if all(done) else 1
 
@@ -50,9 +50,10 @@ def _rules(inspector: Inspector, arguments: argparse.Namespace) -> DecodingRules
     return DecodingRules(significant_bits=arguments.significant_bits).within(frame_bytes(inspector.memory_plan))
 
 
-def _inspect_file(inspector: Inspector, path: str, rules: DecodingRules, as_json: bool) -> bool:
+def _inspect_file(inspector: Inspector, path: str, rules: DecodingRules, arguments: argparse.Namespace) -> bool:
+    as_json = arguments.json
     try:
-        report = inspector.inspect(load_image(path, rules))
+        report = inspector.inspect(load_image(path, rules), should_continue=within(arguments.deadline))
     except FrameError as error:  # the other images may be whole
         complain(f"edge-runtime: {error}")
         if as_json:
@@ -69,7 +70,7 @@ def _stream(arguments: argparse.Namespace) -> int:
         check_page(log_path, arguments.page)
     with ExitStack() as stack:
         source = stack.enter_context(open_source(arguments.source))  # cheaper to refuse than a bundle is to load
-        inspector = stack.enter_context(Inspector.open(arguments.bundle, arguments.budget))
+        inspector = stack.enter_context(Inspector.open(arguments.bundle, arguments.budget, threads=arguments.threads))
         source.rules = _rules(inspector, arguments)
         header = FlightHeader(_describe(inspector.bundle.manifest), shown(arguments.source), time.time())
         log = stack.enter_context(FlightLog(log_path, header)) if log_path else None
@@ -113,7 +114,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _bench(arguments: argparse.Namespace) -> int:
     frames = _frames_to_measure(arguments)
-    with Inspector.open(arguments.bundle, arguments.budget) as inspector:
+    with Inspector.open(arguments.bundle, arguments.budget, threads=arguments.threads) as inspector:
         measured = _over_and_over(frames)
         inspector.inspect(next(measured))  # binds memory
         reports = [inspector.inspect(frame) for frame in islice(measured, arguments.frames)]

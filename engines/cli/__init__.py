@@ -12,10 +12,10 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from edge_runtime import __version__
 from edge_runtime.cli.arguments import byte_budget, positive
 from edge_runtime.cli.exit_codes import exit_code
 from edge_runtime.errors import MissingDependencyError
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
         "--threads", type=positive, metavar="N", help="use so many cores at most (default: all that this process may)"
@@ -186,13 +186,6 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_sensitivity(commands, shared)
     return parser
-
-
-def _version() -> str:
-    try:
-        return version("edge-runtime")
-    except PackageNotFoundError:
-        return "of a checkout that is not installed"
 
 
 def _use_cores(number: int) -> None:

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
+import edge_runtime
 from edge_runtime.cli import main
 from edge_runtime.flight.log import FlightLog, load_flight
 from edge_runtime.loaded_bundle import LoadedBundle
@@ -310,6 +311,24 @@ def test_bench_looks_at_every_frame_that_it_measures(
     monkeypatch.setattr(LoadedBundle, "encode_image", note)
     assert main(["bench", str(tiny_bundle), *(str(photos / name) for name in source), "--frames", str(frames)]) == 0
     assert was_there_already == [False] * (1 + frames)  # one that is not measured
+
+
+def test_both_commands_say_their_version(capsys: pytest.CaptureFixture[str]) -> None:
+    from engines.cli import main as build
+
+    for command, name in ((main, "edge-runtime"), (build, "edge-engines")):
+        with pytest.raises(SystemExit) as ended:
+            command(["--version"])
+        assert ended.value.code == 0
+        assert capsys.readouterr().out == f"{name} {edge_runtime.__version__}\n"
+
+
+def test_a_report_on_an_image_is_cut_at_its_deadline(
+    tiny_bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["inspect", str(tiny_bundle), str(photos / "0.jpg"), "--json", "--threads", "1"]
+    assert main([*command, "--deadline", "0"]) == 0
+    assert json.loads(capsys.readouterr().out)["report"]["truncated"]
 
 
 def test_bench_without_a_frame_is_an_error(tiny_bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
