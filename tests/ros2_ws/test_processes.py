@@ -146,7 +146,9 @@ def test_a_signal_ends_node_and_player_quietly(rig, pictures):
             process.send_signal(ending)
         for _, process in asked:
             _, errors = process.communicate(timeout=WAIT_S)
-            assert (process.returncode, without_middleware(errors)) == (0, [])
+            # On a busy machine the node lives long enough to warn that nobody has configured it.
+            said = [line for line in without_middleware(errors) if "health: unconfigured" not in line]
+            assert (process.returncode, said) == (0, [])
     finally:
         for _, process in asked:
             process.kill()
