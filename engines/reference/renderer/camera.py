@@ -12,7 +12,7 @@ from engines.reference.renderer.canvas import Canvas
 def photograph(canvas: Canvas) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
     """The frame, uint8 (H, W, 3) BGR, and its labels, uint16 (H, W), seen from the camera's angle."""
     color, labels = _perspective(canvas) if canvas.chance(0.4) else (canvas.color, canvas.labels)
-    color = color * _illumination(canvas)[..., None]
+    color = color * illumination(canvas, 0.25, 0.18, (0.65, 1.2))[..., None]
     color *= (1 + canvas.rng.normal(0, 0.035, 3)).astype(np.float32)  # white balance
     np.clip(color, 0, 255, out=color)
     color = np.power(color * np.float32(1 / 255), np.float32(canvas.between(0.8, 1.3))) * np.float32(255)
@@ -39,14 +39,16 @@ def _perspective(canvas: Canvas) -> tuple[NDArray[np.float32], NDArray[np.uint16
     return np.asarray(color, np.float32), np.asarray(labels, np.uint16)
 
 
-def _illumination(canvas: Canvas) -> NDArray[np.float32]:
-    """A gradient across the frame, the lens's darker corners, and the exposure."""
+def illumination(
+    canvas: Canvas, slope_up_to: float, corners_up_to: float, exposure: tuple[float, float]
+) -> NDArray[np.float32]:
+    """Factors (H, W): a gradient across the frame, darker corners, and the exposure, each drawn within its bound."""
     x = np.linspace(-1, 1, canvas.width, dtype=np.float32)[None, :]
     y = np.linspace(-1, 1, canvas.height, dtype=np.float32)[:, None]
-    slope = np.float32(canvas.between(0, 0.25))
+    slope = np.float32(canvas.between(0, slope_up_to))
     gradient = 1 + slope * (x * np.float32(np.cos(canvas.light_rad)) + y * np.float32(np.sin(canvas.light_rad)))
-    vignette = 1 - np.float32(canvas.between(0, 0.18)) * (x * x + y * y) / 2
-    return np.asarray(gradient * vignette * np.float32(canvas.between(0.65, 1.2)), np.float32)
+    vignette = 1 - np.float32(canvas.between(0, corners_up_to)) * (x * x + y * y) / 2
+    return np.asarray(gradient * vignette * np.float32(canvas.between(*exposure)), np.float32)
 
 
 def _blur(canvas: Canvas, color: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.reference.renderer.camera import illumination
 from engines.reference.renderer.canvas import Canvas
 
 
@@ -16,7 +17,7 @@ def develop(canvas: Canvas, is_photograph: bool = False) -> tuple[NDArray[np.uin
     """
     color = canvas.color
     if not is_photograph:
-        color = color * _light(canvas)[..., None]
+        color = color * illumination(canvas, 0.1, 0.08, (0.6, 1.25))[..., None]
         color *= (1 + canvas.rng.normal(0, 0.03, 3)).astype(np.float32)  # white balance
         np.clip(color, 0, 255, out=color)
         gamma = np.float32(canvas.between(0.85, 1.2))
@@ -32,16 +33,6 @@ def develop(canvas: Canvas, is_photograph: bool = False) -> tuple[NDArray[np.uin
     if canvas.chance(0.7):
         image = _delivered(canvas, image)
     return image, canvas.labels
-
-
-def _light(canvas: Canvas) -> NDArray[np.float32]:
-    """A slight gradient across the frame, and the exposure."""
-    x = np.linspace(-1, 1, canvas.width, dtype=np.float32)[None, :]
-    y = np.linspace(-1, 1, canvas.height, dtype=np.float32)[:, None]
-    slope = np.float32(canvas.between(0, 0.1))
-    gradient = 1 + slope * (x * np.float32(np.cos(canvas.light_rad)) + y * np.float32(np.sin(canvas.light_rad)))
-    vignette = 1 - np.float32(canvas.between(0, 0.08)) * (x * x + y * y) / 2
-    return np.asarray(gradient * vignette * np.float32(canvas.between(0.6, 1.25)), np.float32)
 
 
 def _unsharp(canvas: Canvas, color: NDArray[np.float32], amount: float) -> NDArray[np.float32]:

@@ -25,7 +25,7 @@ from engines.reference.renderer.defects import BITS, paint_defect
 from engines.reference.renderer.distractors import BITS as DISTRACTOR_BITS
 from engines.reference.renderer.distractors import DISTRACTORS, paint_distractor
 from engines.reference.renderer.lifelike_defects import paint_cracks, paint_rust
-from engines.reference.renderer.scenes import BACKDROP, SIZE, Scene
+from engines.reference.renderer.scenes import BACKDROP, PAINT_ORDER, SIZE, Scene
 from engines.reference.renderer.surfaces import SURFACES, paint_surface
 from engines.reference.renderer.truth import finding_from_mask
 
@@ -41,7 +41,6 @@ _DEFECT_WEIGHTS = {  # crack, corrosion, spalling, exposed_rebar, efflorescence
     "painted steel": (0.12, 0.88, 0.0, 0.0, 0.0),
     "bare steel": (0.12, 0.88, 0.0, 0.0, 0.0),
 }
-_PAINT_ORDER = ("efflorescence", "corrosion", "spalling", "exposed_rebar", "crack")  # later ones stay on top
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def _paint_defects(canvas: Canvas, surface: str, fewer: bool) -> dict[str, dict[
     count = min(wanted, int((weights > 0).sum()))
     chosen = {DEFECT_CLASSES[i] for i in canvas.rng.choice(len(weights), size=count, replace=False, p=weights)}
     facts = {}
-    for name in _PAINT_ORDER:
+    for name in PAINT_ORDER:
         if name not in chosen:
             continue
         if name == "crack":

@@ -37,7 +37,7 @@ _DEFECT_WEIGHTS = {  # crack, corrosion, spalling, exposed_rebar, efflorescence
     "painted steel": (0.28, 0.72, 0.0, 0.0, 0.0),
     "bare steel": (0.28, 0.72, 0.0, 0.0, 0.0),
 }
-_PAINT_ORDER = ("efflorescence", "corrosion", "spalling", "exposed_rebar", "crack")  # later ones stay on top
+PAINT_ORDER = ("efflorescence", "corrosion", "spalling", "exposed_rebar", "crack")  # later ones stay on top
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def compose_scene(
         if name != "shadow":
             paint_distractor(canvas, name)
     facts = {}
-    for name in _PAINT_ORDER:
+    for name in PAINT_ORDER:
         if name in defects:
             with canvas.faded(conditions.contrast):
                 facts[name] = paint_defect(canvas, name, surface)
