@@ -23,7 +23,6 @@ from engines.families import read_model
 from engines.families.synthetic import open_checkpoint
 from engines.quantize.activations import ActivationMeter
 from engines.quantize.methods.gptq import quantize_gptq
-from engines.quantize.recipe import stack_of
 
 BLOCK_SIZE = 128
 DIRECTIONS = 256  # that rows share
@@ -38,12 +37,8 @@ def main() -> int:
     args = parser.parse_args()
     checkpoint = open_checkpoint(f"synthetic:{args.model}")
     parts = [part for part in read_model(checkpoint, 1).parts if part.role == "decoder"]
-    stacks: dict[str, list[str]] = {}
-    for name, parameter in parts[0].parameters.items():
-        if parameter.is_matrix:
-            stacks.setdefault(stack_of(name.removesuffix(".weight")), []).append(name)
     total_s = total_cpu_s = 0.0
-    for stack, names in stacks.items():
+    for matrix, names in parts[0].matrices.items():
         weight = np.concatenate([checkpoint.tensor(name) for name in names])
         started, started_cpu = time.perf_counter(), time.process_time()
         meter = ActivationMeter(weight.shape[1])
@@ -56,7 +51,7 @@ def main() -> int:
         total_s += done - started
         total_cpu_s += time.process_time() - started_cpu
         line = {
-            "matrix": stack.rpartition(".")[2],
+            "matrix": matrix.rpartition(".")[2],
             "shape": list(weight.shape),
             "sums_s": round(measured - started, 1),
             "rounding_s": round(done - measured, 1),

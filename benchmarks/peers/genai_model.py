@@ -16,7 +16,7 @@ from onnx import TensorProto
 from benchmarks.peers.shapes import random_bytes, scales
 from engines.families.llava import Layout
 from engines.families.synthetic import SyntheticCheckpoint
-from engines.layers.decoder import LlamaConfig, emit_llama_group
+from engines.layers.decoder import DecoderGroup, LlamaConfig
 from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering
 from engines.layers.weights import Linear, Weights
 from engines.onnx.builder import Graph
@@ -43,7 +43,7 @@ def write_genai(directory: Path, checkpoint: SyntheticCheckpoint, llama: LlamaCo
         last = graph.node("Sub", [total, graph.ints(1)])
         for name, tokens in (("seqlens_k", last), ("total_sequence_length", total)):
             graph.nodes("Cast", [tokens], [name], to=TensorProto.INT32)
-        emit_llama_group(graph, lowering, decoder, llama, (0, llama.num_layers))
+        DecoderGroup(llama, 0, llama.num_layers).emit(graph, lowering, decoder)
         norm = lowering.constant(graph, "norm", decoder.vector("norm.weight"))
         normed = lowering.rms_norm(graph, "hidden_states_out", norm, llama.rms_norm_eps)
         logits = lowering.linear(graph, normed, weights.under(Layout.head).linear("lm_head"))

@@ -41,7 +41,7 @@ from engines.quantize.methods.awq import quantize_awq
 from engines.quantize.methods.fold import divided, fold_into_rows, scale_columns
 from engines.quantize.methods.rtn import quantize_rtn
 from engines.quantize.methods.smooth import choose_smoothing
-from engines.quantize.recipe import FLOAT16, Precision, PrecisionPlan, stack_of
+from engines.quantize.recipe import FLOAT16, Precision, PrecisionPlan
 
 _HELD_OUT_ROWS = 256  # of the last image, spread over it
 _ONE_LAYER = 1  # parameters of a group: no layer is smaller, so that each is a part of its own
@@ -121,8 +121,7 @@ class CalibratedCheckpoint:
 
     def _is_calibrated(self, part: Part) -> bool:
         precision = self._precisions.components[part.role]
-        matrices = (name.removesuffix(".weight") for name, p in part.parameters.items() if p.is_matrix)
-        return any(precision.of(name).looks_at_inputs for name in matrices)
+        return any(precision.of(matrix).looks_at_inputs for matrix in part.matrices)
 
     def _walk_to(self, index: int) -> None:
         self._activations, self._folded = {}, {}
@@ -157,9 +156,8 @@ class CalibratedCheckpoint:
         if (scales == 1).all():
             return
         self._activations[fold.matrix] = divided(self._activations[fold.matrix], scales)
-        for name in part.parameters:
-            if name.endswith(".weight") and stack_of(name.removesuffix(".weight")) == fold.matrix:
-                self._folded[name] = scale_columns(self._tensor_so_far(name), scales)
+        for name in part.matrices[fold.matrix]:
+            self._folded[name] = scale_columns(self._tensor_so_far(name), scales)
         for name in (*fold.vectors, *([fold.rows] if fold.rows else [])):
             self._folded[name] = fold_into_rows(self._tensor_so_far(name), scales, fold.producers)
 

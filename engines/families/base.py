@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -13,10 +13,10 @@ from edge_runtime.bundle.manifest import CoordinateSpec, ImageSpec, ModelSpec, P
 from edge_runtime.errors import CheckpointError
 from edge_runtime.reports.report import REGION_STEPS
 from engines.checkpoint import Checkpoint
-from engines.layers.folds import Fold
+from engines.layers.folds import Fold, folds_under, with_known_vectors
 from engines.layers.op_lowering import OpLowering
-from engines.layers.parameters import Parameter
-from engines.layers.weights import TensorSource
+from engines.layers.parameters import Parameter, under
+from engines.layers.weights import TensorSource, Weights
 from engines.onnx.builder import Graph
 from engines.quantize.recipe import Precision
 
@@ -34,6 +34,59 @@ class Part:
     parameters: Mapping[str, Parameter]  # by the tensor's name in the checkpoint
     emit: Callable[[Graph, OpLowering, TensorSource, Precision], None] | None  # None: an embedding has no graph
     folds: tuple[Fold, ...] = ()  # in an order in which scales can be chosen: what is divided is rounded later
+    products: tuple[str, ...] = ()  # what recipes call products of two activations, which may be rounded too
+
+    @property
+    def matrices(self) -> dict[str, tuple[str, ...]]:
+        """The engine's matrices, each with the checkpoint's tensors that are stacked to it, in order."""
+        found: dict[str, tuple[str, ...]] = {}
+        for name, parameter in self.parameters.items():
+            if parameter.is_matrix:
+                found[parameter.matrix] = (*found.get(parameter.matrix, ()), name)
+        return found
+
+
+class Declared(Protocol):
+    """A component of declared layers; names are those of the checkpoint below a prefix."""
+
+    def parameters(self) -> dict[str, Parameter]:
+        """Its tensors."""
+
+    def folds(self) -> Iterator[Fold]:
+        """Where scales of its matrices' input channels can go."""
+
+    def products(self) -> tuple[str, ...]:
+        """What recipes call products of two activations in it."""
+
+    def emit(self, graph: Graph, lowering: OpLowering, weights: Weights) -> None:
+        """Its graph."""
+
+
+def part_of(
+    checkpoint: Checkpoint,
+    name: str,
+    declared: Declared,
+    prefix: str = "",
+    *,
+    role: str | None = None,
+    layers: tuple[int, int] | None = None,
+) -> Part:
+    """A component of ``checkpoint``, whose tensors' names begin with ``prefix``; its role is its name unless given.
+
+    Biases that the layers do not declare and the checkpoint has are taken along: LLaMA's kin differ in those.
+    """
+    parameters = under(prefix, declared.parameters())
+    biases = {name.removesuffix("weight") + "bias": p for name, p in parameters.items() if p.is_matrix}
+    parameters |= {name: Parameter(p.shape[:1], layer=p.layer) for name, p in biases.items() if name in checkpoint}
+    return Part(
+        name,
+        role or name,
+        layers,
+        parameters,
+        lambda graph, lowering, source, precision: declared.emit(graph, lowering, Weights(source, precision, prefix)),
+        with_known_vectors(folds_under(prefix, declared.folds()), checkpoint),
+        tuple(prefix + name for name in declared.products()),
+    )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,22 +16,16 @@ from edge_runtime.errors import CheckpointError
 from edge_runtime.reports.report import ACTIONS, DEFECT_CLASSES, SEVERITIES
 from engines.checkpoint import Checkpoint
 from engines.families.attention_settings import check_heads, read_rotary
-from engines.families.base import ImageOptions, Model, Part, Settings, VisionWork
+from engines.families.base import ImageOptions, Model, Part, Settings, VisionWork, part_of
 from engines.families.chat_template import inspection_prompt
 from engines.families.image_processor import read_single_image
-from engines.layers.connector import emit_connector
-from engines.layers.decoder import LlamaConfig, emit_llama_group, emit_llama_head
-from engines.layers.folds import Fold, decoder_folds, vit_folds, with_known_vectors
-from engines.layers.parameters import (
-    Parameter,
-    decoder_parameters,
-    embedding_parameters,
-    head_parameters,
-    linear_parameters,
-    vit_parameters,
-)
-from engines.layers.vision_tower import VitConfig, emit_vit
-from engines.layers.weights import Weights
+from engines.layers.connector import Connector
+from engines.layers.decoder import DecoderGroup, LlamaConfig, LmHead, decoder_layer
+from engines.layers.mlp import Mlp
+from engines.layers.norm import Norm
+from engines.layers.parameters import Parameter, under
+from engines.layers.projection import Projection, numbers_in, projection
+from engines.layers.vision_tower import VitConfig, clip_tower
 
 _INSTRUCTION = (
     "Inspect the structure in this photograph. Answer with JSON: a list of findings, each with its "
@@ -60,8 +54,6 @@ class LlavaConfig:
     """``config.json``, read and checked."""
 
     vit: VitConfig
-    vit_intermediate_size: int
-    vit_all_layers: int  # those after the chosen one included
     llama: LlamaConfig
     connector_activation: str
     connector_bias: bool
@@ -152,14 +144,14 @@ def read_config(values: Mapping[str, object], generation: Mapping[str, object]) 
             image_size=vision.size("image_size", 224),
             patch_size=vision.size("patch_size", 32),
             hidden_size=vision.size("hidden_size", 768),
+            intermediate_size=vision.size("intermediate_size", 3072),
+            all_layers=all_layers,
             num_heads=vision.size("num_attention_heads", 12),
             feature_layers=_feature_layers(values, all_layers),
             activation=vision.choice("hidden_act", "quick_gelu", ("quick_gelu", "gelu")),
             layer_norm_eps=vision.number("layer_norm_eps", 1e-5),
             keep_class_token=select == "full",
         ),
-        vit_intermediate_size=vision.size("intermediate_size", 3072),
-        vit_all_layers=all_layers,
         llama=LlamaConfig(
             hidden_size=hidden_size,
             intermediate_size=text.size("intermediate_size", 11008),
@@ -197,15 +189,15 @@ def _feature_layers(values: Mapping[str, Any], all_layers: int) -> tuple[int, ..
 
 def checkpoint_parameters(config: LlavaConfig, layout: Layout) -> dict[str, Parameter]:
     """Every tensor of a whole checkpoint, also those after the chosen vision layer, which no component takes."""
-    width = config.vit.hidden_size
+    vit, llama = config.vit, config.llama
+    tower, after = clip_tower(vit, vit.all_layers), Norm("post_layernorm", vit.hidden_size, 1.0, has_mean=True)
     return {
-        **vit_parameters(config.vit, config.vit_intermediate_size, layout.vision, config.vit_all_layers),
-        f"{layout.vision}post_layernorm.weight": Parameter((width,)),
-        f"{layout.vision}post_layernorm.bias": Parameter((width,)),
-        **_connector_parameters(config, layout.connector),
-        **embedding_parameters(config.llama, layout.decoder),
-        **decoder_parameters(config.llama, layout.decoder, (0, config.llama.num_layers)),
-        **head_parameters(config.llama, layout.decoder, layout.head),
+        **under(layout.vision, tower.parameters()),
+        **under(layout.vision, after.parameters()),
+        **_connector(config, layout).parameters(),
+        **embedding_matrix(layout.embedding, llama).parameters(),
+        **under(layout.decoder, DecoderGroup(llama, 0, llama.num_layers).parameters()),
+        **_lm_head(config, layout).parameters(),
     }
 
 
@@ -244,92 +236,41 @@ def _find_layout(checkpoint: Checkpoint) -> Layout:
 def _parts(
     checkpoint: Checkpoint, config: LlavaConfig, layout: Layout, group_parameters: int, newline: str | None
 ) -> tuple[Part, ...]:
-    vit, llama, head = config.vit, config.llama, layout.head
-
-    def decoder_part(index: int, layers: tuple[int, int]) -> Part:
-        parameters = decoder_parameters(config.llama, layout.decoder, layers)
-        biases = _optional_biases(checkpoint, parameters)
-        return Part(
-            f"decoder.{index:02d}",
-            "decoder",
-            layers,
-            {**parameters, **biases},
-            lambda graph, lowering, source, precision: emit_llama_group(
-                graph, lowering, Weights(source, precision, layout.decoder), llama, layers
-            ),
-            folds=with_known_vectors(decoder_folds(llama, layout.decoder, layers), checkpoint),
-        )
-
+    llama = config.llama
     return (
-        Part(
-            "vision_encoder",
-            "vision_encoder",
-            None,
-            vit_parameters(vit, config.vit_intermediate_size, layout.vision, vit.num_layers),
-            lambda graph, lowering, source, precision: emit_vit(
-                graph, lowering, Weights(source, precision, layout.vision), vit
-            ),
-            folds=with_known_vectors(vit_folds(layout.vision, vit.num_layers), checkpoint),
-        ),
-        Part(
-            "connector",
-            "connector",
-            None,
-            {
-                **_connector_parameters(config, layout.connector),
-                **({newline: Parameter((llama.hidden_size,))} if newline else {}),
-            },
-            lambda graph, lowering, source, precision: emit_connector(
-                graph,
-                lowering,
-                Weights(source, precision, layout.connector),
-                newline=Weights(source, precision).vector(newline) if newline else None,
-                rows=vit.num_features,
-                width_in=vit.feature_width,
-                width_out=llama.hidden_size,
-                activation=config.connector_activation,
-            ),
-        ),
-        Part(
-            "embedding",
-            "embedding",
-            None,
-            linear_parameters(layout.embedding, llama.vocab_size, llama.hidden_size),
-            None,
-        ),
-        *(decoder_part(index, layers) for index, layers in enumerate(_layer_groups(config, group_parameters))),
-        Part(
-            "lm_head",
-            "lm_head",
-            None,
-            head_parameters(config.llama, layout.decoder, head),
-            lambda graph, lowering, source, precision: emit_llama_head(
-                graph, lowering, Weights(source, precision), llama, norm=f"{layout.decoder}norm", head=head
-            ),
-            folds=(Fold(head, (f"{layout.decoder}norm.weight",)),),
-        ),
+        part_of(checkpoint, "vision_encoder", clip_tower(config.vit), layout.vision),
+        part_of(checkpoint, "connector", _connector(config, layout, newline)),
+        Part("embedding", "embedding", None, embedding_matrix(layout.embedding, llama).parameters(), None),
+        *decoder_parts(checkpoint, llama, layout.decoder, group_parameters),
+        part_of(checkpoint, "lm_head", _lm_head(config, layout)),
     )
 
 
-def _layer_groups(config: LlavaConfig, group_parameters: int) -> list[tuple[int, int]]:
-    one_layer = decoder_parameters(config.llama, "", (0, 1)).values()
-    parameters = sum(p.shape[0] * (p.shape[1] if p.is_matrix else 1) for p in one_layer)
-    step, end = max(group_parameters // parameters, 1), config.llama.num_layers
-    return [(first, min(first + step, end)) for first in range(0, end, step)]
+def _connector(config: LlavaConfig, layout: Layout, newline: str | None = None) -> Connector:
+    width, has_bias = config.llama.hidden_size, config.connector_bias
+    first = projection(f"{layout.connector}linear_1", width, config.vit.feature_width, has_bias=has_bias)
+    second = projection(f"{layout.connector}linear_2", width, width, has_bias=has_bias)
+    return Connector(config.vit.num_features, Mlp(first, second, config.connector_activation), newline)
 
 
-def _connector_parameters(config: LlavaConfig, prefix: str) -> dict[str, Parameter]:
-    width, bias = config.llama.hidden_size, config.connector_bias
-    return {
-        **linear_parameters(f"{prefix}linear_1", width, config.vit.feature_width, bias=bias),
-        **linear_parameters(f"{prefix}linear_2", width, width, bias=bias),
-    }
+def _lm_head(config: LlavaConfig, layout: Layout) -> LmHead:
+    llama = config.llama
+    norm = Norm(f"{layout.decoder}norm", llama.hidden_size, llama.rms_norm_eps)
+    return LmHead(norm, embedding_matrix(layout.head, llama))
 
 
-def _optional_biases(checkpoint: Checkpoint, parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
-    """Biases of the decoder's matrices, which LLaMA itself has none of and some of its kin do."""
-    matrices = {name.removesuffix("weight") + "bias": p for name, p in parameters.items() if p.is_matrix}
-    return {name: Parameter(p.shape[:1]) for name, p in matrices.items() if name in checkpoint}
+def embedding_matrix(name: str, llama: LlamaConfig) -> Projection:
+    """One row a token: the embedding, or the head."""
+    return projection(name, llama.vocab_size, llama.hidden_size)
+
+
+def decoder_parts(checkpoint: Checkpoint, llama: LlamaConfig, prefix: str, group_parameters: int) -> Iterator[Part]:
+    """The decoder's layers in groups of up to ``group_parameters`` numbers, one layer at least."""
+    step = max(group_parameters // numbers_in(decoder_layer(llama, 0).parameters()), 1)
+    for index, first in enumerate(range(0, llama.num_layers, step)):
+        end = min(first + step, llama.num_layers)
+        group = DecoderGroup(llama, first, end)
+        yield part_of(checkpoint, f"decoder.{index:02d}", group, prefix, role="decoder", layers=(first, end))
 
 
 def token_ids(value: object) -> tuple[int, ...]:

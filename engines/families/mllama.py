@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edge_runtime.bundle.manifest import ModelSpec, PixelSpec, PositionSpec, RotarySpec, SingleImage
 from edge_runtime.errors import CheckpointError
 from engines.checkpoint import Checkpoint
 from engines.families.base import ImageOptions, Model, Part, Settings, VisionWork
-from engines.families.llava import DEFAULT_PROMPT, token_ids
-from engines.layers.decoder import LlamaConfig
+from engines.families.llava import DEFAULT_PROMPT, embedding_matrix, token_ids
+from engines.layers.decoder import LlamaConfig, LmHead, decoder_layer
+from engines.layers.norm import Norm
 from engines.layers.op_lowering import OpLowering
-from engines.layers.parameters import Parameter, decoder_parameters, head_parameters, linear_parameters
+from engines.layers.parameters import Parameter, under
+from engines.layers.projection import Projection, numbers_in, projection
+from engines.layers.vision_tower import vision_layer
 from engines.layers.weights import TensorSource
 from engines.onnx.builder import Graph
 from engines.quantize.recipe import Precision
@@ -150,12 +152,13 @@ def read_mllama_config(values: Mapping[str, Any], generation: Mapping[str, Any])
 
 def mllama_parameters(config: MllamaConfig, prefix: str = "") -> dict[str, Parameter]:
     """Every tensor of a checkpoint, under the names of transformers before 4.52."""
+    decoder = f"{prefix}language_model.model."
     return {
         **_vision_parameters(config, f"{prefix}vision_model."),
-        **linear_parameters(f"{prefix}multi_modal_projector", config.llama.hidden_size, config.output_width, bias=True),
-        **_embedding_parameters(config, f"{prefix}language_model.model."),
-        **_layer_parameters(config, f"{prefix}language_model.model.", (0, config.llama.num_layers)),
-        **head_parameters(config.llama, f"{prefix}language_model.model.", f"{prefix}language_model.lm_head"),
+        **_connector(config, prefix).parameters(),
+        **_embedding(config, decoder).parameters(),
+        **_layer_parameters(config, decoder, (0, config.llama.num_layers)),
+        **_lm_head(config, decoder, f"{prefix}language_model.lm_head").parameters(),
     }
 
 
@@ -163,26 +166,32 @@ def _parts(checkpoint: Checkpoint, config: MllamaConfig, group_parameters: int) 
     vision, connector = _prefix(checkpoint, "class_embedding"), _prefix(checkpoint, "multi_modal_projector.weight")
     decoder, head = _prefix(checkpoint, "embed_tokens.weight"), _prefix(checkpoint, "lm_head.weight")
     llama = config.llama
-    one_layer = sum(math.prod(p.shape) for p in _layer_parameters(config, "", (0, 1)).values())
-    step = max(group_parameters // one_layer, 1)
+    step = max(group_parameters // numbers_in(_layer_parameters(config, "", (0, 1))), 1)
     starts = range(0, llama.num_layers, step)
-    projector = linear_parameters(
-        f"{connector}multi_modal_projector", llama.hidden_size, config.output_width, bias=True
-    )
 
     def part(name: str, kind: str, parameters: dict[str, Parameter], layers: tuple[int, int] | None = None) -> Part:
         return Part(name, kind, layers, parameters, None if kind == "embedding" else _emit_nothing)
 
     return (
         part("vision_encoder", "vision_encoder", _vision_parameters(config, vision)),
-        part("connector", "connector", projector),
-        part("embedding", "embedding", _embedding_parameters(config, decoder)),
+        part("connector", "connector", _connector(config, connector).parameters()),
+        part("embedding", "embedding", _embedding(config, decoder).parameters()),
         *(
             part(f"decoder.{index:02d}", "decoder", _layer_parameters(config, decoder, layers), layers)
             for index, layers in enumerate((first, min(first + step, llama.num_layers)) for first in starts)
         ),
-        part("lm_head", "lm_head", head_parameters(llama, decoder, f"{head}lm_head")),
+        part("lm_head", "lm_head", _lm_head(config, decoder, f"{head}lm_head").parameters()),
     )
+
+
+def _connector(config: MllamaConfig, prefix: str) -> Projection:
+    width = config.llama.hidden_size
+    return projection(f"{prefix}multi_modal_projector", width, config.output_width, has_bias=True)
+
+
+def _lm_head(config: MllamaConfig, decoder: str, head: str) -> LmHead:
+    llama = config.llama
+    return LmHead(Norm(f"{decoder}norm", llama.hidden_size, llama.rms_norm_eps), embedding_matrix(head, llama))
 
 
 def _vision_parameters(config: MllamaConfig, prefix: str) -> dict[str, Parameter]:
@@ -190,7 +199,7 @@ def _vision_parameters(config: MllamaConfig, prefix: str) -> dict[str, Parameter
     rows, ratios = config.tile_rows, config.aspect_ratios + 1  # and one for padding
     parameters = {
         "class_embedding": Parameter((width,)),
-        "patch_embedding.weight": Parameter((width, 3, patch, patch), is_matrix=True),
+        **projection("patch_embedding", width, (3, patch, patch), kind="patch").parameters(),
         "gated_positional_embedding.gate": Parameter((1,)),
         "gated_positional_embedding.embedding": Parameter((rows, width)),
         "gated_positional_embedding.tile_embedding.weight": Parameter((ratios, config.tiles * rows * width)),
@@ -199,38 +208,39 @@ def _vision_parameters(config: MllamaConfig, prefix: str) -> dict[str, Parameter
         parameters[f"{name}.gate"] = Parameter((1,))
         parameters[f"{name}.embedding.weight"] = Parameter((ratios, config.tiles * width))
     for name in ("layernorm_pre", "layernorm_post"):
-        parameters[f"{name}.weight"] = parameters[f"{name}.bias"] = Parameter((width,))
+        parameters |= Norm(name, width, 1.0, has_mean=True).parameters()
     layers = [f"transformer.layers.{i}." for i in range(config.vision_layers)]
     gated = [f"global_transformer.layers.{i}." for i in range(config.global_layers)]
-    for layer in (*layers, *gated):
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            parameters[f"{layer}{norm}.weight"] = parameters[f"{layer}{norm}.bias"] = Parameter((width,))
-        for name in "qkvo":
-            parameters.update(linear_parameters(f"{layer}self_attn.{name}_proj", width, width))
-        parameters.update(linear_parameters(f"{layer}mlp.fc1", inner, width, bias=True))
-        parameters.update(linear_parameters(f"{layer}mlp.fc2", width, inner, bias=True))
+    for number, layer in enumerate((*layers, *gated)):
+        plain = vision_layer(layer, number, width, inner, 1, "gelu", 1.0)
+        parts = replace(
+            plain,
+            attention_norm=replace(plain.attention_norm, name="input_layernorm"),
+            qkv=replace(plain.qkv, has_bias=False),
+            out=projection("self_attn.o_proj", width, width, kind="o"),
+            mlp_norm=replace(plain.mlp_norm, name="post_attention_layernorm"),
+        )
+        parameters |= parts.parameters()
     for layer in gated:
         parameters[f"{layer}gate_attn"] = parameters[f"{layer}gate_ffn"] = Parameter((1,))
-    return {prefix + name: parameter for name, parameter in parameters.items()}
+    return under(prefix, parameters)
 
 
-def _embedding_parameters(config: MllamaConfig, prefix: str) -> dict[str, Parameter]:
+def _embedding(config: MllamaConfig, prefix: str) -> Projection:
     llama = config.llama
-    return linear_parameters(f"{prefix}embed_tokens", llama.vocab_size + _SPECIAL_ROWS, llama.hidden_size)
+    return projection(f"{prefix}embed_tokens", llama.vocab_size + _SPECIAL_ROWS, llama.hidden_size)
 
 
 def _layer_parameters(config: MllamaConfig, prefix: str, layers: tuple[int, int]) -> dict[str, Parameter]:
     parameters: dict[str, Parameter] = {}
     for i in range(*layers):
-        plain = decoder_parameters(config.llama, prefix, (i, i + 1))
-        if i in config.cross_layers:
-            plain = {name.replace(".self_attn.", ".cross_attn."): shape for name, shape in plain.items()}
-            for norm in ("q_norm", "k_norm"):
-                plain[f"{prefix}layers.{i}.cross_attn.{norm}.weight"] = Parameter((config.llama.head_dim,))
-            for gate in ("cross_attn_attn_gate", "cross_attn_mlp_gate"):
-                plain[f"{prefix}layers.{i}.{gate}"] = Parameter((1,))
-        parameters.update(plain)
-    return parameters
+        if i not in config.cross_layers:
+            parameters |= decoder_layer(config.llama, i).parameters()
+            continue
+        parameters |= decoder_layer(replace(config.llama, has_query_key_norms=True), i, "cross_attn").parameters()
+        for gate in ("cross_attn_attn_gate", "cross_attn_mlp_gate"):
+            parameters[f"layers.{i}.{gate}"] = Parameter((1,))
+    return under(prefix, parameters)
 
 
 def _prefix(checkpoint: Checkpoint, ending: str) -> str:

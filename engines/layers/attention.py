@@ -1,4 +1,4 @@
-"""Attention as two products around a softmax, rounded where a recipe asks for it; knows no range and no cache.
+"""Attention of every row to every row, as two products around a softmax, rounded where a recipe asks for it.
 
 An engine's own operator for it, where a target has one, keeps floating point throughout.
 """
@@ -6,39 +6,59 @@ An engine's own operator for it, where a target has one, keeps floating point th
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from engines.layers.op_lowering import OpLowering
+from engines.layers.parameters import Parameter
 from engines.layers.ptq4vit import product_behind_softmax
 from engines.layers.weights import Weights
 from engines.onnx.builder import Graph
+from engines.onnx.tensors import PRODUCTS
+from engines.quantize.methods.fold import Producers
 from engines.quantize.recipe import FLOAT16
 
 Product = Callable[[Graph, str, str], str]  # of two values
 
 
-def emit_attention(
-    graph: Graph, lowering: OpLowering, qkv: str, weights: Weights, name: str, num_heads: int, width: int
-) -> str:
-    """Every row attends to every row: (1, T, 3 * width) to (1, T, width).
+@dataclass(frozen=True)
+class SelfAttention:
+    """Every row attends to every row: (1, T, 3 * width) to (1, T, width)."""
 
-    The products are called ``name`` in recipes, and in the graph where they are to be rounded: calibration finds them.
-    """
-    precision = weights.of_products(name)
-    if precision == FLOAT16:
-        return lowering.attention(graph, qkv, num_heads, width)
-    name = weights.prefix + name
+    name: str  # of the layer's attention: "self_attn"
+    num_heads: int
+    width: int
 
-    def scores_of(graph: Graph, query: str, keys: str) -> str:
-        return graph.nodes("MatMul", [query, keys], [f"{name}.scores"])[0]
+    def parameters(self) -> dict[str, Parameter]:
+        """None."""
+        return {}
 
-    def context_of(graph: Graph, shares: str, value: str) -> str:
-        if precision.has_twin_ranges:
-            return product_behind_softmax(graph, lowering, shares, value, name)
-        return graph.nodes("MatMul", [shares, value], [f"{name}.context"])[0]
+    def producers(self) -> Producers | None:
+        """Each row of the values makes one channel."""
+        return None
 
-    return attention_in_products(graph, lowering, qkv, num_heads, width, scores_of, context_of)
+    def products(self) -> tuple[str, ...]:
+        """What recipes call the two products."""
+        return (f"{self.name}.{PRODUCTS}",)
+
+    def emit(self, graph: Graph, lowering: OpLowering, weights: Weights, qkv: str) -> str:
+        """The products are named in the graph where they are to be rounded: calibration finds them."""
+        [name] = self.products()
+        precision = weights.of_products(name)
+        if precision == FLOAT16:
+            return lowering.attention(graph, qkv, self.num_heads, self.width)
+        name = weights.prefix + name
+
+        def scores_of(graph: Graph, query: str, keys: str) -> str:
+            return graph.nodes("MatMul", [query, keys], [f"{name}.scores"])[0]
+
+        def context_of(graph: Graph, shares: str, value: str) -> str:
+            if precision.has_twin_ranges:
+                return product_behind_softmax(graph, lowering, shares, value, name)
+            return graph.nodes("MatMul", [shares, value], [f"{name}.context"])[0]
+
+        return attention_in_products(graph, lowering, qkv, self.num_heads, self.width, scores_of, context_of)
 
 
 def _plain(graph: Graph, left: str, right: str) -> str:

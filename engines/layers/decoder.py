@@ -1,17 +1,21 @@
-"""The LLaMA decoder as ONNX graphs: groups of layers, and the head that turns hidden states into logits."""
+"""The LLaMA decoder: groups of layers, and the head that turns hidden states into logits."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from edge_runtime.bundle.manifest import RotarySpec
+from engines.layers.folds import Fold
+from engines.layers.mlp import GatedMlp
+from engines.layers.norm import Norm
 from engines.layers.op_lowering import CausalAttention, OpLowering
+from engines.layers.parameters import Parameter
+from engines.layers.projection import Projection, StoredMatrix, projection
+from engines.layers.transformer import TransformerLayer, emit_layers, keeping_last_row
 from engines.layers.weights import Weights
 from engines.onnx.builder import Graph
-
-_END = np.iinfo(np.int64).max  # of any axis, in ONNX's Slice
+from engines.quantize.methods.fold import Producers, head_producers
 
 
 @dataclass(frozen=True)
@@ -31,84 +35,144 @@ class LlamaConfig:
     activation: str
     has_query_key_norms: bool = False  # each head of queries and keys is normalized before it is turned
 
+    @property
+    def heads(self) -> CausalAttention:
+        """Sizes of the attention."""
+        return CausalAttention(self.num_heads, self.num_kv_heads, self.head_dim)
 
-def emit_llama_group(
-    graph: Graph, lowering: OpLowering, weights: Weights, config: LlamaConfig, layers: tuple[int, int]
-) -> None:
-    """Emit layers ``[first, end)``: ``hidden_states`` (1, T, D) to ``hidden_states_out``, with the caches between.
 
-    The model's last layer puts out (1, 1, D), the last row alone: keys and values are there for all rows, and of the
-    others nothing is read. In a decoder of 4 layers, that is a seventh of prefill.
-    Weights are named as in Hugging Face's ``LlamaModel``.
-    """
-    first, end = layers
-    sizes = _attention_sizes(config)
+@dataclass(frozen=True)
+class CachedAttention:
+    """Rows attend to the cache and to rows before them; heads of queries and keys may be normalized first."""
 
-    def norm(layer: int, name: str) -> str:
-        name = f"layers.{layer}.{name}.weight"
-        return lowering.constant(graph, name, weights.vector(name))
+    layer: int
+    sizes: CausalAttention
+    head_norms: tuple[Norm, ...] = ()  # of queries and of keys
 
+    def parameters(self) -> dict[str, Parameter]:
+        """Of the heads' norms."""
+        return {name: p for norm in self.head_norms for name, p in norm.parameters().items()}
+
+    def producers(self) -> Producers:
+        """Heads of a group share the rows of their value."""
+        return head_producers(self.sizes.num_heads, self.sizes.num_kv_heads, self.sizes.head_dim)
+
+    def products(self) -> tuple[str, ...]:
+        """None: an engine's own operator keeps floating point."""
+        return ()
+
+    def emit(self, graph: Graph, lowering: OpLowering, weights: Weights, qkv: str) -> str:
+        """(1, T, (H + 2 Hkv) d) to (1, T, H d); declares the cache's inputs and outputs."""
+        if self.head_norms:
+            qkv = self._norm_heads(graph, lowering, weights, qkv)
+        return lowering.causal_attention(graph, qkv, self.layer, self.sizes)
+
+    def _norm_heads(self, graph: Graph, lowering: OpLowering, weights: Weights, qkv: str) -> str:
+        """Each head of queries and keys normalized by its root mean square, values as they are."""
+        size, counts = self.sizes.head_dim, (self.sizes.num_heads, self.sizes.num_kv_heads)
+        parts = graph.nodes("Split", [qkv, graph.ints(*(n * size for n in (*counts, counts[1])))], 3, axis=-1)
+        normed = []
+        for part, count, norm in zip(parts, counts, self.head_norms, strict=False):
+            rows = graph.node("Reshape", [part, graph.ints(1, -1, size)])  # (1, T H, d)
+            rows = norm.emit(graph, lowering, weights, rows)
+            normed.append(graph.node("Reshape", [rows, graph.ints(1, -1, count * size)]))
+        return graph.node("Concat", [*normed, parts[2]], axis=-1)
+
+
+def decoder_layer(config: LlamaConfig, number: int, attention: str = "self_attn") -> TransformerLayer:
+    """A layer of ``LlamaModel``, by the names of Hugging Face's; ``attention`` is what its attention is called."""
+    width, inner, size = config.hidden_size, config.intermediate_size, config.head_dim
+    queries, keys = config.num_heads * size, config.num_kv_heads * size
     eps = config.rms_norm_eps
-    hidden = graph.input("hidden_states", lowering.dtype, (1, "T", config.hidden_size))
-    normed = lowering.rms_norm(graph, hidden, norm(first, "input_layernorm"), eps)
-    for i in range(first, end):
-        attention, mlp = f"layers.{i}.self_attn.", f"layers.{i}.mlp."
-        graph.scope = f"layers.{i}/"
-        parts = (f"{attention}{part}_proj" for part in "qkv")
-        qkv = lowering.linear(graph, normed, weights.linear(f"{attention}qkv_proj", *parts))
-        if config.has_query_key_norms:
-            qkv = _norm_heads(graph, lowering, weights, config, qkv, attention)
-        context = lowering.causal_attention(graph, qkv, i, sizes)
-        if i + 1 == config.num_layers:
-            context, hidden = _last_row(graph, context), _last_row(graph, hidden)
-        attended = lowering.linear(graph, context, weights.linear(f"{attention}o_proj"))
-        normed, hidden = lowering.add_rms_norm(graph, attended, hidden, norm(i, "post_attention_layernorm"), eps)
-        parts = (f"{mlp}{part}_proj" for part in ("gate", "up"))
-        gate_up = lowering.linear(graph, normed, weights.linear(f"{mlp}gate_up_proj", *parts))
-        inner = lowering.gated(graph, gate_up, config.activation)
-        outer = lowering.linear(graph, inner, weights.linear(f"{mlp}down_proj"))
-        if i + 1 < end:
-            normed, hidden = lowering.add_rms_norm(graph, outer, hidden, norm(i + 1, "input_layernorm"), eps)
-        else:
-            hidden = graph.node("Add", [outer, hidden])
-    graph.scope = ""
-    rows = 1 if end == config.num_layers else "T"
-    graph.output("hidden_states_out", lowering.dtype, (1, rows, config.hidden_size), hidden)
+    names = ("q_norm", "k_norm") if config.has_query_key_norms else ()
+    return TransformerLayer(
+        prefix=f"layers.{number}.",
+        number=number,
+        attention_norm=Norm("input_layernorm", width, eps),
+        qkv=Projection(
+            f"{attention}.qkv_proj",
+            width,
+            (
+                StoredMatrix(f"{attention}.q_proj", queries, "qk"),
+                StoredMatrix(f"{attention}.k_proj", keys, "qk"),
+                StoredMatrix(f"{attention}.v_proj", keys, "v"),
+            ),
+        ),
+        attention=CachedAttention(number, config.heads, tuple(Norm(f"{attention}.{n}", size, eps) for n in names)),
+        out=projection(f"{attention}.o_proj", width, queries, kind="o"),
+        mlp_norm=Norm("post_attention_layernorm", width, eps),
+        mlp=GatedMlp(
+            Projection(
+                "mlp.gate_up_proj",
+                width,
+                tuple(StoredMatrix(f"mlp.{name}", inner, "gate_up") for name in ("gate_proj", "up_proj")),
+            ),
+            projection("mlp.down_proj", width, inner, kind="down"),
+            config.activation,
+        ),
+    )
 
 
-def emit_llama_head(
-    graph: Graph, lowering: OpLowering, weights: Weights, config: LlamaConfig, *, norm: str, head: str
-) -> None:
-    """Emit the final norm and the vocabulary's projection: ``hidden_states`` (1, T, D) to ``logits`` (1, T, V).
+@dataclass(frozen=True)
+class DecoderGroup:
+    """The decoder's layers ``[first, end)``, which an engine holds."""
 
-    ``head`` names the projection, which may be the embedding's own matrix, or a part of its rows: V is their number.
-    """
-    hidden = graph.input("hidden_states", lowering.dtype, (1, "T", config.hidden_size))
-    scale = lowering.constant(graph, "norm.weight", weights.vector(f"{norm}.weight"))
-    normed = lowering.rms_norm(graph, hidden, scale, config.rms_norm_eps)
-    linear = weights.linear(head)
-    logits = lowering.linear(graph, normed, linear)
-    graph.output("logits", "float32", (1, "T", linear.width), lowering.to_float32(graph, logits))
+    config: LlamaConfig
+    first: int
+    end: int
+
+    @property
+    def layers(self) -> tuple[TransformerLayer, ...]:
+        """Its layers; of the decoder's last, one row is read, and keys and values are there for all."""
+        layers = tuple(decoder_layer(self.config, number) for number in range(self.first, self.end))
+        return keeping_last_row(layers) if self.end == self.config.num_layers else layers
+
+    def parameters(self) -> dict[str, Parameter]:
+        """Of all its layers."""
+        return {name: p for layer in self.layers for name, p in layer.parameters().items()}
+
+    def folds(self) -> Iterator[Fold]:
+        """Of all its layers."""
+        for layer in self.layers:
+            yield from layer.folds()
+
+    def products(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def emit(self, graph: Graph, lowering: OpLowering, weights: Weights) -> None:
+        """``hidden_states`` (1, T, D) to ``hidden_states_out``, with the caches between; (1, 1, D) behind the decoder's
+        last layer."""
+        width = self.config.hidden_size
+        hidden = graph.input("hidden_states", lowering.dtype, (1, "T", width))
+        hidden = emit_layers(graph, lowering, weights, self.layers, hidden)[-1]
+        rows = 1 if self.end == self.config.num_layers else "T"
+        graph.output("hidden_states_out", lowering.dtype, (1, rows, width), hidden)
 
 
-def _norm_heads(
-    graph: Graph, lowering: OpLowering, weights: Weights, config: LlamaConfig, qkv: str, attention: str
-) -> str:
-    """Queries and keys (1, T, (H + 2 Hkv) d), each head normalized by its root mean square, values as they are."""
-    size, heads = config.head_dim, (config.num_heads, config.num_kv_heads)
-    parts = graph.nodes("Split", [qkv, graph.ints(*(count * size for count in (*heads, heads[1])))], 3, axis=-1)
-    normed = []
-    for part, count, name in zip(parts, heads, ("q_norm", "k_norm"), strict=False):
-        name = f"{attention}{name}.weight"
-        rows = graph.node("Reshape", [part, graph.ints(1, -1, size)])  # (1, T H, d)
-        rows = lowering.rms_norm(graph, rows, lowering.constant(graph, name, weights.vector(name)), config.rms_norm_eps)
-        normed.append(graph.node("Reshape", [rows, graph.ints(1, -1, count * size)]))
-    return graph.node("Concat", [*normed, parts[2]], axis=-1)
+@dataclass(frozen=True)
+class LmHead:
+    """The final norm and the vocabulary's projection, which may be the embedding's own matrix, or part of its rows."""
 
+    norm: Norm
+    matrix: Projection
 
-def _last_row(graph: Graph, x: str) -> str:
-    return graph.node("Slice", [x, graph.ints(-1), graph.ints(_END), graph.ints(1)])  # (1, T, D) to (1, 1, D)
+    def parameters(self) -> dict[str, Parameter]:
+        """Of both."""
+        return {**self.norm.parameters(), **self.matrix.parameters()}
 
+    def folds(self) -> Iterator[Fold]:
+        """The norm takes what the matrix' inputs are divided by."""
+        yield Fold(self.matrix.name, self.norm.vectors)
 
-def _attention_sizes(config: LlamaConfig) -> CausalAttention:
-    return CausalAttention(config.num_heads, config.num_kv_heads, config.head_dim)
+    def products(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def emit(self, graph: Graph, lowering: OpLowering, weights: Weights) -> None:
+        """``hidden_states`` (1, T, D) to ``logits`` (1, T, V), where V is the number of rows that ``weights`` give."""
+        hidden = graph.input("hidden_states", lowering.dtype, (1, "T", self.norm.width))
+        normed = self.norm.emit(graph, lowering, weights, hidden)
+        linear = weights.linear(self.matrix.name)
+        logits = lowering.linear(graph, normed, linear)
+        graph.output("logits", "float32", (1, "T", linear.width), lowering.to_float32(graph, logits))

@@ -21,7 +21,10 @@ class CausalAttention:
 
 
 class OpLowering(Protocol):
-    """Lowers each operation to the nodes that a target executes best; values are named as in :class:`Graph`."""
+    """Lowers each operation to the nodes that a target executes best; values are named as in :class:`Graph`.
+
+    What ONNX's own operators say for every target is written here.
+    """
 
     dtype: str  # in which hidden states pass between components
 
@@ -49,13 +52,20 @@ class OpLowering(Protocol):
     def add_layer_norm(
         self, graph: Graph, x: str, residual: str, scale: str, bias: str, epsilon: float
     ) -> tuple[str, str]:
-        """``x + residual``, normalized and as it is."""
+        """``x + residual``, normalized and as it is.
+
+        Two nodes: fused, ONNX Runtime computes the statistics one number at a time.
+        """
+        total = graph.node("Add", [x, residual])
+        return self.layer_norm(graph, total, scale, bias, epsilon), total
 
     def activation(self, graph: Graph, x: str, kind: str) -> str:
         """One of ``gelu``, ``quick_gelu``, ``silu``, element by element."""
 
     def gated(self, graph: Graph, gate_up: str, kind: str) -> str:
         """The first half of the last axis, activated, times the second: (1, T, 2 K) to (1, T, K)."""
+        gate, up = graph.nodes("Split", [gate_up], 2, axis=-1, num_outputs=2)
+        return graph.node("Mul", [self.activation(graph, gate, kind), up])
 
     def attention(self, graph: Graph, qkv: str, num_heads: int, width: int) -> str:
         """Every row attends to every row: (1, T, 3 * width) to (1, T, width)."""

@@ -1,15 +1,20 @@
-"""The CLIP vision transformer as an ONNX graph, from pixels to the features of chosen layers."""
+"""Vision transformers from pixels to the features of chosen layers, CLIP's among them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engines.layers.attention import emit_attention
+from engines.layers.attention import SelfAttention
+from engines.layers.folds import Fold
+from engines.layers.mlp import Mlp
+from engines.layers.norm import Norm
 from engines.layers.op_lowering import OpLowering
-from engines.layers.ptq4vit import linear_behind_gelu
+from engines.layers.parameters import Parameter, under
+from engines.layers.projection import Projection, StoredMatrix, projection
+from engines.layers.transformer import TransformerLayer, emit_layers
 from engines.layers.weights import Weights
 from engines.onnx.builder import Graph
-from engines.onnx.tensors import PRODUCTS
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,9 @@ class VitConfig:
     image_size: int  # pixels a side
     patch_size: int
     hidden_size: int
+    intermediate_size: int
     num_heads: int
+    all_layers: int  # of the checkpoint; those behind the last that is read are left out
     feature_layers: tuple[int, ...]  # numbers of layers behind which features are read, side by side in this order
     activation: str
     layer_norm_eps: float
@@ -27,7 +34,7 @@ class VitConfig:
 
     @property
     def num_layers(self) -> int:
-        """Layers up to the last one that is read; later ones are left out."""
+        """Layers up to the last one that is read."""
         return max(self.feature_layers)
 
     @property
@@ -46,70 +53,125 @@ class VitConfig:
         return self.grid**2 + self.keep_class_token
 
 
-def emit_vit(graph: Graph, lowering: OpLowering, weights: Weights, config: VitConfig) -> None:
-    """Emit ``pixel_values`` (1, 3, H, W) to ``features`` (1, P, Dv), before any final norm.
-
-    The class token is dropped unless the configuration keeps it. Weights are named as in Hugging Face's
-    ``CLIPVisionModel``.
-    """
-
-    def layer_norm_weights(name: str) -> tuple[str, str]:
-        scale, bias = f"{name}.weight", f"{name}.bias"
-        return (
-            lowering.constant(graph, scale, weights.vector(scale)),
-            lowering.constant(graph, bias, weights.vector(bias)),
-        )
-
-    eps = config.layer_norm_eps
-    hidden = _embed_patches(graph, lowering, weights.under("embeddings."), config)
-    hidden = lowering.layer_norm(graph, hidden, *layer_norm_weights("pre_layrnorm"), eps)  # CLIP's own spelling
-    normed = lowering.layer_norm(graph, hidden, *layer_norm_weights("encoder.layers.0.layer_norm1"), eps)
-    states: dict[int, str] = {}  # what each layer puts out
-    for i in range(config.num_layers):
-        layer = f"encoder.layers.{i}."
-        graph.scope = f"layers.{i}/"
-        parts = (f"{layer}self_attn.{part}_proj" for part in "qkv")
-        qkv = lowering.linear(graph, normed, weights.linear(f"{layer}self_attn.qkv_proj", *parts))  # (1, P, 3 Dv)
-        products = f"{layer}self_attn.{PRODUCTS}"
-        context = emit_attention(graph, lowering, qkv, weights, products, config.num_heads, config.hidden_size)
-        attended = lowering.linear(graph, context, weights.linear(f"{layer}self_attn.out_proj"))
-        normed, hidden = lowering.add_layer_norm(
-            graph, attended, hidden, *layer_norm_weights(f"{layer}layer_norm2"), eps
-        )
-        inner = lowering.linear(graph, normed, weights.linear(f"{layer}mlp.fc1"))
-        inner = lowering.activation(graph, inner, config.activation)
-        outer = linear_behind_gelu(graph, lowering, inner, weights, f"{layer}mlp.fc2")
-        if i + 1 < config.num_layers:
-            norm = layer_norm_weights(f"encoder.layers.{i + 1}.layer_norm1")
-            normed, hidden = lowering.add_layer_norm(graph, outer, hidden, *norm, eps)
-        else:
-            hidden = graph.node("Add", [outer, hidden])
-        states[i + 1] = hidden
-    graph.scope = ""
-    if len(config.feature_layers) > 1:
-        hidden = graph.node("Concat", [states[layer] for layer in config.feature_layers], axis=-1)
-    if not config.keep_class_token:
-        hidden = graph.node("Slice", [hidden, graph.ints(1), graph.ints(config.num_features + 1), graph.ints(1)])
-    graph.output("features", lowering.dtype, (1, config.num_features, config.feature_width), hidden)
-
-
-def _embed_patches(graph: Graph, lowering: OpLowering, weights: Weights, config: VitConfig) -> str:
-    """Cut the image into patches, project them, put the class token first, and add the positions: (1, 1 + P, Dv).
+@dataclass(frozen=True)
+class PatchEmbedding:
+    """Patches of a square picture, each a row, behind a class token; positions are learned.
 
     The patch convolution's stride is its kernel, so it is a matrix product, and quantizes like one.
     """
-    size, patch = config.image_size, config.patch_size
-    grid = size // patch
-    pixels = lowering.from_float32(graph, graph.input("pixel_values", "float32", (1, 3, size, size)))
-    if size % patch:  # a convolution ignores the rest
-        used = graph.ints(grid * patch, grid * patch)
-        pixels = graph.node("Slice", [pixels, graph.ints(0, 0), used, graph.ints(2, 3)])
-    blocks = graph.node("Reshape", [pixels, graph.ints(3, grid, patch, grid, patch)])
-    blocks = graph.node("Transpose", [blocks], perm=(1, 3, 0, 2, 4))  # (grid, grid, 3, patch, patch)
-    rows = graph.node("Reshape", [blocks, graph.ints(1, grid * grid, 3 * patch * patch)])
-    projected = lowering.linear(graph, rows, weights.linear("patch_embedding"))
-    positions = weights.vector("position_embedding.weight")  # (1 + P, Dv), the class token's first
-    class_row = weights.vector("class_embedding").astype("float32") + positions[0]
-    placed = graph.node("Add", [projected, lowering.constant(graph, "positions", positions[None, 1:])])
-    first = lowering.constant(graph, "class_row", class_row[None, None])
-    return graph.node("Concat", [first, placed], axis=1)
+
+    prefix: str
+    image_size: int
+    patch_size: int
+    width: int
+
+    @property
+    def matrix(self) -> Projection:
+        """The patch convolution."""
+        kernel = (3, self.patch_size, self.patch_size)
+        return projection("patch_embedding", self.width, kernel, kind="patch")
+
+    def parameters(self) -> dict[str, Parameter]:
+        """Its tensors, under the names of ``CLIPVisionModel``."""
+        rows = (self.image_size // self.patch_size) ** 2 + 1
+        class_row, positions = Parameter((self.width,)), Parameter((rows, self.width))
+        return under(
+            self.prefix,
+            {
+                "class_embedding": class_row,
+                **self.matrix.parameters(),
+                "position_embedding.weight": positions,
+            },
+        )
+
+    def emit(self, graph: Graph, lowering: OpLowering, weights: Weights) -> str:
+        """``pixel_values`` (1, 3, H, W) to (1, 1 + P, D): the class token first."""
+        mine = weights.under(self.prefix)
+        size, patch = self.image_size, self.patch_size
+        grid = size // patch
+        pixels = lowering.from_float32(graph, graph.input("pixel_values", "float32", (1, 3, size, size)))
+        if size % patch:  # a convolution ignores the rest
+            used = graph.ints(grid * patch, grid * patch)
+            pixels = graph.node("Slice", [pixels, graph.ints(0, 0), used, graph.ints(2, 3)])
+        blocks = graph.node("Reshape", [pixels, graph.ints(3, grid, patch, grid, patch)])
+        blocks = graph.node("Transpose", [blocks], perm=(1, 3, 0, 2, 4))  # (grid, grid, 3, patch, patch)
+        rows = graph.node("Reshape", [blocks, graph.ints(1, grid * grid, 3 * patch * patch)])
+        projected = self.matrix.emit(graph, lowering, mine, rows)
+        positions = mine.vector("position_embedding.weight")  # (1 + P, D), the class token's first
+        class_row = mine.vector("class_embedding").astype("float32") + positions[0]
+        placed = graph.node("Add", [projected, lowering.constant(graph, "positions", positions[None, 1:])])
+        first = lowering.constant(graph, "class_row", class_row[None, None])
+        return graph.node("Concat", [first, placed], axis=1)
+
+
+@dataclass(frozen=True)
+class VisionTower:
+    """``pixel_values`` (1, 3, H, W) to ``features`` (1, P, Dv): what chosen layers put out, before any final norm."""
+
+    patches: PatchEmbedding
+    pre_norm: Norm
+    layers: tuple[TransformerLayer, ...]
+    config: VitConfig
+
+    def parameters(self) -> dict[str, Parameter]:
+        """Of the patches, the norm before the layers, and the layers."""
+        layers = {name: p for layer in self.layers for name, p in layer.parameters().items()}
+        return {**self.patches.parameters(), **self.pre_norm.parameters(), **layers}
+
+    def folds(self) -> Iterator[Fold]:
+        """Of all layers."""
+        for layer in self.layers:
+            yield from layer.folds()
+
+    def products(self) -> tuple[str, ...]:
+        """What attentions multiply, a name a layer."""
+        return tuple(name for layer in self.layers for name in layer.products())
+
+    def emit(self, graph: Graph, lowering: OpLowering, weights: Weights) -> None:
+        """Its nodes; the class token is dropped unless the configuration keeps it."""
+        config = self.config
+        hidden = self.patches.emit(graph, lowering, weights)
+        hidden = self.pre_norm.emit(graph, lowering, weights, hidden)
+        states = emit_layers(graph, lowering, weights, self.layers, hidden)
+        hidden = states[-1]
+        if len(config.feature_layers) > 1:
+            hidden = graph.node("Concat", [states[layer - 1] for layer in config.feature_layers], axis=-1)
+        if not config.keep_class_token:
+            hidden = graph.node("Slice", [hidden, graph.ints(1), graph.ints(config.num_features + 1), graph.ints(1)])
+        graph.output("features", lowering.dtype, (1, config.num_features, config.feature_width), hidden)
+
+
+def clip_tower(config: VitConfig, num_layers: int | None = None) -> VisionTower:
+    """Hugging Face's ``CLIPVisionModel``, as far as it is read, or its first ``num_layers`` layers."""
+    width, inner, eps = config.hidden_size, config.intermediate_size, config.layer_norm_eps
+    return VisionTower(
+        PatchEmbedding("embeddings.", config.image_size, config.patch_size, width),
+        Norm("pre_layrnorm", width, eps, has_mean=True),  # CLIP's own spelling
+        tuple(
+            vision_layer(f"encoder.layers.{number}.", number, width, inner, config.num_heads, config.activation, eps)
+            for number in range(config.num_layers if num_layers is None else num_layers)
+        ),
+        config,
+    )
+
+
+def vision_layer(
+    prefix: str, number: int, width: int, inner: int, num_heads: int, activation: str, epsilon: float
+) -> TransformerLayer:
+    """A layer of CLIP's vision transformer, and of those that have its names."""
+    parts = (("q_proj", "qk"), ("k_proj", "qk"), ("v_proj", "v"))
+    stored = tuple(StoredMatrix(f"self_attn.{name}", width, kind) for name, kind in parts)
+    return TransformerLayer(
+        prefix=prefix,
+        number=number,
+        attention_norm=Norm("layer_norm1", width, epsilon, has_mean=True),
+        qkv=Projection("self_attn.qkv_proj", width, stored, has_bias=True),
+        attention=SelfAttention("self_attn", num_heads, width),
+        out=projection("self_attn.out_proj", width, width, has_bias=True, kind="o"),
+        mlp_norm=Norm("layer_norm2", width, epsilon, has_mean=True),
+        mlp=Mlp(
+            projection("mlp.fc1", inner, width, has_bias=True, kind="ffn"),
+            projection("mlp.fc2", width, inner, has_bias=True, kind="ffn"),
+            activation,
+        ),
+    )

@@ -19,9 +19,9 @@ from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS, read_model
 from engines.families.base import AS_SUGGESTED, ImageOptions, Model, Part
 from engines.families.heads import split_head
-from engines.quantize.recipe import COMPUTED, PrecisionPlan, stack_of
+from engines.quantize.recipe import COMPUTED, PrecisionPlan
 from engines.targets import target_kind
-from engines.targets.base import TargetKind, component_of, names_of_products
+from engines.targets.base import TargetKind, component_of
 
 _CONTEXT = 2048  # tokens of prompt, image and answer together, where nothing else is asked for
 _TEXT = 512  # of them, for prompt and answer: 130 and 256 with LLaMA's tokenizer
@@ -156,8 +156,7 @@ def _plan_memory(manifest: Manifest, model: Model, context_tokens: int) -> Memor
 def _check_patterns(precisions: PrecisionPlan, parts: Sequence[Part]) -> None:
     for component, precision in precisions.components.items():
         mine = [part for part in parts if part.role == component]
-        matrices = [name.removesuffix(".weight") for part in mine for name, p in part.parameters.items() if p.is_matrix]
-        names = [*map(stack_of, matrices), *(name for part in mine for name in names_of_products(part))]
+        names = [name for part in mine for name in (*part.matrices, *part.products)]
         for pattern, _ in precision.exceptions:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise RecipeError(

@@ -24,9 +24,6 @@ _RECIPES = Path(__file__).parents[1] / "recipes"
 _LARGEST_BLOCK = 1024
 _LARGEST_RECIPE_BYTES = 1 << 16
 
-# Matrices that read the same input are one in an engine, and so have one precision.
-_STACKS = {"q_proj": "qkv_proj", "k_proj": "qkv_proj", "v_proj": "qkv_proj"}
-_STACKS |= {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj"}
 _BYTES: Mapping[str, Callable[[int, int], int]] = {
     "float16": lambda rows, columns: 2 * rows * columns,
     "int8": int8_bytes,
@@ -55,9 +52,8 @@ class Precision:
     exceptions: tuple[tuple[str, Precision], ...] = ()  # by a pattern of matrices' names; the first that fits counts
 
     def of(self, matrix: str) -> Precision:
-        """The precision of one matrix, by its name in the checkpoint or that of the stack it belongs to."""
-        stack = stack_of(matrix)
-        return next((p for pattern, p in self.exceptions if fnmatchcase(stack, pattern)), self)
+        """The precision of one matrix, by its name in an engine: those that read the same input are one there."""
+        return next((p for pattern, p in self.exceptions if fnmatchcase(matrix, pattern)), self)
 
     def of_products(self, name: str) -> Precision:
         """The precision of attention's own products: float16, unless a pattern that ends with that word says more."""
@@ -134,12 +130,6 @@ class PrecisionPlan:
     def every(self) -> tuple[Precision, ...]:
         """All precisions in it, those of exceptions too."""
         return tuple(precision for component in self.components.values() for precision in component.every)
-
-
-def stack_of(matrix: str) -> str:
-    """The matrix of an engine that holds the checkpoint's ``matrix``: with its siblings, or it alone."""
-    stem, dot, last = matrix.rpartition(".")
-    return f"{stem}{dot}{_STACKS.get(last, last)}"
 
 
 def known_recipes() -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from engines.calibration.activation_runner import ActivationRunner
 from engines.families.base import Part
 from engines.layers.weights import TensorSource, Weights
 from engines.onnx.builder import HashedFile
-from engines.onnx.tensors import PRODUCTS
 from engines.quantize.formats.int4 import Int4Matrix
 from engines.quantize.recipe import COMPUTED, Precision, PrecisionPlan
 
@@ -80,10 +79,10 @@ def stored_bytes(
 ) -> int:
     """Bytes of a component's tensors at a precision, without any code around them."""
     return sum(
-        matrix_bytes(precision.of(name.removesuffix(".weight")), p.shape[0], math.prod(p.shape[1:]))
+        matrix_bytes(precision.of(p.matrix), p.shape[0], math.prod(p.shape[1:]))
         if p.is_matrix
         else 2 * math.prod(p.shape)
-        for name, p in part.parameters.items()
+        for p in part.parameters.values()
     )
 
 
@@ -112,13 +111,6 @@ class TargetKind:
         return next((f"{p.dtype} weights" for p in precisions.every if p.dtype not in self.weights), None)
 
 
-def names_of_products(part: Part) -> list[str]:
-    """What recipes call the products of an encoder's attentions, one a layer: after the matrices before them."""
-    queries = "q_proj.weight"
-    is_encoder = part.role == "vision_encoder"
-    return [name.removesuffix(queries) + PRODUCTS for name in part.parameters if is_encoder and name.endswith(queries)]
-
-
 def write_rows(directory: Path, part: Part, source: TensorSource, precision: Precision) -> Component:
     """Write an embedding: bare rows, which need no engine and are the same for every target."""
     [name] = part.parameters
@@ -145,11 +137,11 @@ def component_of(
 ) -> Component:
     """The manifest's entry of a component that was written."""
     shapes = {name: p.shape for name, p in part.parameters.items() if p.is_matrix}
-    found = {name: precision.of(name.removesuffix(".weight")) for name in shapes}
+    found = {name: precision.of(part.parameters[name].matrix) for name in shapes}
     coarsest = min(found.values(), key=lambda p: p.matrix_bytes(1024, 1024), default=precision)
     wide = [math.prod(shapes[name]) for name, p in found.items() if p.dtype == "float16" != coarsest.dtype]
     methods = {p.method for p in found.values()}
-    products = map(precision.of_products, names_of_products(part))
+    products = map(precision.of_products, part.products)
     return Component(
         name=part.name,
         role=part.role,

@@ -40,11 +40,11 @@ def test_exceptions_are_by_the_matrices_that_an_engine_has(tmp_path):
 
     decoder = load_recipe(str(path)).components["decoder"]
 
-    assert decoder.of("model.layers.0.self_attn.v_proj") == FLOAT16
+    assert decoder.of("model.layers.1.self_attn.qkv_proj") == decoder
     assert decoder.of("model.layers.0.self_attn.qkv_proj") == FLOAT16
     assert decoder.of("model.layers.0.mlp.down_proj").dtype == "nf4"
-    assert decoder.of("model.layers.0.mlp.gate_proj") == Precision("int4", "gptq", 32)
-    assert decoder.of("model.layers.1.mlp.gate_proj") == decoder
+    assert decoder.of("model.layers.0.mlp.gate_up_proj") == Precision("int4", "gptq", 32)
+    assert decoder.of("model.layers.1.mlp.gate_up_proj") == decoder
     assert load_recipe(str(path)).is_calibrated
 
 

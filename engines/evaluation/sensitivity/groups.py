@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from engines.families.base import Model
+from engines.layers.parameters import Parameter
 
-# Matrices that are tried together; others by their own name.
-_KINDS: Mapping[str, str] = {
-    "q_proj": "qk",
-    "k_proj": "qk",
-    "v_proj": "v",
-    "o_proj": "o",
-    "out_proj": "o",
-    "fc1": "ffn",
-    "fc2": "ffn",
-    "gate_proj": "gate_up",
-    "up_proj": "gate_up",
-    "down_proj": "down",
-    "patch_embedding": "patch",
-}
 _NAMELESS = ("connector", "embedding", "lm_head")  # components that are one group each
 
 
@@ -32,47 +18,39 @@ class WeightGroup:
 
     name: str
     component: str
-    tensors: Mapping[str, tuple[int, ...]]  # shapes, by the name in the checkpoint
+    tensors: Mapping[str, Parameter]  # by the name in the checkpoint
 
     @property
     def parameters(self) -> int:
         """Numbers in it."""
-        return sum(math.prod(shape) for shape in self.tensors.values())
+        return sum(math.prod(parameter.shape) for parameter in self.tensors.values())
 
 
 def weight_groups(model: Model, block_groups: int) -> tuple[WeightGroup, ...]:
     """All matrices of ``model`` as groups, the layers of each component in ``block_groups`` of about equal size."""
-    found: dict[tuple[str, str], dict[str, tuple[int, ...]]] = {}
+    found: dict[tuple[str, str], dict[str, Parameter]] = {}
     layers = {kind: _num_layers(model, kind) for kind in ("vision_encoder", "decoder")}
     for part in model.parts:
         for name, parameter in part.parameters.items():
             if parameter.is_matrix:
-                where = _where(name, part.role, layers.get(part.role, 0), block_groups)
-                found.setdefault((part.role, where), {})[name] = parameter.shape
+                where = _where(parameter, part.role, layers.get(part.role, 0), block_groups)
+                found.setdefault((part.role, where), {})[name] = parameter
     return tuple(
-        WeightGroup(f"{kind}.{where}" if where else kind, kind, tensors) for (kind, where), tensors in found.items()
+        WeightGroup(f"{role}.{where}" if where else role, role, tensors) for (role, where), tensors in found.items()
     )
 
 
-def _where(name: str, kind: str, num_layers: int, block_groups: int) -> str:
-    if kind in _NAMELESS:
+def _where(parameter: Parameter, role: str, num_layers: int, block_groups: int) -> str:
+    if role in _NAMELESS:
         return ""
-    matrix = name.removesuffix(".weight").rpartition(".")[2]
-    label = _KINDS.get(matrix, matrix)
-    layer = _layer(name)
-    if layer is None:
-        return label
+    if parameter.layer is None:
+        return parameter.kind
     size = -(-num_layers // block_groups)
-    first = layer // size * size
+    first = parameter.layer // size * size
     last = min(first + size, num_layers) - 1
-    return f"{first}-{last}.{label}" if last > first else f"{first}.{label}"
+    return f"{first}-{last}.{parameter.kind}" if last > first else f"{first}.{parameter.kind}"
 
 
-def _num_layers(model: Model, kind: str) -> int:
-    names = (name for part in model.parts if part.role == kind for name in part.parameters)
-    return 1 + max((layer for name in names if (layer := _layer(name)) is not None), default=-1)
-
-
-def _layer(name: str) -> int | None:
-    match = re.search(r"\.layers\.(\d+)\.", name)
-    return int(match[1]) if match else None
+def _num_layers(model: Model, role: str) -> int:
+    parameters = (p for part in model.parts if part.role == role for p in part.parameters.values())
+    return 1 + max((p.layer for p in parameters if p.layer is not None), default=-1)

@@ -20,7 +20,6 @@ from engines.evaluation.sensitivity.weight_quantization import Problem, WeightQu
 from engines.families import read_model
 from engines.families.base import Part
 from engines.quantize.activations import Activations
-from engines.quantize.recipe import stack_of
 
 
 @dataclass(frozen=True)
@@ -128,22 +127,13 @@ def write_quantized(
     with tqdm(total=len(matrices) - 1, desc="rounding", unit="matrix", disable=None) as progress:
         for part, activations in observed:
             folds = {fold.matrix: fold for fold in part.folds}
-            for stack, names in _stacks(part).items():
+            for stack, names in part.matrices.items():
                 weight = np.concatenate([_matrix(checkpoint, name) for name in names])
                 fold = folds.get(stack)
                 seen = activations[stack] if activations else None
                 problem = Problem(weight, seen, fold.producers if fold else None, fold is not None)
                 _write(checkpoint, names, problem, missing, folder)
                 progress.update(len(names))
-
-
-def _stacks(part: Part) -> dict[str, list[str]]:
-    """The matrices of a part by the stack that an engine makes of them, in its order."""
-    found: dict[str, list[str]] = {}
-    for name, parameter in part.parameters.items():
-        if parameter.is_matrix:
-            found.setdefault(stack_of(name.removesuffix(".weight")), []).append(name)
-    return found
 
 
 def _matrix(checkpoint: Checkpoint, name: str) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from engines.evaluation.sensitivity.groups import WeightGroup
 from engines.evaluation.sensitivity.journal import Journal
 from engines.evaluation.sensitivity.weight_quantization import WeightQuantization, quantization_from_text
 from engines.quantize import CALIBRATED, QUANTIZERS
-from engines.quantize.recipe import FLOAT16, NF4, Precision, stack_of
+from engines.quantize.recipe import FLOAT16, NF4, Precision
 from engines.targets import target_kind
 
 
@@ -38,7 +38,7 @@ class Choice:
 
     name: str
     component: str
-    stacks: tuple[str, ...]  # as engines call the matrices
+    matrices: tuple[str, ...]  # as engines call them
     options: tuple[Option, ...]
 
 
@@ -50,8 +50,8 @@ def choices_of(groups: Sequence[WeightGroup], journal: Journal, target: str, con
     """
     merged: list[list[WeightGroup]] = []
     for group in groups:
-        stacks = {stack_of(name) for name in _matrices([group])}
-        related = [m for m in merged if stacks & {stack_of(name) for name in _matrices(m)}]
+        matrices = _matrices([group])
+        related = [m for m in merged if matrices.keys() & _matrices(m).keys()]
         merged = [m for m in merged if m not in related] + [[*(g for m in related for g in m), group]]
     choices = tuple(_choice(members, journal, target, context_tokens) for members in merged)
     if all(len(choice.options) == 1 for choice in choices):
@@ -65,10 +65,10 @@ def choices_of(groups: Sequence[WeightGroup], journal: Journal, target: str, con
 def _choice(members: Sequence[WeightGroup], journal: Journal, target: str, context_tokens: int) -> Choice:
     untouched = journal.results[Experiment({}).key]
     component = members[0].component
-    shapes = {name: shape for group in members for name, shape in group.tensors.items()}
+    shapes = [parameter.shape for group in members for parameter in group.tensors.values()]
 
     def resident_bytes(precision: Precision) -> int:
-        stored = sum(precision.matrix_bytes(shape[0], math.prod(shape[1:])) for shape in shapes.values())
+        stored = sum(precision.matrix_bytes(shape[0], math.prod(shape[1:])) for shape in shapes)
         if component == "embedding":
             return mapped_bytes(stored, context_tokens)
         return round(stored * FOOTPRINTS[target].resident_per_stored[precision.dtype])
@@ -82,7 +82,7 @@ def _choice(members: Sequence[WeightGroup], journal: Journal, target: str, conte
             quantizations = dict.fromkeys((group.name for group in members), quantization)
             options.append(Option(precision, quantizations, loss, resident_bytes(precision)))
     name = "+".join(group.name for group in members)
-    return Choice(name, component, tuple(dict.fromkeys(map(stack_of, _matrices(members)))), tuple(options))
+    return Choice(name, component, tuple(_matrices(members)), tuple(options))
 
 
 def _measured(members: Sequence[WeightGroup], journal: Journal) -> list[WeightQuantization]:
@@ -109,5 +109,6 @@ def _precision(quantization: WeightQuantization, component: str, target: str) ->
     return Precision("int4", method, quantization.block_size) if method in {*QUANTIZERS, *CALIBRATED} else None
 
 
-def _matrices(groups: Sequence[WeightGroup]) -> list[str]:
-    return [name.removesuffix(".weight") for group in groups for name in group.tensors]
+def _matrices(groups: Sequence[WeightGroup]) -> dict[str, None]:
+    """The engine's matrices in which the groups have a part, in order."""
+    return {parameter.matrix: None for group in groups for parameter in group.tensors.values()}

@@ -106,7 +106,7 @@ def plan_from_options(choices: Sequence[Choice], chosen: Mapping[str, Option]) -
     for choice in choices:
         precision = chosen[choice.name].precision
         if precision != FLOAT16:
-            exceptions[choice.component] += [(stack, precision) for stack in choice.stacks]
+            exceptions[choice.component] += [(matrix, precision) for matrix in choice.matrices]
     components = {kind: Precision("float16", "cast", None, tuple(items)) for kind, items in exceptions.items()}
     if components["embedding"].exceptions:  # one table, which a recipe gives one precision
         components["embedding"] = components["embedding"].exceptions[0][1]

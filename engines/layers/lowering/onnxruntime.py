@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from edge_runtime.language.positions import ROTARY_INPUTS
-from engines.layers.op_lowering import CausalAttention
+from engines.layers.op_lowering import CausalAttention, OpLowering
 from engines.layers.weights import Linear
 from engines.onnx.builder import Graph
 from engines.quantize.formats.int4 import Int4Matrix
@@ -20,7 +20,7 @@ _NF4 = 1  # of MatMulBnb4's types
 _INT8_ARITHMETIC = 4  # MatMulNBits' accuracy_level: activations rounded to int8 by block; 4x faster than float32
 
 
-class OnnxRuntimeLowering:
+class OnnxRuntimeLowering(OpLowering):
     """Lowers to ``com.microsoft`` operators; stored float16 is cast to float32, once, when the session folds it."""
 
     dtype = "float32"
@@ -96,22 +96,10 @@ class OnnxRuntimeLowering:
         """LayerNormalization."""
         return graph.node("LayerNormalization", [x, scale, bias], axis=-1, epsilon=epsilon)
 
-    def add_layer_norm(
-        self, graph: Graph, x: str, residual: str, scale: str, bias: str, epsilon: float
-    ) -> tuple[str, str]:
-        """Add and LayerNormalization: fused, the library computes the statistics one number at a time."""
-        total = graph.node("Add", [x, residual])
-        return self.layer_norm(graph, total, scale, bias, epsilon), total
-
     def activation(self, graph: Graph, x: str, kind: str) -> str:
         """Gelu or QuickGelu; SiLU is a QuickGelu without its factor."""
         operator, attributes = _ACTIVATIONS[kind]
         return graph.node(operator, [x], **attributes)
-
-    def gated(self, graph: Graph, gate_up: str, kind: str) -> str:
-        """Split, the activation and Mul."""
-        gate, up = graph.nodes("Split", [gate_up], 2, axis=-1, num_outputs=2)
-        return graph.node("Mul", [self.activation(graph, gate, kind), up])
 
     def attention(self, graph: Graph, qkv: str, num_heads: int, width: int) -> str:
         """MultiHeadAttention."""

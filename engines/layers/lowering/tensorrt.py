@@ -15,7 +15,7 @@ from onnx import TensorProto
 
 from edge_runtime.language.positions import ROTARY_INPUTS
 from engines.layers.attention import attention_in_products, heads_first, keys_as_columns
-from engines.layers.op_lowering import CausalAttention
+from engines.layers.op_lowering import CausalAttention, OpLowering
 from engines.layers.weights import Linear
 from engines.onnx.builder import Graph
 from engines.quantize.formats.int4 import Int4Matrix, dequantize
@@ -25,7 +25,7 @@ from engines.quantize.formats.nf4 import Nf4Matrix
 _MASKED = -1e9  # beyond any float16 score; finite, as infinities make NaN of a row that sees nothing
 
 
-class TensorRTLowering:
+class TensorRTLowering(OpLowering):
     """Lowers to ONNX's own operators; one instance a graph."""
 
     dtype = "float16"
@@ -70,13 +70,6 @@ class TensorRTLowering:
         wide = [self.to_float32(graph, value) for value in (x, scale, bias)]
         return self.from_float32(graph, graph.node("LayerNormalization", wide, axis=-1, epsilon=epsilon))
 
-    def add_layer_norm(
-        self, graph: Graph, x: str, residual: str, scale: str, bias: str, epsilon: float
-    ) -> tuple[str, str]:
-        """Add, then the norm."""
-        total = graph.node("Add", [x, residual])
-        return self.layer_norm(graph, total, scale, bias, epsilon), total
-
     def activation(self, graph: Graph, x: str, kind: str) -> str:
         """Gelu, or ``x * sigmoid(alpha * x)``."""
         if kind == "gelu":
@@ -84,11 +77,6 @@ class TensorRTLowering:
         alpha = _SIGMOID_ALPHAS[kind]
         steep = x if alpha == 1.0 else graph.node("Mul", [x, self._number(graph, alpha)])
         return graph.node("Mul", [x, graph.node("Sigmoid", [steep])])
-
-    def gated(self, graph: Graph, gate_up: str, kind: str) -> str:
-        """Split, the activation and Mul."""
-        gate, up = graph.nodes("Split", [gate_up], 2, axis=-1, num_outputs=2)
-        return graph.node("Mul", [self.activation(graph, gate, kind), up])
 
     def attention(self, graph: Graph, qkv: str, num_heads: int, width: int) -> str:
         """Two matrix products around a softmax."""

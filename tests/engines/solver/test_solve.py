@@ -46,7 +46,7 @@ def memory_plan_of(choices):
 
 
 def size_of(choice, plan):
-    precision = plan.components["decoder"].of(choice.stacks[0])
+    precision = plan.components["decoder"].of(choice.matrices[0])
     [size] = [o.resident_bytes for o in choice.options if (o.precision.dtype, o.precision.method) == key(precision)]
     return size
 

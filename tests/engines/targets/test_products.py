@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from edge_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from engines.calibration.images import open_images
 from engines.families.synthetic import open_checkpoint
-from engines.layers.attention import emit_attention
+from engines.layers.attention import SelfAttention
 from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering
 from engines.layers.lowering.tensorrt import TensorRTLowering
 from engines.layers.weights import Weights
@@ -28,7 +28,7 @@ from tests.engines.builds import WatchedCheckpoint
 from tests.engines.targets.test_int8 import build_int8, check_still_the_same, everything_int8, nodes_of, recipe_of
 
 HEADS, WIDTH, ROWS = 2, 16, 40
-NAME = "layers.0.self_attn.products"
+ATTENTION = "layers.0.self_attn"
 QKV = np.random.default_rng(3).normal(size=(1, ROWS, 3 * WIDTH)).astype(np.float32) * 3
 LOWERINGS = {"float32": OnnxRuntimeLowering, "float16": TensorRTLowering}
 
@@ -53,7 +53,7 @@ def emit(path, dtype, method):
     with Graph(path) as graph:
         weights = Weights({}, replace(FLOAT16, exceptions=tuple(asked.items())))
         qkv = graph.input("qkv", dtype, (1, ROWS, 3 * WIDTH))
-        context = emit_attention(graph, LOWERINGS[dtype](), qkv, weights, NAME, HEADS, WIDTH)
+        context = SelfAttention(ATTENTION, HEADS, WIDTH).emit(graph, LOWERINGS[dtype](), weights, qkv)
         graph.output("context", dtype, (1, ROWS, WIDTH), context)
         graph.save()
     return path
