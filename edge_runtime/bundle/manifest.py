@@ -16,6 +16,7 @@ TENSOR_DTYPES = ("float32", "float16", "int8", "int32", "int64")
 PRECISIONS = ("float16", "int8", "int4", "nf4")
 FITS = ("letterbox", "squeeze", "crop")
 OVERVIEWS = ("first", "last", "none")
+TILE_RULES = ("most_pixels", "nearest_ratio", "longest_edge")
 ROTARY_SCALINGS = ("default", "linear", "llama3")
 
 BUILD_COMMAND = "edge-engines build CHECKPOINT --recipe RECIPE --target onnxruntime --out BUNDLE"
@@ -76,12 +77,34 @@ class SingleImage:
 
 
 @dataclass(frozen=True)
-class TiledImage:
-    """A frame becomes an overview, squeezed to one pixel tensor, and tiles of the frame as it is.
+class TileTags:
+    """Tokens of the text around and between the tiles of an image, as the checkpoint's own tokenizer makes them."""
 
-    The frame is resized to fit into one of ``grids``, padded with ``fill`` there, and cut. Features of all tiles make
-    one map, from which rows and columns of padding are cut; each row of the map ends with the newline's embedding,
-    which is the last row that the connector puts out of any tile. How LLaVA-NeXT does it (Liu et al. 2024).
+    before_tile: tuple[tuple[tuple[int, ...], ...], ...]  # by row and column, of the largest grid at least
+    before_overview: tuple[int, ...]  # behind the last tile
+    before_single: tuple[int, ...]  # before a picture of one tile, and no overview
+    behind: tuple[int, ...]  # behind the whole image
+
+
+@dataclass(frozen=True)
+class TiledImage:
+    """A frame becomes tiles, and an overview: the whole of it, squeezed to one pixel tensor.
+
+    ``rule`` says in which of ``grids``, and how a frame is fitted to it:
+
+    - ``most_pixels``: the one that keeps most of the frame's pixels. The frame is resized to fit into it and padded
+      with ``fill``. Features of all tiles make one map, from which rows and columns of padding are cut; each row of the
+      map ends with the newline's embedding, which is the last row that the connector puts out of any tile. How
+      LLaVA-NeXT does it (Liu et al. 2024).
+    - ``nearest_ratio``: the one whose sides have the nearest ratio; of equals the largest, while the frame has more
+      than half of its pixels. The frame is squeezed to it. How InternVL does it (Chen et al. 2024, "How Far Are We to
+      GPT-4V?").
+    - ``longest_edge``: the frame is resized until its longest edge has ``longest_edge`` pixels, and squeezed to the
+      whole tiles that it then touches; where there is no such grid, to the nearest that there is. How SmolVLM does it
+      (Marafioti et al. 2025).
+
+    By the last two, rows of one tile come after those of another, ``tags`` between them; a grid of one tile has no
+    overview, which would be the same.
     """
 
     kind: Literal["tiles"]
@@ -92,22 +115,41 @@ class TiledImage:
     tile_tokens: tuple[int, int]  # rows and columns of features of one tile
     frames: tuple[tuple[int, int], ...]  # widths and heights that the bundle was built for; none: any
     max_tokens: int  # that an image takes in the prompt at most
+    rule: str = "most_pixels"  # one of TILE_RULES
+    longest_edge: int | None = None  # pixels, of that rule
+    tags: TileTags | None = None  # of the last two rules
+
+    @property
+    def has_newlines(self) -> bool:
+        """Whether each row of features ends with the newline's embedding."""
+        return self.rule == "most_pixels"
 
     @property
     def max_tensors(self) -> int:
         """Pixel tensors of the largest image."""
-        return max(rows * columns for rows, columns in self.grids) + (self.overview != "none")
+        return max(map(self.tensors_of, self.grids))
+
+    @property
+    def resized_bytes(self) -> int:
+        """Of the largest frame that is resized before it is cut, and of the one that it is resized to."""
+        side = max(max(grid) for grid in self.grids) * max(self.pixels.height, self.pixels.width)
+        return 0 if self.longest_edge is None else 3 * (self.longest_edge**2 + side**2)
+
+    def tensors_of(self, grid: tuple[int, int]) -> int:
+        """Pixel tensors of an image in the ``grid``."""
+        tiles = grid[0] * grid[1]
+        return tiles + (self.overview != "none" and (tiles > 1 or self.has_newlines))
 
 
 ImageSpec = SingleImage | TiledImage
 
 
 def embedding_rows(image: ImageSpec) -> int:
-    """Rows that the connector puts out of one pixel tensor; of a tile, the last one is the newline."""
+    """Rows that the connector puts out of one pixel tensor; of a tile, the last one may be the newline."""
     if isinstance(image, SingleImage):
         return image.tokens
     rows, columns = image.tile_tokens
-    return rows * columns + 1
+    return rows * columns + image.has_newlines
 
 
 @dataclass(frozen=True)

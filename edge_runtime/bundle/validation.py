@@ -22,8 +22,10 @@ from edge_runtime.bundle.manifest import (
     SCHEMA_VERSION,
     TASKS,
     TENSOR_DTYPES,
+    TILE_RULES,
     Component,
     FileEntry,
+    ImageSpec,
     Manifest,
     ModelSpec,
     PixelSpec,
@@ -37,6 +39,8 @@ from edge_runtime.bundle.manifest import (
 from edge_runtime.errors import BundleCorruptError, BundleVersionError
 from edge_runtime.memory.footprint import FOOTPRINTS
 from edge_runtime.typed_json import MismatchError, dataclass_from_json
+
+_LONGEST_EDGE = 4096  # pixels; transformers resizes no image to more
 
 
 def manifest_from_json(text: str) -> Manifest:
@@ -83,6 +87,7 @@ def _check_consistent(manifest: Manifest) -> None:
     _check_model(manifest.model)
     _check_pixels(manifest.image.pixels)
     _CHECK_IMAGE[manifest.image.kind](manifest.image)
+    _check_tags(manifest.image, manifest.model)
     _check_prompt(manifest.prompt)
     _require(0 < manifest.coordinates.steps <= 10_000, f"coordinates.steps is {manifest.coordinates.steps}")
     footprint = FOOTPRINTS.get(manifest.target)  # whoever opens a bundle for an unknown target says that it is one
@@ -154,6 +159,32 @@ def _check_tiles(image: TiledImage) -> None:
     _require(all(0 < n <= 65536 for frame in image.frames for n in frame), "image.frames has a frame of no pixels")
     rows, columns = image.tile_tokens
     _require(rows * columns <= image.max_tokens < 2**20, f"image.max_tokens is {image.max_tokens}")
+    _require(image.rule in TILE_RULES, f"image.rule is {image.rule[:60]!r}, expected {', '.join(TILE_RULES)}")
+    _require(
+        (image.rule == "longest_edge") == (image.longest_edge is not None)
+        and 0 < (image.longest_edge or 1) <= _LONGEST_EDGE,
+        f"image.longest_edge is {image.longest_edge}, of the rule {image.rule}",
+    )
+    if image.tags is not None:
+        tagged = image.tags.before_tile
+        _require(
+            not image.has_newlines and image.overview == "last",
+            "image.tags are of grids whose overview comes last, and which have no newlines",
+        )
+        _require(
+            all(rows <= len(tagged) and columns <= min(map(len, tagged)) for rows, columns in image.grids),
+            "image.tags.before_tile lacks a tile of the largest grid",
+        )
+
+
+def _check_tags(image: ImageSpec, model: ModelSpec) -> None:
+    tags = image.tags if isinstance(image, TiledImage) else None
+    if tags is not None:
+        texts = (*(t for row in tags.before_tile for t in row), tags.before_overview, tags.before_single, tags.behind)
+        _require(
+            all(0 <= token < model.vocab_size for text in texts for token in text),
+            "image.tags leave the vocabulary",
+        )
 
 
 _CHECK_IMAGE: Mapping[str, Callable[[Any], None]] = {"single": _check_single, "tiles": _check_tiles}

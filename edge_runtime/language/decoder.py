@@ -23,7 +23,8 @@ class Decoder:
     The tokens before the image are the same for every frame: they are run once, here, and kept in the cache.
     A step's memory is bound once for every number of tokens that occurs (a handful), then only run.
     ``image_rows(P)``, (1, P, D), is where an image of P tokens is written: rows of the prompt's own memory, so that
-    what an engine writes there is never copied. ``groups`` and ``heads`` are loaded in the manifest's order.
+    what an engine writes there is never copied; ``embedding`` has those of text. ``groups`` and ``heads`` are loaded in
+    the manifest's order.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Decoder:
         capacity: int,
     ) -> None:
         self._backend = backend
-        self._embedding = embedding
+        self.embedding = embedding
         layers = [range(*(group.layers or (0, 0))) for group in manifest.decoder_groups]
         self._groups = list(zip(groups, layers, strict=True))
         head_widths = [int(head.outputs[0].shape[-1]) for head in manifest.lm_heads]
@@ -100,7 +101,7 @@ class Decoder:
         behind_image = self._behind_image
         length, begin = image_rows + len(tokens), behind_image - image_rows
         self._cache.check_room(length)
-        self._rows[0, behind_image : begin + length] = self._embedding.rows(tokens)
+        self._rows[0, behind_image : begin + length] = self.embedding.rows(tokens)
         count = -(-length // self._backend.step_rows)
         edges = [begin + length * i // count for i in range(count + 1)]
         for first, end in pairwise(edges):

@@ -220,5 +220,7 @@ def _activation_bytes(manifest: Manifest, cache_tokens: int, footprint: Footprin
         seeing += sum(
             _ENCODER_SCORES * rows * math.prod(shape) // _HEAD_WIDTH for shape in features for rows in shape[1:2]
         )
-    pixels = 4 * 3 * manifest.image.pixels.height * manifest.image.pixels.width * manifest.image.max_tensors
-    return max(decoding, seeing * footprint.number_bytes) + pixels + 4 * model.vocab_size
+    image = manifest.image
+    pixels = 4 * 3 * image.pixels.height * image.pixels.width * image.max_tensors
+    resized = 0 if isinstance(image, SingleImage) else image.resized_bytes
+    return max(decoding, seeing * footprint.number_bytes) + pixels + resized + 4 * model.vocab_size

@@ -55,7 +55,7 @@ class ImageEncoder:
         self._backend.synchronize()
         if layout.gather is not None:
             rows = self._bound.embeddings.reshape(-1, self._bound.embeddings.shape[-1])
-            np.take(rows, layout.gather, axis=0, out=self._decoder.image_rows(layout.tokens)[0])
+            layout.pack(rows, self._decoder.embedding.rows, self._decoder.image_rows(layout.tokens)[0])
         return False
 
 

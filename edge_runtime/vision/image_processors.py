@@ -8,18 +8,25 @@ once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.bundle.manifest import ImageSpec, PixelSpec, SingleImage, TiledImage, embedding_rows
+from edge_runtime.bundle.manifest import ImageSpec, PixelSpec, SingleImage, TiledImage, TileTags, embedding_rows
 from edge_runtime.errors import FrameError
 from edge_runtime.reports.report import WHOLE, Region
-from edge_runtime.vision.resampling import Canvas, Float32, OutputWindow, check_frame, resize_like_pillow
+from edge_runtime.vision.resampling import (
+    Canvas,
+    Float32,
+    OutputWindow,
+    check_frame,
+    resize_like_pillow,
+    resize_whole_like_pillow,
+)
 
 Indices = NDArray[np.intp]
 
@@ -46,6 +53,15 @@ class ImageLayout:
     grid: tuple[int, int] | None  # rows and columns of tiles
     picture: Region  # where the fitted picture lies, in fractions of the frame: beyond 0 and 1 where it is padded
     seen: Region  # part of the frame that the model looks at
+    through: tuple[tuple[int, int], ...] = ()  # heights and widths that the frame is resized to before, one by one
+    text: Mapping[int, int] = field(default_factory=dict)  # tokens of text by their place among the image's own
+
+    def pack(self, rows: NDArray[Any], embedding_rows: Callable[[Sequence[int]], Float32], out: NDArray[Any]) -> None:
+        """Write the image's rows to ``out`` (tokens, D): of all tensors' ``rows`` (N * P, D), and of its text."""
+        assert self.gather is not None
+        np.take(rows, self.gather, axis=0, out=out)
+        if self.text:
+            out[list(self.text)] = embedding_rows(list(self.text.values()))
 
     def in_frame(self, region: Region) -> Region:
         """A region in fractions of the fitted picture as one in fractions of the frame, cut at its edges."""
@@ -75,7 +91,8 @@ _USUAL_FRAMES = ((1920, 1080), (640, 480))  # widths and heights that a descript
 def describe_image(image: ImageSpec) -> str:
     """What the model sees of usual frames, or of those that the bundle was built for, in a few words."""
     frames = image.frames if isinstance(image, TiledImage) and image.frames else _USUAL_FRAMES
-    return "; ".join([_FIT_WORDS[getattr(image, "fit", image.kind)], *(_seen_of(image, *frame) for frame in frames)])
+    fit = image.fit if isinstance(image, SingleImage) else image.kind if image.max_tensors > 1 else "squeeze"
+    return "; ".join([_FIT_WORDS[fit], *(_seen_of(image, *frame) for frame in frames)])
 
 
 def _seen_of(image: ImageSpec, width: int, height: int) -> str:
@@ -83,7 +100,7 @@ def _seen_of(image: ImageSpec, width: int, height: int) -> str:
         layout = layout_of(image, height, width)
     except FrameError:
         return f"{width}x{height} takes too many tokens"
-    grid = f"{layout.grid[0]}x{layout.grid[1]} tiles, " if layout.grid else ""
+    grid = f"{layout.grid[0]}x{layout.grid[1]} tiles, " if layout.grid and len(layout.sources) > 1 else ""
     return f"{layout.seen.area:.0%} of {width}x{height} is seen, in {grid}{layout.tokens} tokens"
 
 
@@ -105,8 +122,11 @@ def pixels_from_frame(frame: NDArray[np.uint8], image: ImageSpec) -> Float32:
         FrameError: the frame cannot be inspected.
     """
     check_frame(frame)
-    sources = layout_of(image, *frame.shape[:2]).sources
+    layout = layout_of(image, *frame.shape[:2])
+    sources = layout.sources
     pixels = np.empty((len(sources), 3, image.pixels.height, image.pixels.width), np.float32)
+    for size in layout.through:
+        frame = resize_whole_like_pillow(frame, *size, image.pixels.resample)
     for tensor, source in zip(pixels, sources, strict=True):
         fill_tensor(tensor, frame, source, image.pixels, image.fill)
     return pixels
@@ -193,13 +213,17 @@ _FITS: Mapping[str, Callable[[SingleImage, int, int], tuple[TensorSource, Region
 
 def _tiles(image: TiledImage, height: int, width: int) -> ImageLayout:
     """In the grid that suits the frame best, of those whose tokens the bundle has room for."""
-    for grid in _by_fitness(image, height, width):
-        gather = _gather(image, grid, height, width)
+    grids = list(image.grids)
+    while grids:
+        grid = _RULES[image.rule](image, grids, height, width)
+        gather, text = _packed(image, grid, height, width)
         if len(gather) <= image.max_tokens:
             sources = [_tile(image, grid, height, width, row, column) for row, column in np.ndindex(*grid)]
-            overview = [_squeezed(image.pixels)]
-            ordered = {"first": overview + sources, "last": sources + overview, "none": sources}[image.overview]
-            return ImageLayout((height, width), tuple(ordered), len(gather), gather, grid, WHOLE, WHOLE)
+            overview = [_squeezed(image.pixels)] * (image.tensors_of(grid) - len(sources))
+            ordered = overview + sources if image.overview == "first" else sources + overview
+            through = _resized_before(image, grid, height, width)
+            return ImageLayout((height, width), tuple(ordered), len(gather), gather, grid, WHOLE, WHOLE, through, text)
+        grids.remove(grid)
     raise FrameError(
         f"a frame of {width}x{height} takes more tokens in every grid than the {image.max_tokens} that the bundle was "
         f"built for; build it anew with --frame {width}x{height}"
@@ -208,11 +232,12 @@ def _tiles(image: TiledImage, height: int, width: int) -> ImageLayout:
 
 def tiled_tokens(image: TiledImage, height: int, width: int) -> int:
     """Tokens that a frame of that size takes in the grid that suits it best."""
-    return len(_gather(image, _by_fitness(image, height, width)[0], height, width))
+    grid = _RULES[image.rule](image, image.grids, height, width)
+    return len(_packed(image, grid, height, width)[0])
 
 
-def _by_fitness(image: TiledImage, height: int, width: int) -> list[tuple[int, int]]:
-    """Grids in the order of transformers' ``select_best_resolution``: most pixels of the frame, then least padding."""
+def _most_pixels(image: TiledImage, grids: Sequence[tuple[int, int]], height: int, width: int) -> tuple[int, int]:
+    """transformers' ``select_best_resolution``: most pixels of the frame, then least padding; of equals, the first."""
 
     def unfitness(grid: tuple[int, int]) -> tuple[int, int]:
         full_height, full_width = _pixels_of(image, grid)
@@ -220,7 +245,57 @@ def _by_fitness(image: TiledImage, height: int, width: int) -> list[tuple[int, i
         effective = min(int(width * scale) * int(height * scale), width * height)
         return -effective, full_height * full_width - effective
 
-    return sorted(image.grids, key=unfitness)  # stable: of equals, the first
+    return min(grids, key=unfitness)
+
+
+def _nearest_ratio(image: TiledImage, grids: Sequence[tuple[int, int]], height: int, width: int) -> tuple[int, int]:
+    """transformers' ``get_optimal_tiled_canvas``, which goes through grids from the fewest tiles, narrow ones first."""
+    best, least = grids[0], math.inf
+    for grid in sorted(grids, key=lambda grid: (grid[0] * grid[1], grid[1])):
+        difference = abs(width / height - grid[1] / grid[0])
+        if difference < least or (difference == least and width * height > 0.5 * math.prod(_pixels_of(image, grid))):
+            best, least = grid, difference
+    return best
+
+
+def _longest_edge(image: TiledImage, grids: Sequence[tuple[int, int]], height: int, width: int) -> tuple[int, int]:
+    """transformers' ``resize_for_vision_encoder`` in tiles; of grids that are as near, the first."""
+    height, width = _edge_resized(image, height, width)
+    tile_height, tile_width = image.pixels.height, image.pixels.width
+    ratio = width / height
+    if width >= height:
+        columns = math.ceil(width / tile_width)
+        rows = math.ceil(int(columns * tile_width / ratio) / tile_height)
+    else:
+        rows = math.ceil(height / tile_height)
+        columns = math.ceil(int(rows * tile_height * ratio) / tile_width)
+    return min(grids, key=lambda grid: abs(grid[0] - rows) + abs(grid[1] - columns))
+
+
+_RULES: Mapping[str, Callable[[TiledImage, Sequence[tuple[int, int]], int, int], tuple[int, int]]] = {
+    "most_pixels": _most_pixels,
+    "nearest_ratio": _nearest_ratio,
+    "longest_edge": _longest_edge,
+}
+
+
+def _edge_resized(image: TiledImage, height: int, width: int) -> tuple[int, int]:
+    """Height and width of the frame at the longest edge: the shorter one even, as transformers rounds it."""
+    edge = image.longest_edge or 0
+    ratio = width / height
+    if width >= height:
+        short = int(edge / ratio)
+        return max(short + short % 2, 1), edge
+    short = int(edge * ratio)
+    return edge, max(short + short % 2, 1)
+
+
+def _resized_before(image: TiledImage, grid: tuple[int, int], height: int, width: int) -> tuple[tuple[int, int], ...]:
+    """What the frame is resized to, one after another, before it is cut and squeezed."""
+    if image.rule != "longest_edge":
+        return ()
+    edge = _edge_resized(image, height, width)
+    return (edge,) if math.prod(grid) == 1 else (edge, _pixels_of(image, grid))
 
 
 def _pixels_of(image: TiledImage, grid: tuple[int, int]) -> tuple[int, int]:
@@ -228,8 +303,10 @@ def _pixels_of(image: TiledImage, grid: tuple[int, int]) -> tuple[int, int]:
 
 
 def _resized(image: TiledImage, grid: tuple[int, int], height: int, width: int) -> tuple[int, int]:
-    """Height and width of the frame within the grid, its shape kept."""
+    """Height and width of the frame within the grid: its shape kept, or squeezed."""
     full_height, full_width = _pixels_of(image, grid)
+    if image.rule != "most_pixels":
+        return full_height, full_width
     if full_width / width < full_height / height:
         return min(math.ceil(height * (full_width / width)), full_height), full_width
     return full_height, min(math.ceil(width * (full_height / height)), full_width)
@@ -250,8 +327,37 @@ def _tile(image: TiledImage, grid: tuple[int, int], height: int, width: int, row
     return TensorSource(windows[0], windows[1], None, places[0], places[1])
 
 
-def _gather(image: TiledImage, grid: tuple[int, int], height: int, width: int) -> Indices:
-    """Where each of the image's rows lies among the tensors' embeddings, as transformers packs and unpads them."""
+def _packed(image: TiledImage, grid: tuple[int, int], height: int, width: int) -> tuple[Indices, Mapping[int, int]]:
+    """Where each of the image's rows lies among the tensors' embeddings, and which are text instead."""
+    if image.has_newlines:
+        return _gather_rows(image, grid, height, width), {}
+    per_tensor, tags = embedding_rows(image), image.tags
+    places: list[int] = []
+    text: dict[int, int] = {}
+
+    def add_text(tokens: tuple[int, ...]) -> None:
+        text.update(enumerate(tokens, start=len(places)))
+        places.extend([0] * len(tokens))
+
+    for tensor in range(image.tensors_of(grid)):
+        if tags is not None:
+            add_text(_tag_before(tags, grid, tensor))
+        places += range(tensor * per_tensor, (tensor + 1) * per_tensor)
+    if tags is not None:
+        add_text(tags.behind)
+    return np.array(places, np.intp), text
+
+
+def _tag_before(tags: TileTags, grid: tuple[int, int], tensor: int) -> tuple[int, ...]:
+    if math.prod(grid) == 1:
+        return tags.before_single
+    if tensor == math.prod(grid):
+        return tags.before_overview
+    return tags.before_tile[tensor // grid[1]][tensor % grid[1]]
+
+
+def _gather_rows(image: TiledImage, grid: tuple[int, int], height: int, width: int) -> Indices:
+    """Where each of the image's rows lies among the tensors' embeddings, as LLaVA-NeXT packs and unpads them."""
     tile_rows, tile_columns = image.tile_tokens
     rows, columns = grid[0] * tile_rows, grid[1] * tile_columns
     top, left = _unpadding(rows, columns, height, width)

@@ -119,6 +119,22 @@ def resize_like_pillow(
     return _round_to_bytes(resized)
 
 
+def resize_whole_like_pillow(frame: NDArray[np.uint8], height: int, width: int, resample: int) -> NDArray[np.uint8]:
+    """The whole ``frame``, uint8 (H, W, 3), resized as Pillow would: uint8 (height, width, 3), BGR as it is.
+
+    Rows are made a few at a time, as all of them at once would be four times as large.
+    """
+    if frame.shape[:2] == (height, width):
+        return frame
+    resized = np.empty((height, width, 3), np.uint8)
+    columns = OutputWindow(width, 0, width)
+    for first in range(0, height, _STRIP_ROWS):
+        rows = OutputWindow(height, first, min(_STRIP_ROWS, height - first))
+        planes = resize_like_pillow(frame, rows, columns, resample)
+        resized[first : first + rows.count] = planes[::-1].transpose(1, 2, 0)  # RGB to BGR
+    return resized
+
+
 def _most_vectors(band: _Band) -> int:
     """How many rows or columns to multiply with a band's weights at once."""
     return max(_MOST_MULTIPLICATIONS // band.weights.size, 1)
@@ -140,7 +156,7 @@ class _Band:
     weights: Float32
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=256)
 def _bands(size: int, window: OutputWindow, resample: int) -> tuple[_Band, ...]:
     """The filter of one axis, from ``size`` inputs; a camera keeps its size, so this is computed once."""
     kernel, radius = _KERNELS[resample]

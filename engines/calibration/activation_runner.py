@@ -83,6 +83,7 @@ class ActivationRunner:
         rows = embedding.rows([token for text in texts for token in text])  # at once: a table is read whole for it
         edges = np.cumsum([len(text) for text in texts[:-1]])
         self._before, *self._after = np.split(rows, edges)  # (T, D) each
+        self._embedding = embedding
         self._folder = folder
         self._rows: Rows | None = None  # what the component up next reads; None: pixels, which are not made yet
         self._skipped: list[Path] = []
@@ -228,7 +229,8 @@ class ActivationRunner:
             return
         packed = np.concatenate(self._tensors)
         if self._layout.gather is not None:
-            packed = packed[self._layout.gather]
+            tensors, packed = packed, np.empty((self._layout.tokens, packed.shape[1]), packed.dtype)
+            self._layout.pack(tensors, self._embedding.rows, packed)
         after = self._after[index // len(self._tensors) % len(self._after)]
         following.append(np.concatenate([self._before, packed, after])[None])  # (1, T, D)
         self._tensors.clear()

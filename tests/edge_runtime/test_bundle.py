@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from edge_runtime.errors import (
 )
 from edge_runtime.reports.schema import load_schema
 from tests.manifests import edit, sealed
+from tests.parity.golden_processors import RECORDS
 
 
 def flip_a_bit(file: Path) -> None:
@@ -170,6 +172,27 @@ def test_a_record_that_no_builder_writes_is_named(
     for key in place[:-1]:
         inner = inner[key]
     inner[place[-1]] = value
+    with pytest.raises(BundleCorruptError, match=re.escape(says)):
+        manifest_from_json(sealed(manifest))
+
+
+@pytest.mark.parametrize(
+    ("record", "change", "says"),
+    [
+        ("smolvlm", {"rule": "largest"}, "image.rule is 'largest', expected most_pixels, nearest_ratio, longest_edge"),
+        ("smolvlm", {"longest_edge": None}, "image.longest_edge is None, of the rule longest_edge"),
+        ("smolvlm", {"longest_edge": 9000}, "image.longest_edge is 9000"),
+        ("internvl", {"longest_edge": 112}, "image.longest_edge is 112, of the rule nearest_ratio"),
+        ("internvl", {"overview": "first"}, "image.tags are of grids whose overview comes last"),
+        ("smolvlm", {"grids": ((5, 1),)}, "image.tags.before_tile lacks a tile"),
+        ("smolvlm", {}, "image.tags leave the vocabulary"),
+    ],
+)
+def test_a_record_of_tiles_that_no_builder_writes_is_named(
+    tiny_bundle: Path, record: str, change: dict[str, Any], says: str
+) -> None:
+    manifest = json.loads((tiny_bundle / "bundle.json").read_text())
+    manifest["image"] = asdict(replace(RECORDS[record], **change))
     with pytest.raises(BundleCorruptError, match=re.escape(says)):
         manifest_from_json(sealed(manifest))
 

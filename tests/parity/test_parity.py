@@ -17,6 +17,7 @@ from engines.evaluation.parity import open_transformers
 from engines.quantize.recipe import load_recipe
 from engines.reference.renderer.scenes import FIRST_HELD_OUT_SEED, render_scene
 from tests.parity.golden import CHECKPOINTS, load_golden
+from tests.parity.golden_processors import load_golden_processors, make_golden_processors
 from tests.parity.golden_tiles import load_golden_tiles
 from tests.parity.make_golden import make_golden, make_golden_tiles
 
@@ -46,6 +47,15 @@ def test_the_golden_tiles_are_what_transformers_makes_today(tmp_path):
         for field in ("features", "image_embeddings", "logits"):
             expected = getattr(golden.trace, field)
             np.testing.assert_allclose(getattr(made[shape].trace, field), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_the_golden_images_are_what_transformers_processors_make_today():
+    made, stored = make_golden_processors(), load_golden_processors()
+
+    assert made.keys() == stored.keys()
+    for key, golden in stored.items():
+        np.testing.assert_array_equal(made[key].tiles, golden.tiles)
+        assert made[key].tokens == golden.tokens
 
 
 @pytest.mark.timeout(1800)
