@@ -100,7 +100,7 @@ class TiledImage:
       than half of its pixels. The frame is squeezed to it. How InternVL does it (Chen et al. 2024, "How Far Are We to
       GPT-4V?").
     - ``longest_edge``: the frame is resized until its longest edge has ``longest_edge`` pixels, and squeezed to the
-      whole tiles that it then touches; where there is no such grid, to the nearest that there is. How SmolVLM does it
+      whole tiles that it then touches; where there is no such grid, to that of the nearest ratio. How SmolVLM does it
       (Marafioti et al. 2025).
 
     By the last two, rows of one tile come after those of another, ``tags`` between them; a grid of one tile has no

@@ -236,6 +236,12 @@ def tiled_tokens(image: TiledImage, height: int, width: int) -> int:
     return len(_packed(image, grid, height, width)[0])
 
 
+def grid_tokens(image: TiledImage, grid: tuple[int, int]) -> int:
+    """Tokens of an image in that grid, of a record without newlines; with them, they depend on the frame too."""
+    assert not image.has_newlines
+    return len(_packed(image, grid, *_pixels_of(image, grid))[0])
+
+
 def _most_pixels(image: TiledImage, grids: Sequence[tuple[int, int]], height: int, width: int) -> tuple[int, int]:
     """transformers' ``select_best_resolution``: most pixels of the frame, then least padding; of equals, the first."""
 
@@ -259,7 +265,7 @@ def _nearest_ratio(image: TiledImage, grids: Sequence[tuple[int, int]], height: 
 
 
 def _longest_edge(image: TiledImage, grids: Sequence[tuple[int, int]], height: int, width: int) -> tuple[int, int]:
-    """transformers' ``resize_for_vision_encoder`` in tiles; of grids that are as near, the first."""
+    """transformers' ``resize_for_vision_encoder`` in tiles; or the grid of the nearest ratio, the largest of those."""
     height, width = _edge_resized(image, height, width)
     tile_height, tile_width = image.pixels.height, image.pixels.width
     ratio = width / height
@@ -269,7 +275,13 @@ def _longest_edge(image: TiledImage, grids: Sequence[tuple[int, int]], height: i
     else:
         rows = math.ceil(height / tile_height)
         columns = math.ceil(int(rows * tile_height * ratio) / tile_width)
-    return min(grids, key=lambda grid: abs(grid[0] - rows) + abs(grid[1] - columns))
+    wanted = columns / rows
+
+    def unfitness(grid: tuple[int, int]) -> tuple[float, int]:
+        ratio = grid[1] / grid[0]
+        return max(ratio / wanted, wanted / ratio), -math.prod(grid)
+
+    return (rows, columns) if (rows, columns) in grids else min(grids, key=unfitness)
 
 
 _RULES: Mapping[str, Callable[[TiledImage, Sequence[tuple[int, int]], int, int], tuple[int, int]]] = {
