@@ -34,6 +34,7 @@ class LlamaConfig:
     rotary: RotarySpec
     activation: str
     has_query_key_norms: bool = False  # each head of queries and keys is normalized before it is turned
+    has_qkv_biases: bool = False
 
     @property
     def heads(self) -> CausalAttention:
@@ -97,6 +98,7 @@ def decoder_layer(config: LlamaConfig, number: int, attention: str = "self_attn"
                 StoredMatrix(f"{attention}.k_proj", keys, "qk"),
                 StoredMatrix(f"{attention}.v_proj", keys, "v"),
             ),
+            config.has_qkv_biases,
         ),
         attention=CachedAttention(number, config.heads, tuple(Norm(f"{attention}.{n}", size, eps) for n in names)),
         out=projection(f"{attention}.o_proj", width, queries, kind="o"),

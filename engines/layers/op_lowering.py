@@ -60,7 +60,7 @@ class OpLowering(Protocol):
         return self.layer_norm(graph, total, scale, bias, epsilon), total
 
     def activation(self, graph: Graph, x: str, kind: str) -> str:
-        """One of ``gelu``, ``quick_gelu``, ``silu``, element by element."""
+        """One of ``gelu``, ``gelu_tanh``, ``quick_gelu``, ``silu``, element by element."""
 
     def gated(self, graph: Graph, gate_up: str, kind: str) -> str:
         """The first half of the last axis, activated, times the second: (1, T, 2 K) to (1, T, K)."""

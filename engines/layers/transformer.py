@@ -52,12 +52,15 @@ class TransformerLayer:
     out: Projection
     mlp_norm: Norm
     mlp: Mlp | GatedMlp
+    scales: tuple[str, str] | None = None  # vectors by which attention's and the perceptron's outputs are multiplied
     keeps_last_row: bool = False  # whether nothing but the last row is read of what it puts out
 
     def parameters(self) -> dict[str, Parameter]:
         """All of its tensors."""
         parts = (self.attention_norm, self.qkv, self.attention, self.out, self.mlp_norm, self.mlp)
-        return under(self.prefix, {k: v for part in parts for k, v in part.parameters().items()}, self.number)
+        found = {name: p for part in parts for name, p in part.parameters().items()}
+        found |= {name: Parameter((self.out.rows,)) for name in self.scales or ()}
+        return under(self.prefix, found, self.number)
 
     def folds(self) -> Iterator[Fold]:
         """In an order in which scales can be chosen: what is divided is rounded later."""
@@ -91,8 +94,16 @@ class TransformerLayer:
         if self.keeps_last_row:
             context, hidden = _last_row(graph, context), _last_row(graph, hidden)
         attended = self.out.emit(graph, lowering, mine, context)
+        if self.scales is not None:
+            attended = _scaled(graph, lowering, mine, attended, self.scales[0])
         normed, hidden = self.mlp_norm.emit_sum(graph, lowering, mine, attended, hidden)
-        return self.mlp.emit(graph, lowering, mine, normed), hidden
+        outer = self.mlp.emit(graph, lowering, mine, normed)
+        return (outer if self.scales is None else _scaled(graph, lowering, mine, outer, self.scales[1])), hidden
+
+
+def _scaled(graph: Graph, lowering: OpLowering, weights: Weights, x: str, name: str) -> str:
+    """Layer scale: every channel by its own number (Touvron et al. 2021, "Going deeper with Image Transformers")."""
+    return graph.node("Mul", [x, lowering.constant(graph, weights.prefix + name, weights.vector(name))])
 
 
 def emit_layers(

@@ -31,6 +31,7 @@ class VitConfig:
     activation: str
     layer_norm_eps: float
     keep_class_token: bool
+    has_class_token: bool = True
 
     @property
     def num_layers(self) -> int:
@@ -52,10 +53,15 @@ class VitConfig:
         """Rows that the encoder puts out."""
         return self.grid**2 + self.keep_class_token
 
+    @property
+    def num_rows(self) -> int:
+        """Rows that its layers see."""
+        return self.grid**2 + self.has_class_token
+
 
 @dataclass(frozen=True)
 class PatchEmbedding:
-    """Patches of a square picture, each a row, behind a class token; positions are learned.
+    """Patches of a square picture, each a row, behind a class token where there is one; positions are learned.
 
     The patch convolution's stride is its kernel, so it is a matrix product, and quantizes like one.
     """
@@ -64,28 +70,29 @@ class PatchEmbedding:
     image_size: int
     patch_size: int
     width: int
+    class_row: str | None = "class_embedding"  # names as ``CLIPVisionModel`` has them
+    positions: str = "position_embedding.weight"
+    convolution: str = "patch_embedding"
+    has_bias: bool = False
+    is_batched: bool = False  # whether class row and positions are stored as those of one image: (1, rows, width)
 
     @property
     def matrix(self) -> Projection:
         """The patch convolution."""
         kernel = (3, self.patch_size, self.patch_size)
-        return projection("patch_embedding", self.width, kernel, kind="patch")
+        return projection(self.convolution, self.width, kernel, has_bias=self.has_bias, kind="patch")
 
     def parameters(self) -> dict[str, Parameter]:
-        """Its tensors, under the names of ``CLIPVisionModel``."""
-        rows = (self.image_size // self.patch_size) ** 2 + 1
-        class_row, positions = Parameter((self.width,)), Parameter((rows, self.width))
-        return under(
-            self.prefix,
-            {
-                "class_embedding": class_row,
-                **self.matrix.parameters(),
-                "position_embedding.weight": positions,
-            },
-        )
+        """Its tensors."""
+        rows = (self.image_size // self.patch_size) ** 2 + (self.class_row is not None)
+        one, table = ((1, 1), (1, rows)) if self.is_batched else ((), (rows,))
+        found = {**self.matrix.parameters(), self.positions: Parameter((*table, self.width))}
+        if self.class_row is not None:
+            found[self.class_row] = Parameter((*one, self.width))
+        return under(self.prefix, found)
 
     def emit(self, graph: Graph, lowering: OpLowering, weights: Weights) -> str:
-        """``pixel_values`` (1, 3, H, W) to (1, 1 + P, D): the class token first."""
+        """``pixel_values`` (1, 3, H, W) to (1, P, D), or (1, 1 + P, D): the class token first."""
         mine = weights.under(self.prefix)
         size, patch = self.image_size, self.patch_size
         grid = size // patch
@@ -97,8 +104,10 @@ class PatchEmbedding:
         blocks = graph.node("Transpose", [blocks], perm=(1, 3, 0, 2, 4))  # (grid, grid, 3, patch, patch)
         rows = graph.node("Reshape", [blocks, graph.ints(1, grid * grid, 3 * patch * patch)])
         projected = self.matrix.emit(graph, lowering, mine, rows)
-        positions = mine.vector("position_embedding.weight")  # (1 + P, D), the class token's first
-        class_row = mine.vector("class_embedding").astype("float32") + positions[0]
+        positions = mine.vector(self.positions).reshape(-1, self.width)  # (1 + P, D), the class token's first
+        if self.class_row is None:
+            return graph.node("Add", [projected, lowering.constant(graph, "positions", positions[None])])
+        class_row = mine.vector(self.class_row).reshape(-1).astype("float32") + positions[0]
         placed = graph.node("Add", [projected, lowering.constant(graph, "positions", positions[None, 1:])])
         first = lowering.constant(graph, "class_row", class_row[None, None])
         return graph.node("Concat", [first, placed], axis=1)
@@ -106,17 +115,19 @@ class PatchEmbedding:
 
 @dataclass(frozen=True)
 class VisionTower:
-    """``pixel_values`` (1, 3, H, W) to ``features`` (1, P, Dv): what chosen layers put out, before any final norm."""
+    """``pixel_values`` (1, 3, H, W) to ``features`` (1, P, Dv): what chosen layers put out, or the last one behind its
+    norm."""
 
     patches: PatchEmbedding
-    pre_norm: Norm
+    pre_norm: Norm | None
     layers: tuple[TransformerLayer, ...]
     config: VitConfig
+    post_norm: Norm | None = None
 
     def parameters(self) -> dict[str, Parameter]:
-        """Of the patches, the norm before the layers, and the layers."""
-        layers = {name: p for layer in self.layers for name, p in layer.parameters().items()}
-        return {**self.patches.parameters(), **self.pre_norm.parameters(), **layers}
+        """Of the patches, the norm before the layers, the layers, and the norm behind them."""
+        parts = (self.patches, self.pre_norm, *self.layers, self.post_norm)
+        return {name: p for part in parts if part is not None for name, p in part.parameters().items()}
 
     def folds(self) -> Iterator[Fold]:
         """Of all layers."""
@@ -131,12 +142,15 @@ class VisionTower:
         """Its nodes; the class token is dropped unless the configuration keeps it."""
         config = self.config
         hidden = self.patches.emit(graph, lowering, weights)
-        hidden = self.pre_norm.emit(graph, lowering, weights, hidden)
+        if self.pre_norm is not None:
+            hidden = self.pre_norm.emit(graph, lowering, weights, hidden)
         states = emit_layers(graph, lowering, weights, self.layers, hidden)
         hidden = states[-1]
         if len(config.feature_layers) > 1:
             hidden = graph.node("Concat", [states[layer - 1] for layer in config.feature_layers], axis=-1)
-        if not config.keep_class_token:
+        if self.post_norm is not None:
+            hidden = self.post_norm.emit(graph, lowering, weights, hidden)
+        if config.has_class_token and not config.keep_class_token:
             hidden = graph.node("Slice", [hidden, graph.ints(1), graph.ints(config.num_features + 1), graph.ints(1)])
         graph.output("features", lowering.dtype, (1, config.num_features, config.feature_width), hidden)
 

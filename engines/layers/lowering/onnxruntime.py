@@ -97,7 +97,7 @@ class OnnxRuntimeLowering(OpLowering):
         return graph.node("LayerNormalization", [x, scale, bias], axis=-1, epsilon=epsilon)
 
     def activation(self, graph: Graph, x: str, kind: str) -> str:
-        """Gelu or QuickGelu; SiLU is a QuickGelu without its factor."""
+        """Gelu, FastGelu (by a tanh) or QuickGelu; SiLU is a QuickGelu without its factor."""
         operator, attributes = _ACTIVATIONS[kind]
         return graph.node(operator, [x], **attributes)
 
@@ -142,6 +142,7 @@ class OnnxRuntimeLowering(OpLowering):
 
 _ACTIVATIONS: dict[str, tuple[str, dict[str, float]]] = {
     "gelu": ("com.microsoft.Gelu", {}),
+    "gelu_tanh": ("com.microsoft.FastGelu", {}),
     "quick_gelu": ("com.microsoft.QuickGelu", {"alpha": 1.702}),
     "silu": ("com.microsoft.QuickGelu", {"alpha": 1.0}),
 }

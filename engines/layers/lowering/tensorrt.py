@@ -74,6 +74,8 @@ class TensorRTLowering(OpLowering):
         """Gelu, or ``x * sigmoid(alpha * x)``."""
         if kind == "gelu":
             return graph.node("Gelu", [x])
+        if kind == "gelu_tanh":
+            return graph.node("Gelu", [x], approximate="tanh")
         alpha = _SIGMOID_ALPHAS[kind]
         steep = x if alpha == 1.0 else graph.node("Mul", [x, self._number(graph, alpha)])
         return graph.node("Mul", [x, graph.node("Sigmoid", [steep])])
