@@ -78,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
         help="a camera's frames, as 1920x1080, of a model that looks at them in tiles: room is planned for the tokens "
         "that they take; may be given several times (default: any frame)",
     )
+    fitting.add_argument(
+        "--tiles",
+        type=positive,
+        metavar="N",
+        help="tiles that a frame is cut into at most, beside an overview, by SmolVLM (default: 1, the whole frame) and "
+        "InternVL (default: as the checkpoint says, mostly 12): more show smaller defects, and each takes its time",
+    )
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("checkpoint", metavar="CHECKPOINT", help="a model's directory, or synthetic:NAME")
     model.add_argument(

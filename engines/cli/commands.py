@@ -156,7 +156,7 @@ def _classifier_text(found: QuantizedClassifier) -> str:
 
 
 def _image_options(options: argparse.Namespace) -> ImageOptions:
-    return ImageOptions(options.fit, tuple(options.frames or ()))
+    return ImageOptions(options.fit, tuple(options.frames or ()), options.tiles)
 
 
 def _recipe(options: argparse.Namespace, checkpoint: Checkpoint, target: str) -> tuple[PrecisionPlan, str]:

@@ -20,6 +20,7 @@ _OF_CHECKPOINTS = {
     "context": "--context",
     "fit": "--fit",
     "frames": "--frame",
+    "tiles": "--tiles",
     "measurements": "--measurements",
     "calibration_cache": "--calibration-cache",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,28 +47,19 @@ def open_transformers(checkpoint: Path, prompt: PromptTokens, eos_token_ids: Seq
         ).eval()
     except Exception as error:  # it raises whatever its readers raise
         raise CheckpointError(f"transformers cannot load {checkpoint}: {error}") from error
-    config = model.config
-
-    def images_of(pixels: NDArray[np.float32], layout: ImageLayout) -> dict[str, Any]:
-        """What the model calls a frame's tensors."""
-        tensors = torch.from_numpy(pixels)
-        if layout.grid is None:
-            return {"pixel_values": tensors}
-        return {"pixel_values": tensors[None], "image_sizes": torch.tensor([layout.frame_size])}
+    see = _VISION[model.config.model_type]
+    image_token_id = model.config.image_token_id
 
     def trace(pixels: NDArray[np.float32], max_tokens: int, layout: ImageLayout) -> Trace:
         with torch.inference_mode():
-            seen = model.model.vision_tower(torch.from_numpy(pixels), output_hidden_states=True)
-            chosen = config.vision_feature_layer
-            layers = [chosen] if isinstance(chosen, int) else chosen
-            features = torch.cat([seen.hidden_states[layer] for layer in layers], dim=-1)
-            if config.vision_feature_select_strategy == "default":
-                features = features[:, 1:]
-            images = images_of(pixels, layout)
+            features, images = see(torch, model, torch.from_numpy(pixels), layout)
             packed = model.model.get_image_features(**images, return_dict=True).pooler_output
-            embeddings = torch.cat(list(packed)) if isinstance(packed, (list, tuple)) else packed
-            embeddings = embeddings.reshape(-1, embeddings.shape[-1])
-            head = [*prompt.before_image, *[config.image_token_id] * len(embeddings), *prompt.after_image]
+            shown = torch.cat(list(packed)) if isinstance(packed, (list, tuple)) else packed
+            shown = shown.reshape(-1, shown.shape[-1])
+            image = [layout.text.get(place, image_token_id) for place in range(len(shown) + len(layout.text))]
+            embeddings = model.get_input_embeddings()(torch.tensor(image))
+            embeddings[[place not in layout.text for place in range(len(image))]] = shown
+            head = [*prompt.before_image, *image, *prompt.after_image]
             inputs = {"input_ids": torch.tensor([head]), **images}
             logits: list[NDArray[np.float32]] = []
             tokens: list[int] = []
@@ -83,3 +74,34 @@ def open_transformers(checkpoint: Path, prompt: PromptTokens, eos_token_ids: Seq
         return Trace(flat.numpy(), embeddings.numpy(), np.stack(logits), tuple(tokens))
 
     return trace
+
+
+def _see_llava(torch: Any, model: Any, tensors: Any, layout: ImageLayout) -> tuple[Any, dict[str, Any]]:
+    config = model.config
+    seen = model.model.vision_tower(tensors, output_hidden_states=True)
+    chosen = config.vision_feature_layer
+    layers = [chosen] if isinstance(chosen, int) else chosen
+    features = torch.cat([seen.hidden_states[layer] for layer in layers], dim=-1)
+    if config.vision_feature_select_strategy == "default":
+        features = features[:, 1:]
+    if layout.grid is None:
+        return features, {"pixel_values": tensors}
+    return features, {"pixel_values": tensors[None], "image_sizes": torch.tensor([layout.frame_size])}
+
+
+def _see_smolvlm(torch: Any, model: Any, tensors: Any, layout: ImageLayout) -> tuple[Any, dict[str, Any]]:
+    return model.model.vision_model(tensors).last_hidden_state, {"pixel_values": tensors[None]}
+
+
+def _see_internvl(torch: Any, model: Any, tensors: Any, layout: ImageLayout) -> tuple[Any, dict[str, Any]]:
+    return model.model.vision_tower(tensors).last_hidden_state[:, 1:], {"pixel_values": tensors}
+
+
+# What each family's vision encoder puts out, and what the model calls a frame's tensors.
+_VISION: Mapping[str, Callable[[Any, Any, Any, ImageLayout], tuple[Any, dict[str, Any]]]] = {
+    "llava": _see_llava,
+    "llava_next": _see_llava,
+    "smolvlm": _see_smolvlm,
+    "idefics3": _see_smolvlm,
+    "internvl": _see_internvl,
+}

@@ -5,14 +5,24 @@ from collections.abc import Callable, Mapping
 from edge_runtime.errors import CheckpointError
 from engines.checkpoint import Checkpoint
 from engines.families.base import AS_SUGGESTED, ImageOptions, Model, check_parameters
+from engines.families.internvl import read_internvl
 from engines.families.llava import read_llava
 from engines.families.llava_next import read_llava_next
 from engines.families.mllama import read_mllama
+from engines.families.smolvlm import read_smolvlm
 
 FAMILIES: Mapping[str, Callable[[Checkpoint, int, ImageOptions], Model]] = {
     "llava": read_llava,
     "llava_next": read_llava_next,
     "mllama": read_mllama,
+    "smolvlm": read_smolvlm,
+    "idefics3": read_smolvlm,  # SmolVLM's first version has that name, and the same code
+    "internvl": read_internvl,
+}
+
+_OTHER_LAYOUTS = {
+    "internvl_chat": "which runs by code of its own; take the same model in transformers' layout, whose name ends with "
+    "-hf, as OpenGVLab/InternVL3-2B-hf",
 }
 
 # Two of a 7B model's layers, one of a 13B's: a group is in memory twice while it is loaded.
@@ -33,6 +43,11 @@ def read_model(
         CheckpointError: the architecture is not supported, or the checkpoint contradicts itself.
     """
     model_type = checkpoint.config.get("model_type")
+    if isinstance(model_type, str) and model_type in _OTHER_LAYOUTS:
+        raise CheckpointError(
+            f"{checkpoint.name} has the architecture {model_type!r}, {_OTHER_LAYOUTS[model_type]} (model_type in "
+            "config.json)"
+        )
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise CheckpointError(
             f"{checkpoint.name} has the architecture {model_type!r}; supported: {', '.join(FAMILIES)} "

@@ -33,9 +33,9 @@ def read_rotary(text: Settings, head_dim: int) -> RotarySpec:
         CheckpointError: it scales positions in a way that isn't supported, or a number of it is missing or malformed.
     """
     rope = text.below("rope_parameters" if text.values.get("rope_parameters") else "rope_scaling")
-    scaling = rope.choice("type" if "type" in rope.values else "rope_type", "default", ROTARY_SCALINGS)
+    scaling = rope.choice("type" if "type" in rope.values else "rope_type", "default", (*ROTARY_SCALINGS, "dynamic"))
     theta = rope.number("rope_theta", text.number("rope_theta", 10000.0))
-    if scaling == "default":
+    if scaling in ("default", "dynamic"):  # dynamic: scaled beyond max_position_embeddings alone, where no bundle goes
         return RotarySpec(theta, head_dim)
     if "factor" not in rope.values:
         raise CheckpointError(f"{rope.where}: factor is missing, by which {scaling} scales positions")

@@ -95,6 +95,7 @@ class ImageOptions:
 
     fit: str | None = None  # one of edge_runtime.bundle.manifest.FITS; None: as the checkpoint's processor suggests
     frames: tuple[tuple[int, int], ...] = ()  # widths and heights of the cameras' frames; none: any
+    tiles: int | None = None  # that a frame is cut into at most; None: as the family does on the edge
 
 
 AS_SUGGESTED = ImageOptions()

@@ -32,12 +32,12 @@ def inspection_prompt(
         return prompt_around_image(checkpoint.prompt["before_image"], checkpoint.prompt["after_image"])
     if checkpoint.chat_template is None:
         _log.warning(
-            "%s has no chat template; the prompt is worded as LLaVA 1.5's: %r ...",
+            "%s has no chat template; the prompt is worded as the family's: %r ...",
             checkpoint.name,
             otherwise.after_image,
         )
         return otherwise
-    tokenizer = _tokenizer_of(checkpoint)
+    tokenizer = tokenizer_of(checkpoint)
     image_token = tokenizer.id_to_token(image_token_id)
     text = _render(checkpoint, instruction)
     if image_token is None or text.count(image_token) != 1:
@@ -83,7 +83,12 @@ def _content(token: Any) -> str:
     return token if isinstance(token, str) else ""
 
 
-def _tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
+def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
+    """The checkpoint's tokenizer.
+
+    Raises:
+        CheckpointError: its file is none.
+    """
     try:
         return Tokenizer.from_str(checkpoint.tokenizer_json.decode("utf-8"))
     except Exception as error:  # the library raises bare Exception

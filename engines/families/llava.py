@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from tokenizers import Tokenizer
 
 from edge_runtime.bundle.manifest import (
     ImageSpec,
@@ -27,15 +29,32 @@ from engines.layers.parameters import Parameter, under
 from engines.layers.projection import Projection, numbers_in, projection
 from engines.layers.vision_tower import VitConfig, clip_tower
 
-_INSTRUCTION = (
+INSTRUCTION = (
     "Inspect the structure in this photograph. Answer with JSON: a list of findings, each with its "
     f"class ({', '.join(DEFECT_CLASSES)}), severity ({', '.join(SEVERITIES)}), region (x_min, y_min, x_max, y_max in "
     f"hundredths of the image), description, and action ({', '.join(ACTIONS)}). No defect: no findings."
 )
-DEFAULT_PROMPT = prompt_around_image(f"USER: {_INSTRUCTION}\n", "\nASSISTANT:")
+DEFAULT_PROMPT = prompt_around_image(f"USER: {INSTRUCTION}\n", "\nASSISTANT:")
 
 
-_HAS_QUERY_KEY_NORMS = {"llama": False, "qwen3": True}  # decoders that differ in that alone
+@dataclass(frozen=True)
+class DecoderKind:
+    """In what a decoder of LLaMA's kin differs from it, and what its settings are where ``config.json`` is silent."""
+
+    has_query_key_norms: bool = False
+    has_qkv_biases: bool = False
+    head_dim: int | None = None  # None: the width over the number of heads
+    intermediate_size: int = 11008
+    vocab_size: int = 32000
+    max_positions: int = 2048
+
+
+_QWEN = DecoderKind(intermediate_size=22016, vocab_size=151936, max_positions=32768)
+DECODERS: Mapping[str, DecoderKind] = {
+    "llama": DecoderKind(),
+    "qwen2": replace(_QWEN, has_qkv_biases=True),
+    "qwen3": replace(_QWEN, has_query_key_norms=True, head_dim=128),
+}
 
 
 @dataclass(frozen=True)
@@ -91,29 +110,34 @@ def llava_model(
     llama = config.llama
     return Model(
         family=family,
-        spec=ModelSpec(
-            hidden_size=llama.hidden_size,
-            num_layers=llama.num_layers,
-            num_heads=llama.num_heads,
-            num_kv_heads=llama.num_kv_heads,
-            head_dim=llama.head_dim,
-            vocab_size=llama.vocab_size,
-            max_positions=llama.max_positions,
-            bos_token_id=config.bos_token_id,
-            eos_token_ids=config.eos_token_ids,
-            image_token_id=config.image_token_id,
-        ),
+        spec=spec_of(llama, config.bos_token_id, config.eos_token_ids, config.image_token_id),
         image=image,
-        prompt=inspection_prompt(checkpoint, _INSTRUCTION, config.image_token_id, DEFAULT_PROMPT),
+        prompt=inspection_prompt(checkpoint, INSTRUCTION, config.image_token_id, DEFAULT_PROMPT),
         positions=PositionSpec("sequential", llama.rotary),
         parts=_parts(checkpoint, config, layout, group_parameters, newline),
         vision=vision_work(config.vit, image.max_tensors),
     )
 
 
+def spec_of(llama: LlamaConfig, bos_token_id: int, eos_token_ids: tuple[int, ...], image_token_id: int) -> ModelSpec:
+    """Sizes and special tokens of the language model."""
+    return ModelSpec(
+        hidden_size=llama.hidden_size,
+        num_layers=llama.num_layers,
+        num_heads=llama.num_heads,
+        num_kv_heads=llama.num_kv_heads,
+        head_dim=llama.head_dim,
+        vocab_size=llama.vocab_size,
+        max_positions=llama.max_positions,
+        bos_token_id=bos_token_id,
+        eos_token_ids=eos_token_ids,
+        image_token_id=image_token_id,
+    )
+
+
 def vision_work(vit: VitConfig, tiles: int) -> VisionWork:
     """What it takes to see so many tiles, one after another."""
-    rows = (vit.image_size // vit.patch_size) ** 2 + 1
+    rows = vit.num_rows
     return VisionWork(
         rows=tiles * rows,
         at_a_time=(rows, vit.hidden_size),
@@ -130,14 +154,10 @@ def read_config(values: Mapping[str, object], generation: Mapping[str, object]) 
     settings = Settings(values)
     vision, text = settings.below("vision_config"), settings.below("text_config")
     vision.choice("model_type", "clip_vision_model", ("clip_vision_model",))
-    decoder = text.choice("model_type", "llama", tuple(_HAS_QUERY_KEY_NORMS))
+    decoder = text.choice("model_type", "llama", ("llama", "qwen3"))
 
     all_layers = vision.size("num_hidden_layers", 12)
     select = settings.choice("vision_feature_select_strategy", "default", ("default", "full"))
-    hidden_size, num_heads = text.size("hidden_size", 4096), text.size("num_attention_heads", 32)
-    head_dim = text.size("head_dim", max(hidden_size // num_heads, 1))
-    num_kv_heads = text.size("num_key_value_heads", num_heads)
-    check_heads(text, num_heads, num_kv_heads, head_dim)
     eos = generation.get("eos_token_id", text.values.get("eos_token_id", 2))
     return LlavaConfig(
         vit=VitConfig(
@@ -152,25 +172,42 @@ def read_config(values: Mapping[str, object], generation: Mapping[str, object]) 
             layer_norm_eps=vision.number("layer_norm_eps", 1e-5),
             keep_class_token=select == "full",
         ),
-        llama=LlamaConfig(
-            hidden_size=hidden_size,
-            intermediate_size=text.size("intermediate_size", 11008),
-            num_layers=text.size("num_hidden_layers", 32),
-            num_heads=num_heads,
-            num_kv_heads=num_kv_heads,
-            head_dim=head_dim,
-            vocab_size=text.size("vocab_size", 32000),
-            max_positions=text.size("max_position_embeddings", 2048),
-            rms_norm_eps=text.number("rms_norm_eps", 1e-6),
-            rotary=read_rotary(text, head_dim),
-            activation=text.choice("hidden_act", "silu", ("silu",)),
-            has_query_key_norms=_HAS_QUERY_KEY_NORMS[decoder],
-        ),
+        llama=read_llama(text, decoder),
         connector_activation=settings.choice("projector_hidden_act", "gelu", ("gelu",)),
         connector_bias=settings.flag("multimodal_projector_bias", True),
         bos_token_id=text.integer("bos_token_id", 1),
         eos_token_ids=token_ids(eos),
         image_token_id=settings.integer("image_token_id" if "image_token_id" in values else "image_token_index", 32000),
+    )
+
+
+def read_llama(text: Settings, kind: str, rms_norm_eps: float = 1e-6) -> LlamaConfig:
+    """The settings of a decoder of LLaMA's kin, with the defaults that transformers gives it.
+
+    Raises:
+        CheckpointError: a setting is malformed or not supported.
+    """
+    known = DECODERS[kind]
+    if text.flag("use_sliding_window", False):
+        raise CheckpointError(f"{text.where}: use_sliding_window is true; supported: false, to see everything")
+    hidden_size, num_heads = text.size("hidden_size", 4096), text.size("num_attention_heads", 32)
+    head_dim = text.size("head_dim", known.head_dim or max(hidden_size // num_heads, 1))
+    num_kv_heads = text.size("num_key_value_heads", num_heads)
+    check_heads(text, num_heads, num_kv_heads, head_dim)
+    return LlamaConfig(
+        hidden_size=hidden_size,
+        intermediate_size=text.size("intermediate_size", known.intermediate_size),
+        num_layers=text.size("num_hidden_layers", 32),
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        vocab_size=text.size("vocab_size", known.vocab_size),
+        max_positions=text.size("max_position_embeddings", known.max_positions),
+        rms_norm_eps=text.number("rms_norm_eps", rms_norm_eps),
+        rotary=read_rotary(text, head_dim),
+        activation=text.choice("hidden_act", "silu", ("silu",)),
+        has_query_key_norms=known.has_query_key_norms,
+        has_qkv_biases=known.has_qkv_biases,
     )
 
 
@@ -202,26 +239,44 @@ def checkpoint_parameters(config: LlavaConfig, layout: Layout) -> dict[str, Para
 
 
 def _find_layout(checkpoint: Checkpoint) -> Layout:
-    """The layout by names that only one tensor ends with.
-
-    Head and embedding are one matrix where the settings say so and only one of the two is there, whichever it is.
-    """
+    """The layout by names that only one tensor ends with."""
 
     def prefix(ending: str) -> str | None:
-        found = [name for name in checkpoint if name.endswith(ending)]
-        return found[0].removesuffix(ending) if len(found) == 1 else None
+        return prefix_before(checkpoint, ending)
 
     vision, decoder = prefix("embeddings.class_embedding"), prefix("layers.0.input_layernorm.weight")
-    connector, above, below = prefix("linear_1.weight"), prefix("lm_head.weight"), prefix("embed_tokens.weight")
+    connector = prefix("linear_1.weight")
     if vision is None or decoder is None or connector is None:
         raise CheckpointError(
             f"{checkpoint.name} lacks a vision tower, a connector or a decoder under the names LLaVA gives them; "
             "expected a model saved by transformers' LlavaForConditionalGeneration"
         )
+    head, embedding = find_head(checkpoint)
+    return Layout(vision, connector, decoder, head, embedding)
+
+
+def prefix_before(checkpoint: Checkpoint, ending: str) -> str | None:
+    """What stands before ``ending`` in the only tensor's name that ends with it; None where there is not one."""
+    found = [name for name in checkpoint if name.endswith(ending)]
+    return found[0].removesuffix(ending) if len(found) == 1 else None
+
+
+def find_head(checkpoint: Checkpoint, is_tied: bool = False) -> tuple[str, str]:
+    """Names of the head's matrix and the embedding's.
+
+    They are one matrix where the settings say so (``is_tied`` where they are silent) and only one of the two is there,
+    whichever it is.
+
+    Raises:
+        CheckpointError: one is missing.
+    """
+    above, below = prefix_before(checkpoint, "lm_head.weight"), prefix_before(checkpoint, "embed_tokens.weight")
     head = None if above is None else f"{above}lm_head"
     embedding = None if below is None else f"{below}embed_tokens"
     settings = Settings(checkpoint.config)
-    if settings.flag("tie_word_embeddings", False) or settings.below("text_config").flag("tie_word_embeddings", False):
+    if settings.flag("tie_word_embeddings", is_tied) or settings.below("text_config").flag(
+        "tie_word_embeddings", False
+    ):
         head, embedding = head or embedding, embedding or head
     if head is None or embedding is None:
         missing, other = ("lm_head", "embedding") if head is None else ("embed_tokens", "head")
@@ -230,7 +285,7 @@ def _find_layout(checkpoint: Checkpoint) -> Layout:
             "for both (tie_word_embeddings); is it the whole checkpoint? AutoModel saves no head: save it by "
             "AutoModelForImageTextToText"
         )
-    return Layout(vision, connector, decoder, head, embedding)
+    return head, embedding
 
 
 def _parts(
@@ -283,3 +338,12 @@ def token_ids(value: object) -> tuple[int, ...]:
     if not ids or not all(type(i) is int for i in ids):
         raise CheckpointError(f"eos_token_id is {value!r}; expected a token's number, or a list of them")
     return tuple(ids)
+
+
+def stop_tokens(tokenizer: Tokenizer, ids: tuple[int, ...], turn_end: str) -> tuple[int, ...]:
+    """The tokens that end an answer: ``ids`` of the settings, and the one that ends a turn of a conversation.
+
+    Settings that were copied from a base model know the end of a text only.
+    """
+    end = tokenizer.token_to_id(turn_end)
+    return ids if end is None or end in ids else (*ids, end)

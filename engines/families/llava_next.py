@@ -11,10 +11,8 @@ from edge_runtime.errors import CheckpointError
 from edge_runtime.vision.image_processors import tiled_tokens
 from engines.checkpoint import Checkpoint
 from engines.families.base import ImageOptions, Model, Settings
-from engines.families.image_processor import read_pixels
+from engines.families.image_processor import check_frames, read_pixels
 from engines.families.llava import LlavaConfig, llava_model, read_config
-
-_LARGEST_FRAME = 65536  # pixels a side
 
 
 def read_llava_next(checkpoint: Checkpoint, group_parameters: int, options: ImageOptions) -> Model:
@@ -27,6 +25,8 @@ def read_llava_next(checkpoint: Checkpoint, group_parameters: int, options: Imag
         raise CheckpointError(
             f"{checkpoint.name} looks at a frame in tiles, which are fitted in one way only; leave --fit out"
         )
+    if options.tiles is not None:
+        raise CheckpointError(f"config.json of {checkpoint.name} lists the grids of tiles; leave --tiles out")
     config = read_next_config(checkpoint.config, checkpoint.generation_config)
     newlines = [name for name in checkpoint if name.endswith("image_newline")]
     if len(newlines) != 1:
@@ -56,8 +56,7 @@ def tiled_image(checkpoint: Checkpoint, config: LlavaConfig, options: ImageOptio
     # Of any frame, a grid's own shape takes most of its tokens, as nothing of it is padding.
     shapes = [(rows * side, columns * side) for rows, columns in image.grids]
     sizes = [(height, width) for width, height in options.frames] or shapes
-    if too_large := [size for size in sizes if max(size) > _LARGEST_FRAME]:
-        raise CheckpointError(f"a frame of {too_large[0][1]}x{too_large[0][0]} is larger than any camera's")
+    check_frames(options)
     return replace(image, max_tokens=max(tiled_tokens(image, *size) for size in sizes))
 
 

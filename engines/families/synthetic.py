@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import CheckpointError
 from engines.checkpoint import Checkpoint, load_checkpoint
+from engines.families.internvl import internvl_parameters, read_internvl_config
 from engines.families.llava import DEFAULT_PROMPT, Layout, LlavaConfig, checkpoint_parameters, read_config
 from engines.families.llava_next import read_next_config
 from engines.families.mllama import mllama_parameters, read_mllama_config
+from engines.families.smolvlm import read_smolvlm_config, smolvlm_parameters
 from engines.layers.parameters import Parameter
 
 _PREFIX = "synthetic:"
@@ -52,6 +54,60 @@ def _llava_16(text_config: dict[str, Any]) -> dict[str, Any]:
     grids = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
     model = {"model_type": "llava_next", "text_config": text_config, "image_grid_pinpoints": grids}
     return {**_llava_15(4096, 14336, 32, 32), **model}
+
+
+def _sizes(width: int, inner: int, layers: int, heads: int, kv_heads: int | None = None) -> dict[str, Any]:
+    sizes = {
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+    }
+    return sizes if kv_heads is None else {**sizes, "num_key_value_heads": kv_heads}
+
+
+def _smolvlm(vision: dict[str, Any], text: dict[str, Any], scale_factor: int) -> dict[str, Any]:
+    decoder = {"max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "vocab_size": 49280, "head_dim": 64}
+    return {
+        "model_type": "smolvlm",
+        "image_token_id": 49190,
+        "scale_factor": scale_factor,
+        "vision_config": {"model_type": "smolvlm_vision", **vision},
+        "text_config": {"model_type": "llama", "bos_token_id": 1, "eos_token_id": 2, **decoder, **text},
+    }
+
+
+_SIGLIP_512 = {**_sizes(768, 3072, 12, 12), "image_size": 512, "patch_size": 16}
+
+
+def _internvl(image_token_id: int, text: dict[str, Any]) -> dict[str, Any]:
+    vision = {**_sizes(1024, 4096, 24, 16), "image_size": [448, 448], "patch_size": [14, 14], "attention_bias": True}
+    decoder = {"rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "bos_token_id": 1, "eos_token_id": 2}
+    return {
+        "model_type": "internvl",
+        "image_token_id": image_token_id,
+        "downsample_ratio": 0.5,
+        "vision_config": {"model_type": "internvl_vision", **vision},
+        "text_config": {**decoder, **text},
+    }
+
+
+def _internvl_3(*sizes: int) -> dict[str, Any]:
+    rope = {"type": "dynamic", "factor": 2.0}
+    qwen2 = {"model_type": "qwen2", "vocab_size": 151674, "max_position_embeddings": 32768, "rope_scaling": rope}
+    return _internvl(151667, {**_sizes(*sizes), **qwen2})
+
+
+def _internvl_35(*sizes: int) -> dict[str, Any]:
+    qwen3 = {"model_type": "qwen3", "vocab_size": 151936, "max_position_embeddings": 40960, "head_dim": 128}
+    return _internvl(151671, {**_sizes(*sizes), **qwen3})
+
+
+def _tiny_internvl(**text: Any) -> dict[str, Any]:
+    decoder = {**_sizes(96, 160, 4, 4, 2), "vocab_size": 600, "max_position_embeddings": 1024, "head_dim": 32}
+    config = _internvl(300, {**decoder, **text})
+    vision = {**_sizes(64, 96, 3, 4), "image_size": [56, 56], "patch_size": [14, 14]}
+    return {**config, "image_seq_length": 4, "vision_config": {**config["vision_config"], **vision}}
 
 
 # Small, and awkward on purpose: widths that differ, grouped queries, an inner width of 3 x 64, an odd patch.
@@ -111,6 +167,20 @@ SYNTHETIC_CONFIGS: Mapping[str, dict[str, Any]] = {
             "vocab_size": 32064,
         }
     ),
+    "smolvlm2-2.2b": _smolvlm(
+        {**_sizes(1152, 4304, 27, 16), "image_size": 384, "patch_size": 14},
+        {**_sizes(2048, 8192, 24, 32, 32), "rope_theta": 130000.0},
+        3,
+    ),
+    "smolvlm2-500m": _smolvlm(_SIGLIP_512, {**_sizes(960, 2560, 32, 15, 5), "rope_theta": 100000.0}, 4),
+    "smolvlm2-256m": _smolvlm(_SIGLIP_512, {**_sizes(576, 1536, 30, 9, 3), "rope_theta": 100000.0}, 4),
+    "internvl3-1b": _internvl_3(896, 4864, 24, 14, 2),
+    "internvl3-2b": _internvl_3(1536, 8960, 28, 12, 2),
+    "internvl3-8b": _internvl_3(3584, 18944, 28, 28, 4),
+    "internvl3.5-1b": _internvl_35(1024, 3072, 28, 16, 8),
+    "internvl3.5-2b": _internvl_35(2048, 6144, 28, 16, 8),
+    "internvl3.5-4b": _internvl_35(2560, 9728, 36, 32, 8),
+    "internvl3.5-8b": _internvl_35(4096, 12288, 36, 32, 8),
     # This one can be planned, and not built.
     "llama-3.2-vision-11b": {
         "model_type": "mllama",
@@ -125,6 +195,16 @@ SYNTHETIC_CONFIGS: Mapping[str, dict[str, Any]] = {
         "image_grid_pinpoints": [[56, 112], [112, 56], [112, 112], [168, 56], [56, 168]],
         "text_config": {**_TINY["text_config"], "model_type": "mistral", "sliding_window": None},
     },
+    "tiny-smolvlm": {
+        **_smolvlm(
+            {**_sizes(64, 96, 3, 4), "image_size": 56, "patch_size": 14},
+            {**_sizes(192, 320, 4, 6, 2), "head_dim": 32, "max_position_embeddings": 1024, "vocab_size": 600},
+            2,
+        ),
+        "image_token_id": 300,
+    },
+    "tiny-internvl": _tiny_internvl(model_type="qwen2", rope_scaling={"type": "dynamic", "factor": 2.0}),
+    "tiny-internvl-qwen3": _tiny_internvl(model_type="qwen3", head_dim=48),
 }
 
 
@@ -181,8 +261,9 @@ def synthetic_checkpoint(name: str, config: Mapping[str, Any]) -> SyntheticCheck
     return SyntheticCheckpoint(
         name=name,
         config=config,
-        image_processor={"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}, "resample": 3},
-        tokenizer_json=_byte_tokenizer(shape.vocab_size, shape.image_token_id),
+        image_processor=shape.image_processor
+        or {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}, "resample": 3},
+        tokenizer_json=_byte_tokenizer(shape.vocab_size, shape.image_token_id, shape.tags),
         prompt={"before_image": DEFAULT_PROMPT.before_image, "after_image": DEFAULT_PROMPT.after_image},
         _parameters=shape.parameters,
     )
@@ -196,6 +277,28 @@ class _Shape:
     vocab_size: int
     image_token_id: int
     parameters: Mapping[str, Parameter]
+    image_processor: Mapping[str, Any] = field(default_factory=dict)  # empty: CLIP's
+    tags: tuple[str, ...] = ()  # what stands around tiles
+
+
+def _smolvlm_shape(values: Mapping[str, Any]) -> _Shape:
+    config = read_smolvlm_config(values, {})
+    side, statistics = config.vit.image_size, {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    edges = {"size": {"longest_edge": 4 * side}, "max_image_size": {"longest_edge": side}}
+    places = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    tags = ("<fake_token_around_image>", "<global-img>", *places)
+    processor = {**edges, "do_image_splitting": True, "resample": 1, **statistics}
+    vocab_size = config.llama.vocab_size
+    return _Shape(side, vocab_size, config.image_token_id, smolvlm_parameters(config), processor, tags)
+
+
+def _internvl_shape(values: Mapping[str, Any]) -> _Shape:
+    config = read_internvl_config(values, {})
+    side, vocab_size = config.vit.image_size, config.llama.vocab_size
+    statistics = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    processor = {"size": {"height": side, "width": side}, "max_patches": 12, "resample": 3, **statistics}
+    parameters = internvl_parameters(config)
+    return _Shape(side, vocab_size, config.image_token_id, parameters, processor, ("<img>", "</img>"))
 
 
 def _llava_shape(config: LlavaConfig, *more: tuple[str, Parameter]) -> _Shape:
@@ -217,6 +320,8 @@ _SHAPES: Mapping[str, Callable[[Mapping[str, Any]], _Shape]] = {
     "llava": lambda config: _llava_shape(read_config(config, {})),
     "llava_next": _llava_next_shape,
     "mllama": _mllama_shape,
+    "smolvlm": _smolvlm_shape,
+    "internvl": _internvl_shape,
 }
 
 
@@ -248,9 +353,13 @@ def _uniform(key: str, shape: tuple[int, ...], centre: float, deviation: float) 
     return values.reshape(shape)
 
 
-def _byte_tokenizer(vocab_size: int, image_token_id: int) -> bytes:
-    """A tokenizer of single bytes, in the form of the ``tokenizers`` library; ids left over are words nobody writes."""
+def _byte_tokenizer(vocab_size: int, image_token_id: int, tags: Sequence[str] = ()) -> bytes:
+    """A tokenizer of single bytes, in the form of the ``tokenizers`` library; ids left over are words nobody writes.
+
+    The ``tags`` have the ids before the image's.
+    """
     specials = {0: "<unk>", 1: "<s>", 2: "</s>", image_token_id: "<image>"}
+    specials.update(enumerate(tags, start=image_token_id - len(tags)))
     free = (token for token in range(vocab_size) if token not in specials)
     vocabulary = {byte: next(free) for byte in _byte_symbols()}
     vocabulary.update((f"<unused{token}>", token) for token in free)

@@ -73,7 +73,7 @@ def test_a_template_that_makes_no_prompt_is_refused(template, says):
 def test_a_checkpoint_without_a_template_says_how_it_is_asked(caplog):
     prompt_of(None)
 
-    assert "no chat template; the prompt is worded as LLaVA 1.5's" in caplog.text
+    assert "no chat template; the prompt is worded as the family's" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,13 @@ def test_plan_as_json_is_one_document(capsys):
     assert document["memory_bytes"] == sum(document["memory_plan"].values())
 
 
+def test_tiles_are_capped_by_the_families_that_cut_frames(capsys):
+    assert main(["plan", "synthetic:tiny-internvl", "--tiles", "4", "--frame", "160x90"]) == 0
+    assert "1x2 tiles, 14 tokens" in capsys.readouterr().out
+    assert main(["plan", "synthetic:tiny-llava", "--tiles", "4"]) == 1
+    assert "leave --frame and --tiles out" in capsys.readouterr().err
+
+
 def test_a_plan_beyond_the_budget_ends_with_4(capsys):
     assert main(["plan", "synthetic:llava-1.5-7b", "--budget", "2GB"]) == 4
 

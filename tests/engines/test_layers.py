@@ -9,7 +9,7 @@ from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering
 from engines.onnx.builder import Graph
 from engines.quantize.recipe import FLOAT16
 
-TINY = ("tiny-llava", "tiny-llava-next")
+TINY = ("tiny-llava", "tiny-llava-next", "tiny-smolvlm", "tiny-internvl", "tiny-internvl-qwen3")
 
 
 class Recorder:

@@ -12,6 +12,7 @@ from edge_runtime.vision.image_processors import layout_of
 from engines.evaluation.fidelity import Trace
 from engines.evaluation.parity import open_transformers
 from engines.families import read_model
+from tests.parity import golden_families, golden_processors
 from tests.parity.golden import (
     CHECKPOINTS,
     GOLDEN,
@@ -75,6 +76,8 @@ def main() -> None:
                 arrays[f"{shape} {field}"] = np.asarray(getattr(golden.trace, field))
         np.savez_compressed(GOLDEN_TILES, **arrays)
         print(f"{NAME}: {GOLDEN_TILES.stat().st_size} bytes")
+    golden_processors.main()
+    golden_families.main()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,14 @@ from engines.evaluation.fidelity import compare_traces
 from engines.evaluation.parity import open_transformers
 from engines.quantize.recipe import load_recipe
 from engines.reference.renderer.scenes import FIRST_HELD_OUT_SEED, render_scene
-from tests.parity.golden import CHECKPOINTS, load_golden
-from tests.parity.golden_processors import load_golden_processors, make_golden_processors
+from tests.parity.golden import CHECKPOINTS, PROMPT, load_golden
+from tests.parity.golden_families import (
+    image_of,
+    load_golden_families,
+    make_golden_families,
+    write_family_checkpoint,
+)
+from tests.parity.golden_processors import golden_frame, load_golden_processors, make_golden_processors
 from tests.parity.golden_tiles import load_golden_tiles
 from tests.parity.make_golden import make_golden, make_golden_tiles
 
@@ -56,6 +63,30 @@ def test_the_golden_images_are_what_transformers_processors_make_today():
     for key, golden in stored.items():
         np.testing.assert_array_equal(made[key].tiles, golden.tiles)
         assert made[key].tokens == golden.tokens
+
+
+def test_the_golden_answers_are_what_transformers_gives_today(tmp_path):
+    made, stored = make_golden_families(tmp_path), load_golden_families()
+
+    for key, golden in stored.items():
+        assert (made[key].tokens, made[key].image_tokens) == (golden.tokens, golden.image_tokens)
+        for field in ("features", "image_embeddings", "logits"):
+            expected = getattr(golden, field)
+            np.testing.assert_allclose(getattr(made[key], field), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_idefics3_is_the_code_of_smolvlm(tmp_path):
+    golden, frame = load_golden_families()["smolvlm 12", "16:9"], golden_frame("16:9")
+    path = write_family_checkpoint("tiny-smolvlm", tmp_path).path
+    config = json.loads((path / "config.json").read_text())
+    config |= {"model_type": "idefics3", "vision_config": {**config["vision_config"], "model_type": "idefics3_vision"}}
+    (path / "config.json").write_text(json.dumps(config))
+    image = image_of(load_checkpoint(path), tiles=12)
+
+    trace = open_transformers(path, PROMPT, eos_token_ids=())
+    found = trace(pixels_from_frame(frame, image), len(golden.tokens), layout_of(image, *frame.shape[:2]))
+
+    assert found.tokens == golden.tokens
 
 
 @pytest.mark.timeout(1800)

@@ -67,6 +67,18 @@ def said(finding: Finding) -> tuple[object, ...]:
     return (finding.defect_class, finding.severity, finding.region, finding.description, finding.action)
 
 
+@pytest.mark.parametrize("checkpoint", ["synthetic:tiny-smolvlm", "synthetic:tiny-internvl-qwen3"])
+def test_every_family_reports_as_by_the_bundle_for_any_cpu(build: Build, checkpoint: str) -> None:
+    reports = []
+    for target in ("tensorrt", "onnxruntime"):
+        with Inspector.open(build(checkpoint, "fp16", target), threads=1, max_report_tokens=40) as inspector:
+            reports.append(inspector.inspect(frame()))
+    on_jetson, on_cpu = reports
+    assert (on_jetson.grid, on_jetson.image_tokens) == (on_cpu.grid, on_cpu.image_tokens)
+    assert list(map(said, on_jetson.findings)) == list(map(said, on_cpu.findings))
+    assert on_jetson.tokens == on_cpu.tokens > 0
+
+
 @pytest.mark.parametrize(("height", "width"), [(96, 96), (72, 128), (128, 72), (60, 180)])
 def test_a_frame_in_tiles_is_reported_as_by_the_bundle_for_any_cpu(build: Build, height: int, width: int) -> None:
     picture = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)

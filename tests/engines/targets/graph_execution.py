@@ -11,6 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edge_runtime.language.positions import ROTARY_INPUTS, rotary_tables
+from edge_runtime.vision.image_processors import ImageLayout
 from engines.checkpoint import Checkpoint
 from engines.evaluation.fidelity import Trace
 from engines.families import read_model
@@ -88,11 +89,17 @@ class GraphDecoder:
         """The logits (V,) after ``tokens``."""
         return self._step(self._rows(tokens))
 
-    def trace(self, pixels: Float32, after_image: Sequence[int], tokens: Sequence[int]) -> Trace:
-        """What happens when led along ``tokens``."""
-        features, rows = self.see(pixels)
-        logits = [self.prefill(rows, after_image), *(self.append([token]) for token in tokens[:-1])]
-        return Trace(features[0].astype(np.float32), rows[0].astype(np.float32), np.stack(logits), tuple(tokens))
+    def trace(
+        self, pixels: Float32, after_image: Sequence[int], tokens: Sequence[int], layout: ImageLayout | None = None
+    ) -> Trace:
+        """What happens when led along ``tokens``; ``layout`` is that of a frame in tiles."""
+        seen = [self.see(pixels[i : i + 1]) for i in range(len(pixels))]
+        features, rows = (np.concatenate([part[0] for part in parts]) for parts in zip(*seen, strict=True))
+        if layout is not None:
+            tensors, rows = rows, np.empty((layout.tokens, rows.shape[1]), rows.dtype)
+            layout.pack(tensors, self._table.__getitem__, rows)
+        logits = [self.prefill(rows[None], after_image), *(self.append([token]) for token in tokens[:-1])]
+        return Trace(features.astype(np.float32), rows.astype(np.float32), np.stack(logits), tuple(tokens))
 
     def _rows(self, tokens: Sequence[int]) -> Any:
         return self._table[list(tokens)][None]

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
+from edge_runtime.vision.image_processors import layout_of, pixels_from_frame
 from engines.checkpoint import load_checkpoint
 from engines.evaluation.fidelity import compare_traces
 from engines.families import read_model
@@ -13,6 +14,8 @@ from engines.quantize.recipe import load_recipe
 from tests.engines.checkpoints import write_checkpoint
 from tests.engines.targets.graph_execution import GraphDecoder, emit
 from tests.parity.golden import CHECKPOINTS, PROMPT, golden_pixels, load_golden, write_golden_checkpoint
+from tests.parity.golden_families import CASES, excerpt, image_of, load_golden_families, write_family_checkpoint
+from tests.parity.golden_processors import golden_frame
 
 TINY = "synthetic:tiny-llava"
 IMAGE_ROWS = np.linspace(-1, 1, 16 * 128, dtype=np.float16).reshape(1, 16, 128)
@@ -44,6 +47,24 @@ def test_float16_graphs_compute_what_transformers_computes(name, tmp_path):
     assert fidelity.features_cosine > 0.9999
     assert fidelity.logits_relative_error < 3e-3  # float16 carries three digits
     assert fidelity.identical_tokens == 1.0
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_float16_graphs_of_tiles_compute_what_transformers_computes(case, tmp_path):
+    name, tiles = CASES[case]
+    checkpoint, golden = write_family_checkpoint(name, tmp_path), load_golden_families()[case, "16:9"]
+    image, frame = image_of(checkpoint, tiles), golden_frame("16:9")
+
+    runner = GraphDecoder(tmp_path, checkpoint, load_recipe("fp16"), PROMPT.before_image)
+    layout = layout_of(image, *frame.shape[:2])
+    whole = runner.trace(pixels_from_frame(frame, image), PROMPT.after_image, golden.tokens, layout)
+
+    found = excerpt(whole)
+    for part in ("features", "image_embeddings", "logits"):
+        expected = getattr(golden, part)
+        assert np.abs(getattr(found, part) - expected).max() < 4e-3 * np.abs(expected).max()  # as float16 carries
+    same = whole.logits.argmax(axis=1) == golden.tokens
+    assert same.mean() >= 62 / 64
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)

@@ -40,7 +40,11 @@ OF_EVERY_FORM = [*UNCALIBRATED, "asymmetric-int8"]  # other recipes choose other
     [(open_checkpoint(REFERENCE), recipe) for recipe in OF_EVERY_FORM]
     + [(tiny_variant(), recipe) for recipe in OF_EVERY_FORM]
     + [(tiny_modern(), recipe) for recipe in ("fp16", "asymmetric-int4")]
-    + [(open_checkpoint("synthetic:tiny-llava-next"), recipe) for recipe in ("fp16", "asymmetric-int4")]
+    + [
+        (open_checkpoint(f"synthetic:{name}"), recipe)
+        for name in ("tiny-llava-next", "tiny-smolvlm", "tiny-internvl", "tiny-internvl-qwen3")
+        for recipe in ("fp16", "asymmetric-int4")
+    ]
     + [(open_checkpoint(TINY), recipe) for recipe in RECIPES if recipe not in OF_EVERY_FORM],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
