@@ -28,7 +28,8 @@ from edge_runtime.reports.annotate import Frame, thumbnail_jpeg
 from edge_runtime.reports.report import InspectionReport, Timings, json_from_report, text_from_report
 from edge_runtime.signals import holding_interrupts
 from edge_runtime.stream.change_gate import GateRule
-from edge_runtime.stream.loop import Outcome, Stream, within
+from edge_runtime.stream.loop import Rules, within
+from edge_runtime.stream.source_stream import Outcome, SourceStream
 from edge_runtime.stream.sources import load_image, open_source, shown
 from edge_runtime.vision.image_decoding import DecodingRules
 
@@ -74,8 +75,8 @@ def _stream(arguments: argparse.Namespace) -> int:
         source.rules = _rules(inspector, arguments)
         header = FlightHeader(_describe(inspector.bundle.manifest), shown(arguments.source), time.time())
         log = stack.enter_context(FlightLog(log_path, header)) if log_path else None
-        rule = GateRule(arguments.skip_below)
-        stream = stack.enter_context(closing(Stream(inspector, source, rule, arguments.deadline, arguments.track)))
+        rules = Rules(GateRule(arguments.skip_below), deadline_s=arguments.deadline)
+        stream = stack.enter_context(closing(SourceStream(inspector, source, rules, arguments.track)))
         try:
             for count, outcome in enumerate(stream, start=1):
                 _print_outcome(outcome, arguments.json)

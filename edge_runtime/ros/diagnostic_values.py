@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 
 from edge_runtime.memory.monitor import NOTHING_GIVEN_UP, LevelChange
 from edge_runtime.memory.plan import MemoryPlan, MemoryPlanItem
-from edge_runtime.stream.loop import Counters
+from edge_runtime.stream.frame_counters import Counters
 
 _LATEST_CHANGES = 10
 

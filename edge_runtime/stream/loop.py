@@ -1,7 +1,7 @@
-"""A source's frames through an inspector, one outcome a frame; prints nothing and writes no file.
+"""Frames through an inspector, one at a time, each accounted for: the loop of the command line and of the ROS node.
 
-A camera does not wait: its frames pass through a newest-wins queue, and those that come while the inspector is busy
-are dropped and counted. Files do wait: every frame of a folder or video is inspected, or skipped by the rule.
+Knows neither ROS nor models, and starts no thread: who has frames hands them in, as whatever they came as, with what
+makes a picture of that. A frame that fails is an outcome, as a report is.
 """
 
 from __future__ import annotations
@@ -9,31 +9,31 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.errors import BackendError, EdgeRuntimeError, FrameError, SourceError
 from edge_runtime.reports.report import InspectionReport
 from edge_runtime.stream.camera_state import CameraState
 from edge_runtime.stream.change_gate import GateRule
-from edge_runtime.stream.latest_frame_queue import LatestFrameQueue
-from edge_runtime.stream.sources import FrameSource, SourcedFrame
+from edge_runtime.stream.frame_counters import Counters, FrameCounters
+from edge_runtime.stream.tiling import Tiling, inspect_in_tiles
 
-_FRAMES, _END = "frames", "end"  # lanes of a live source's queue
-_SILENCE_S = 30.0  # longer than a camera takes to be opened again
-_UNTIMED_S = 1.0  # by which frames without a time count as apart, so that one in a few is inspected whatever it shows
-_FAILURES_IN_A_ROW = 3  # of the engine: one is a frame's fault, so many are its own
+Frame = NDArray[np.uint8]  # (H, W, 3), BGR
+Message = TypeVar("Message")  # what a frame comes as
+
+LEFT_BEHIND = "the inspection did not end, and was left behind"
+_BLAMELESS = (ValueError, MemoryError)  # of what is raised: the frame's fault, the question's or the machine's
 
 
 class FrameInspector(Protocol):
     """What an inspector does, for those who only need that."""
 
     def inspect(
-        self, frame: NDArray[np.uint8], question: str = "", should_continue: Callable[[str], bool] = ...
+        self, frame: Frame, question: str = "", should_continue: Callable[[str], bool] = ...
     ) -> InspectionReport:
         """The report of one frame; see :meth:`edge_runtime.inspector.Inspector.inspect`."""
 
@@ -42,14 +42,14 @@ class FrameInspector(Protocol):
 
 
 @dataclass(frozen=True)
-class Counters:
-    """Frames since the start; received = reported + skipped + dropped + failed, and those that are under way."""
+class Rules:
+    """How frames are chosen and asked about; may change from one frame to the next."""
 
-    received: int = 0
-    reported: int = 0
-    skipped: int = 0  # by rule: they showed nothing new
-    dropped: int = 0  # replaced by a newer frame before the inspector was free
-    failed: int = 0  # damaged, or could not be inspected
+    gate: GateRule = field(default_factory=GateRule)
+    tiling: Tiling = field(default_factory=Tiling)
+    question: str = ""
+    deadline_s: float | None = None  # from the moment that an inspection starts
+    period_s: float = 0.0  # no frame is taken sooner after the start of the last inspection; the newest waits
 
 
 def within(deadline_s: float | None) -> Callable[[str], bool]:
@@ -61,144 +61,201 @@ def within(deadline_s: float | None) -> Callable[[str], bool]:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One frame and its report, or why it has none; ``index`` counts received frames from 0, skipped ones included."""
+class Arrival(Generic[Message]):
+    """A frame that was received, as it came."""
 
-    index: int
-    frame: SourcedFrame
-    report: InspectionReport | None
-    failure: str = ""
+    index: int  # among the frames received, from 0
+    camera: str
+    message: Message
+    arrived_s: float  # monotonic
 
 
-class Stream:
-    """Iterates over outcomes, counting what came and what was lost; must be closed, which stops a camera's thread.
+@dataclass(frozen=True)
+class Inspected(Generic[Message]):
+    """A message, what it showed, and what was found in it."""
 
-    Frames that ``rule`` skips are counted, and have no outcome. A report that takes longer than ``deadline_s`` is cut.
-    A frame at which the engine fails is an outcome; :class:`BackendError` comes where it fails again and again. Defects
-    are followed from frame to frame, but in pictures that need not show the same: there, only where ``is_tracked``.
+    index: int  # among the frames received, from 0
+    camera: str
+    message: Message
+    frame: Frame
+    question: str
+    report: InspectionReport
+    counters: Counters  # as they stood when the report was done
+
+
+@dataclass(frozen=True)
+class Failed(Generic[Message]):
+    """A message of which there will be no report, and why."""
+
+    index: int  # among the frames received, from 0
+    camera: str
+    message: Message
+    reason: str
+    error: Exception | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class _UnderWay(Generic[Message]):
+    """An inspection in progress; no arrival where it was asked for, and its frame is none of the stream's."""
+
+    began_s: float  # monotonic
+    arrival: Arrival[Message] | None = None
+
+
+class FrameLoop(Generic[Message]):
+    """Which frames are inspected, how, and what became of each; for one thread, and any may cut or leave it.
+
+    ``to_frame`` decodes a message, and ``rules`` is asked before every frame. Of each of ``cameras``, frames that show
+    what its last one showed are skipped, and defects followed, if ``is_tracked``, by numbers out of ``ids``.
+    ``counters`` may be shared with the loop that takes over.
     """
 
     def __init__(
         self,
+        cameras: Sequence[str],
+        to_frame: Callable[[Message], Frame],
         inspector: FrameInspector,
-        source: FrameSource,
-        rule: GateRule = GateRule(),  # noqa: B008  frozen
-        deadline_s: float | None = None,
-        is_tracked: bool = False,
+        counters: FrameCounters,
+        rules: Callable[[], Rules] = Rules,
+        ids: Iterator[int] | None = None,
+        is_tracked: bool = True,
     ) -> None:
+        ids = itertools.count(1) if ids is None else ids
+        self._camera_states = {camera: CameraState(ids, is_tracked) for camera in cameras}
+        self._to_frame = to_frame
         self._inspector = inspector
-        self._source = source
-        self._rule = rule
-        self._deadline_s = deadline_s
-        self._camera_state = CameraState(itertools.count(1), is_tracked or source.is_continuous)
-        self._now_s = -_UNTIMED_S
-        self._queue = _NewestIntake(source) if source.is_live else None
-        self._taken = 0
-        self._reported = 0
-        self._skipped = 0
-        self._failed = 0
-        self._failures_in_a_row = 0
+        self._counters = counters
+        self._rules = rules
+        self._inspection_began_s = float("-inf")
+        self._lock = threading.Lock()  # held for a moment: around who has the inspection in progress
+        self._under_way: _UnderWay[Message] | None = None
+        self._is_left = False
+        self._is_cut = False
 
     @property
-    def counters(self) -> Counters:
-        """What became of the frames so far."""
-        return Counters(
-            received=self._queue.received if self._queue else self._taken,
-            reported=self._reported,
-            skipped=self._skipped,
-            dropped=self._queue.dropped if self._queue else 0,
-            failed=self._failed,
-        )
+    def is_left(self) -> bool:
+        """Whether nobody waits for this loop any more."""
+        return self._is_left
 
-    def __iter__(self) -> Iterator[Outcome]:
-        frames = iter(self._queue or enumerate(self._source))
-        while True:
-            while (wait_s := self._inspector.rest_s()) > 0:  # before the frame is taken, or it would be an old one
-                time.sleep(wait_s)
-            item = next(frames, None)
-            if item is None:
+    @property
+    def busy_s(self) -> float:
+        """For how long the inspection in progress has been going on; 0 where there is none."""
+        under_way = self._under_way
+        return time.monotonic() - under_way.began_s if under_way else 0.0
+
+    def rest(self, pause: Callable[[float], object]) -> None:
+        """Wait while memory or heat ask for it; before a frame is taken, as it would be an old one afterwards.
+
+        ``pause`` waits for so many seconds at most, and returns what is true where nobody wants to wait any longer.
+        What the inspector raises passes through.
+        """
+        while (rest_s := self._inspector.rest_s()) > 0:
+            if pause(rest_s):
                 return
-            self._taken += 1
-            outcome = self._inspect(*item)
-            if outcome is not None:
-                yield outcome
 
-    def close(self) -> None:
-        """Stop receiving and close the source."""
-        if self._queue:
-            self._queue.stop()
-        self._source.close()
+    def too_soon_s(self) -> float:
+        """For how many seconds the rules' rate allows no frame; 0 or less where it allows one."""
+        return self._inspection_began_s + self._rules().period_s - time.monotonic()
 
-    def _inspect(self, index: int, frame: SourcedFrame) -> Outcome | None:
-        if self._source.is_live:
-            self._now_s = time.monotonic()
-        else:  # a file is read faster than it was filmed
-            self._now_s = self._now_s + _UNTIMED_S if frame.stamp_s is None else frame.stamp_s
+    def process(
+        self,
+        arrival: Arrival[Message],
+        publish: Callable[[Inspected[Message]], None] = lambda inspected: None,
+        now_s: float | None = None,
+    ) -> Inspected[Message] | Failed[Message] | None:
+        """Inspect a frame, and count it; None where the rules skip it, or this loop was left meanwhile.
+
+        ``now_s`` is the frame's time in seconds from anywhere, by which its camera is followed; the present if None.
+        A frame whose report ``publish`` cannot tell of has failed.
+        """
+        began_s = time.monotonic()
+        if not self._begin(_UnderWay(began_s, arrival)):
+            return self._fail(arrival, TimeoutError(LEFT_BEHIND), by_engine=False)
         try:
-            report = self._camera_state.inspect(frame.image, self._now_s, self._rule, self._report)
-        except (FrameError, BackendError) as error:
-            self._failed += 1
-            self._failures_in_a_row += isinstance(error, BackendError)
-            if self._failures_in_a_row == _FAILURES_IN_A_ROW:
-                raise
-            return Outcome(index, frame, None, str(error))
-        self._failures_in_a_row = 0
-        if report is None:
-            self._skipped += 1
+            rules = self._rules()
+
+            def inspect(frame: Frame) -> InspectionReport:
+                self._inspection_began_s = began_s
+                return self._look(frame, rules.tiling, rules.question, within(rules.deadline_s))
+
+            frame = self._to_frame(arrival.message)
+            state = self._camera_states[arrival.camera]
+            report = state.inspect(frame, began_s if now_s is None else now_s, rules.gate, inspect)
+        except Exception as error:  # whatever it is, the next frame deserves its chance
+            return self._fail(arrival, error, by_engine=not isinstance(error, _BLAMELESS)) if self._end() else None
+        if not self._end():
             return None
-        self._reported += 1
-        return Outcome(index, frame, report)
-
-    def _report(self, image: NDArray[np.uint8]) -> InspectionReport:
-        return self._inspector.inspect(image, should_continue=within(self._deadline_s))
-
-
-class _NewestIntake:
-    """A thread that reads a live source as fast as it delivers, and gives the newest frame to whoever asks.
-
-    The end of the source, or the error that ended it, waits in a lane of its own until the last frame was taken.
-    """
-
-    def __init__(self, source: FrameSource) -> None:
-        self._source = source
-        self._queue: LatestFrameQueue[tuple[int, SourcedFrame] | EdgeRuntimeError | None] = LatestFrameQueue(
-            (_FRAMES, _END), {_END: -1}
+        if report is None:
+            self._counters.skip()
+            return None
+        inspected = Inspected(
+            arrival.index, arrival.camera, arrival.message, frame, rules.question, report, self._counters.counters()
         )
-        self._stopping = threading.Event()
-        self.received = 0
-        self._thread = threading.Thread(target=self._read, name="queue", daemon=True)
-        self._thread.start()
-
-    @property
-    def dropped(self) -> int:
-        return self._queue.dropped(_FRAMES)
-
-    def __iter__(self) -> Iterator[tuple[int, SourcedFrame]]:
-        while (turn := self._queue.take(_SILENCE_S)) is not None:
-            _, item = turn
-            if item is None:
-                return
-            if isinstance(item, EdgeRuntimeError):
-                raise item
-            yield item
-        raise SourceError(f"the source gave no frame for {_SILENCE_S:.0f} s; is the camera still there?")
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join(timeout=5.0)
-
-    def _read(self) -> None:
-        ended_by: EdgeRuntimeError | None = None
         try:
-            for frame in self._source:
-                self._queue.put(_FRAMES, (self.received, frame))
-                self.received += 1
-                if self._stopping.is_set():
-                    break
-        except EdgeRuntimeError as error:
-            ended_by = error
-        except Exception as error:  # of whatever library reads the source
-            ended_by = SourceError(f"the source failed: {type(error).__name__}: {error}")
-            ended_by.__cause__ = error
-        finally:
-            self._queue.put(_END, ended_by)
+            publish(inspected)
+        except Exception as error:  # of the topics
+            return self._fail(arrival, error, by_engine=False)
+        self._counters.report(report, (time.monotonic() - arrival.arrived_s) * 1000)
+        return inspected
+
+    def answer(
+        self, message: Message, question: str, should_continue: Callable[[str], bool]
+    ) -> tuple[InspectionReport | None, str]:
+        """The report of a frame that somebody asked about, or why there is none; not counted."""
+        if not self._begin(_UnderWay(time.monotonic())):
+            return None, LEFT_BEHIND
+        report, failure = None, ""
+        try:
+            report = self._look(self._to_frame(message), self._rules().tiling, question, should_continue)
+        except Exception as error:
+            failure = words(error)
+        return (report, failure) if self._end() else (None, LEFT_BEHIND)
+
+    def cut(self) -> None:
+        """End the report in progress after its last complete finding, as a deadline does, and those that follow."""
+        self._is_cut = True
+
+    def leave(self) -> Failed[Message] | None:
+        """Give the inspection in progress up; its frame has failed, and what it may still say is thrown away."""
+        with self._lock:
+            self._is_left = True
+            under_way, self._under_way = self._under_way, None
+        if under_way is None or under_way.arrival is None:
+            return None
+        return self._fail(under_way.arrival, TimeoutError(LEFT_BEHIND), by_engine=True)
+
+    def _look(
+        self, frame: Frame, tiling: Tiling, question: str, should_continue: Callable[[str], bool]
+    ) -> InspectionReport:
+        def unless_cut(written: str) -> bool:
+            return should_continue(written) and not self._is_cut
+
+        return inspect_in_tiles(
+            frame,
+            tiling,
+            lambda tile: self._inspector.inspect(tile, question, unless_cut),
+            should_continue=lambda: unless_cut(""),
+        )
+
+    def _begin(self, inspection: _UnderWay[Message]) -> bool:
+        """Note that an inspection begins; False where nobody waits for it any more."""
+        with self._lock:
+            if not self._is_left:
+                self._under_way = inspection
+            return not self._is_left
+
+    def _end(self) -> bool:
+        """Note that the inspection in progress has ended; False where it had been left behind."""
+        with self._lock:
+            self._under_way = None
+            return not self._is_left
+
+    def _fail(self, arrival: Arrival[Message], error: Exception, by_engine: bool) -> Failed[Message]:
+        reason = words(error)
+        self._counters.fail(f"frame {arrival.index}: {reason}", by_engine)
+        return Failed(arrival.index, arrival.camera, arrival.message, reason, error)
+
+
+def words(error: Exception) -> str:
+    """What is wrong; its kind where it says nothing."""
+    return str(error) or type(error).__name__

@@ -1,178 +1,133 @@
-"""Files are inspected frame by frame; of a camera, the newest frame is, and the others are counted."""
+"""Every frame that is handed in is reported, skipped or failed, whatever happens to the loop or around it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import replace
-from pathlib import Path
+import threading
+import time
+from collections.abc import Callable
 
-import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from edge_runtime.errors import BackendError, FrameError, SourceError
+from edge_runtime.errors import BackendError, FrameError
 from edge_runtime.reports.report import InspectionReport
-from edge_runtime.stream.change_gate import DEFAULT_THRESHOLD, GateRule
-from edge_runtime.stream.loop import Counters, Stream
-from edge_runtime.stream.sources import FrameSource, SourcedFrame, open_source
-from tests.fakes import CRACK, FakeCamera, ScriptedInspector
+from edge_runtime.stream.frame_counters import Counters, FrameCounters
+from edge_runtime.stream.loop import LEFT_BEHIND, Arrival, Failed, FrameLoop, Inspected, Rules
+from edge_runtime.stream.tiling import Tiling
+from tests.fakes import CRACK, ScriptedInspector
+
+WAIT_S = 10.0
+FRAME = np.zeros((8, 8, 3), np.uint8)
+FOUND = InspectionReport(findings=(CRACK,), tokens=4)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for index in range(4):
-        cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((8, 8, 3), index, np.uint8))
-    return tmp_path
+def to_frame(message: str) -> NDArray[np.uint8]:
+    if message != "whole":
+        raise FrameError(f"{message} is no picture")
+    return FRAME
 
 
-def test_every_image_of_a_folder_is_inspected_in_order(folder: Path) -> None:
-    with closing(Stream(ScriptedInspector(delay_s=0.01), open_source(str(folder)))) as stream:
-        outcomes = list(stream)
-    assert [(outcome.index, outcome.frame.name) for outcome in outcomes] == [(i, f"{i}.png") for i in range(4)]
-    assert stream.counters == Counters(received=4, reported=4)
+def loop_of(
+    inspector: ScriptedInspector, rules: Callable[[], Rules] = Rules
+) -> tuple[FrameLoop[str], FrameCounters, Callable[[str], Arrival[str]]]:
+    counters = FrameCounters(dropped=lambda: 0)
+
+    def arrive(message: str) -> Arrival[str]:
+        now_s = time.monotonic()
+        return Arrival(counters.receive(now_s), "image", message, now_s)
+
+    return FrameLoop(("image",), to_frame, inspector, counters, rules), counters, arrive
 
 
-def test_a_damaged_image_is_received_and_fails_in_its_place(folder: Path) -> None:
-    (folder / "1.png").write_bytes(b"damaged")
-    with closing(Stream(ScriptedInspector(), open_source(str(folder)))) as stream:
-        outcomes = list(stream)
-    assert [outcome.index for outcome in outcomes if outcome.report] == [0, 2, 3]
-    assert "1.png is damaged" in outcomes[1].failure
-    assert stream.counters == Counters(received=4, reported=3, failed=1)
+def test_a_frame_and_its_report_go_together_and_a_defect_is_numbered() -> None:
+    loop, counters, arrive = loop_of(ScriptedInspector([FOUND]))
+    outcome = loop.process(arrive("whole"))
+    assert isinstance(outcome, Inspected)
+    assert (outcome.index, outcome.camera, outcome.message) == (0, "image", "whole")
+    assert outcome.report.findings[0].track_id == 1
+    assert counters.counters() == Counters(received=1, reported=1)
 
 
-def test_a_frame_that_cannot_be_inspected_is_an_outcome_and_the_stream_goes_on(folder: Path) -> None:
-    inspector = ScriptedInspector([InspectionReport(), FrameError("all black")])
-    with closing(Stream(inspector, open_source(str(folder)))) as stream:
-        failures = [outcome.failure for outcome in stream]
-    assert failures == ["", "all black", "", "all black"]
-    assert stream.counters == Counters(received=4, reported=2, failed=2)
+def test_a_frame_is_looked_at_in_as_many_tiles_as_the_rules_say() -> None:
+    inspector = ScriptedInspector([FOUND])
+    loop, _, arrive = loop_of(inspector, lambda: Rules(tiling=Tiling(columns=2, rows=3), question="rust?"))
+    loop.process(arrive("whole"))
+    assert inspector.questions == ["rust?"] * 6
 
 
-def test_a_frame_at_which_the_engine_fails_is_an_outcome_and_the_stream_goes_on(folder: Path) -> None:
-    inspector = ScriptedInspector([BackendError("NaN"), BackendError("NaN"), InspectionReport()])
-    with closing(Stream(inspector, open_source(str(folder)))) as stream:
-        failures = [outcome.failure for outcome in stream]
-    assert failures == ["NaN", "NaN", "", "NaN"]
-    assert stream.counters == Counters(received=4, reported=1, failed=3)
-
-
-def test_an_engine_that_fails_again_and_again_ends_the_stream(folder: Path) -> None:
-    with closing(Stream(ScriptedInspector([BackendError("out of memory")]), open_source(str(folder)))) as stream:
-        outcomes = iter(stream)
-        assert [next(outcomes).failure, next(outcomes).failure] == ["out of memory"] * 2
-        with pytest.raises(BackendError, match="out of memory"):
-            next(outcomes)
-    assert stream.counters == Counters(received=3, failed=3)
-
-
-def test_a_slow_inspector_gets_the_newest_frames_of_a_camera_and_none_is_lost_uncounted() -> None:
-    with closing(Stream(ScriptedInspector(delay_s=0.05), FakeCamera(40, period_s=0.005))) as stream:
-        indices = [outcome.index for outcome in stream]
-    assert indices == sorted(set(indices))
-    assert indices[-1] == 39  # the newest is never the one that is dropped
-    assert stream.counters == Counters(received=40, reported=len(indices), dropped=40 - len(indices))
-    assert stream.counters.dropped > 0
-
-
-def test_a_camera_that_vanishes_is_an_error_after_its_last_frame() -> None:
-    camera = FakeCamera(1, error=SourceError("unplugged"))
-    with closing(Stream(ScriptedInspector(), camera)) as stream:
-        outcomes = iter(stream)
-        assert next(outcomes).index == 0
-        with pytest.raises(SourceError, match="unplugged"):
-            next(outcomes)
-    assert camera.closed
-
-
-def test_a_camera_whose_library_fails_is_an_error_too() -> None:
-    camera = FakeCamera(1, error=cv2.error("assertion failed"))
-    with closing(Stream(ScriptedInspector(), camera)) as stream:
-        outcomes = iter(stream)
-        assert next(outcomes).index == 0
-        with pytest.raises(SourceError, match=r"the source failed: .*assertion failed"):
-            next(outcomes)
-
-
-def test_closing_a_stream_stops_its_camera() -> None:
-    camera = FakeCamera(1_000_000, period_s=0.001)
-    with closing(Stream(ScriptedInspector(), camera)) as stream:
-        next(iter(stream))
-    received = stream.counters.received
-    assert camera.closed
-    assert received < 1_000_000
-    assert stream.counters.received == received
-
-
-def test_frames_that_show_nothing_new_are_skipped_and_counted(folder: Path) -> None:
-    inspector = ScriptedInspector([InspectionReport()])
-    with closing(Stream(inspector, open_source(str(folder)), GateRule(DEFAULT_THRESHOLD, refresh_s=60.0))) as stream:
-        assert [outcome.index for outcome in stream] == [0]
-    assert stream.counters == Counters(received=4, reported=1, skipped=3)
-    assert len(inspector.frame_shapes) == 1
-
-
-def test_a_frame_that_failed_does_not_hide_the_next_one(folder: Path) -> None:
-    inspector = ScriptedInspector([FrameError("torn"), InspectionReport()])
-    with closing(Stream(inspector, open_source(str(folder)), GateRule(DEFAULT_THRESHOLD, refresh_s=60.0))) as stream:
-        assert [outcome.index for outcome in stream] == [0, 1]
-    assert stream.counters == Counters(received=4, reported=1, skipped=2, failed=1)
-
-
-@pytest.mark.parametrize(("is_tracked", "numbers"), [(True, [1, 1, 1, 1]), (False, [None] * 4)])
-def test_defects_are_followed_through_a_folder_only_where_somebody_asks_for_it(
-    folder: Path, is_tracked: bool, numbers: list[int | None]
+@pytest.mark.parametrize(
+    ("script", "message", "reason", "engine_failures"),
+    [
+        (FOUND, "torn", "torn is no picture", 0),
+        (FrameError("all black"), "whole", "all black", 0),
+        (BackendError("NaN"), "whole", "NaN", 1),
+        (ZeroDivisionError(), "whole", "ZeroDivisionError", 1),
+    ],
+)
+def test_a_frame_that_fails_is_counted_with_its_reason(
+    script: InspectionReport | Exception, message: str, reason: str, engine_failures: int
 ) -> None:
-    inspector = ScriptedInspector([InspectionReport(findings=(CRACK,))])
-    with closing(Stream(inspector, open_source(str(folder)), is_tracked=is_tracked)) as stream:
-        assert [outcome.report.findings[0].track_id for outcome in stream if outcome.report] == numbers
+    loop, counters, arrive = loop_of(ScriptedInspector([script]))
+    assert loop.process(arrive(message)) == Failed(0, "image", message, reason)
+    assert counters.counters() == Counters(received=1, failed=1)
+    assert counters.engine_failures == engine_failures
+    assert counters.status(0.0).last_failure == f"frame 0: {reason}"
 
 
-def test_a_defect_that_stays_in_view_keeps_its_number() -> None:
-    inspector = ScriptedInspector([InspectionReport(findings=(CRACK,))])
-    with closing(Stream(inspector, Film())) as stream:
-        numbers = [outcome.report.findings[0].track_id for outcome in stream if outcome.report]
-    assert numbers == [1] * 6
+def test_a_report_that_cannot_be_published_is_a_failed_frame_and_not_the_engine_s_fault() -> None:
+    def publish(inspected: Inspected[str]) -> None:
+        raise OSError("no such topic")
+
+    loop, counters, arrive = loop_of(ScriptedInspector())
+    assert isinstance(loop.process(arrive("whole"), publish), Failed)
+    assert counters.counters() == Counters(received=1, failed=1)
+    assert counters.engine_failures == 0
 
 
-def test_of_frames_without_a_time_one_is_inspected_now_and_then_whatever_it_shows() -> None:
-    class Untimed(Film):
-        def __iter__(self) -> Iterator[SourcedFrame]:
-            return (replace(frame, stamp_s=None) for frame in super().__iter__())
+def test_rules_that_cannot_be_told_fail_the_frame() -> None:
+    def rules() -> Rules:
+        raise ValueError("no such region")
 
-    with closing(Stream(ScriptedInspector(), Untimed(), GateRule(DEFAULT_THRESHOLD, refresh_s=3.0))) as stream:
-        assert [(outcome.index, outcome.frame.stamp_s) for outcome in stream] == [(0, None), (3, None)]
-
-
-def test_a_report_that_takes_longer_than_its_deadline_is_cut(folder: Path) -> None:
-    inspector = ScriptedInspector([InspectionReport(tokens=10_000)], token_delay_s=0.01)
-    with closing(Stream(inspector, open_source(str(folder)), deadline_s=0.05)) as stream:
-        report = next(iter(stream)).report
-    assert report is not None
-    assert report.truncated
-    assert report.tokens < 10_000
+    loop, counters, arrive = loop_of(ScriptedInspector(), rules)
+    assert loop.process(arrive("whole")) == Failed(0, "image", "whole", "no such region")
+    assert counters.counters() == Counters(received=1, failed=1)
 
 
-class Film(FrameSource):
-    """The same picture again and again, one every second of its own time."""
-
-    def __iter__(self) -> Iterator[SourcedFrame]:
-        for second in range(6):
-            yield SourcedFrame(np.zeros((8, 8, 3), np.uint8), f"{second} s", float(second))
-
-
-def test_the_time_of_a_film_is_the_one_in_which_it_was_filmed() -> None:
-    with closing(Stream(ScriptedInspector(), Film(), GateRule(DEFAULT_THRESHOLD, refresh_s=3.0))) as stream:
-        assert [outcome.frame.stamp_s for outcome in stream] == [0.0, 3.0]
+def test_a_report_is_cut_at_its_next_token() -> None:
+    loop, _, arrive = loop_of(ScriptedInspector([InspectionReport(tokens=10_000)]))
+    loop.cut()
+    outcome = loop.process(arrive("whole"))
+    assert isinstance(outcome, Inspected)
+    assert outcome.report.truncated
 
 
-def test_a_defect_that_is_seen_again_much_later_in_a_film_is_another_one() -> None:
-    class Slow(Film):
-        def __iter__(self) -> Iterator[SourcedFrame]:
-            return (replace(frame, stamp_s=60.0 * index) for index, frame in enumerate(super().__iter__()))
+def test_a_frame_whose_inspection_is_left_has_failed_once_and_so_have_those_that_come_after() -> None:
+    started, let_go = threading.Event(), threading.Event()
 
-    inspector = ScriptedInspector([InspectionReport(findings=(CRACK,))])
-    with closing(Stream(inspector, Slow())) as stream:
-        numbers = [outcome.report.findings[0].track_id for outcome in stream if outcome.report]
-    assert numbers == [1, 2, 3, 4, 5, 6]
+    class Patient(ScriptedInspector):
+        def inspect(self, *arguments: object, **options: object) -> InspectionReport:
+            started.set()
+            assert let_go.wait(WAIT_S)
+            return FOUND
+
+    loop, counters, arrive = loop_of(Patient())
+    ended: list[object] = []
+    worker = threading.Thread(target=lambda: ended.append(loop.process(arrive("whole"))))
+    worker.start()
+    assert started.wait(WAIT_S)
+    assert loop.busy_s > 0
+    assert loop.leave() == Failed(0, "image", "whole", LEFT_BEHIND)
+    let_go.set()
+    worker.join(WAIT_S)
+    assert ended == [None]
+    assert loop.process(arrive("whole")) == Failed(1, "image", "whole", LEFT_BEHIND)
+    assert loop.answer("whole", "", lambda written: True) == (None, LEFT_BEHIND)
+    assert counters.counters() == Counters(received=2, failed=2)
+
+
+def test_a_frame_that_is_asked_about_is_answered_beside_the_stream() -> None:
+    loop, counters, _ = loop_of(ScriptedInspector([FOUND]))
+    assert loop.answer("whole", "", lambda written: True) == (FOUND, "")
+    assert loop.answer("torn", "", lambda written: True) == (None, "torn is no picture")
+    assert counters.counters() == Counters()

@@ -24,7 +24,7 @@ from edge_runtime.memory.monitor import (
     read_machine,
 )
 from edge_runtime.memory.plan import MemoryPlan, MemoryPlanItem
-from edge_runtime.stream.loop import Stream
+from edge_runtime.stream.source_stream import SourceStream
 from tests.fakes import FakeCamera
 
 GB = 10**9
@@ -259,7 +259,7 @@ def test_under_pressure_reports_get_shorter_and_the_cache_smaller_and_then_as_be
 def test_a_flight_that_memory_ends_keeps_every_report_so_far(tiny_bundle: Path, tmp_path: Path) -> None:
     machine, log_path = Machine(PLENTY), tmp_path / "flight.jsonl"
 
-    def fly(stream: Stream, log: FlightLog) -> None:
+    def fly(stream: SourceStream, log: FlightLog) -> None:
         for count, outcome in enumerate(stream, start=1):
             assert outcome.report is not None
             log.write_record(FlightRecord(outcome.index, 0.0, outcome.frame.name, outcome.report))
@@ -270,7 +270,7 @@ def test_a_flight_that_memory_ends_keeps_every_report_so_far(tiny_bundle: Path, 
         Inspector.open(
             tiny_bundle, max_report_tokens=20, threads=1, monitor=ResourceMonitor(HASTY, machine)
         ) as inspector,
-        closing(Stream(inspector, FakeCamera(1000, period_s=0.005))) as stream,
+        closing(SourceStream(inspector, FakeCamera(1000, period_s=0.005))) as stream,
         FlightLog(log_path, FlightHeader("tiny", "camera", 0.0)) as log,
     ):
         with pytest.raises(BudgetExceededError):

@@ -2,14 +2,13 @@
 
 import pytest
 from inspection_ros.health import ERROR, OK, STALE, WARN, Heard, assess
-from inspection_ros.pipeline_types import Status
 
 from edge_runtime.memory.monitor import NOTHING_GIVEN_UP, LevelChange
 from edge_runtime.memory.plan import MemoryPlan, MemoryPlanItem
 from edge_runtime.memory.power import Power
 from edge_runtime.memory.telemetry import latency_statistics
 from edge_runtime.ros.diagnostic_values import counters_from_values, memory_plan_from_values, values_from_memory_plan
-from edge_runtime.stream.loop import Counters
+from edge_runtime.stream.frame_counters import Counters, Status
 
 COUNTERS = Counters(received=12, reported=6, skipped=3, dropped=2, failed=1)
 PLAN = MemoryPlan((MemoryPlanItem("weights/vision", 100, 110), MemoryPlanItem("kv_cache", 50)), budget_bytes=200)

@@ -5,13 +5,13 @@ import time
 
 import numpy as np
 import pytest
-from inspection_ros.pipeline import Pipeline
-from inspection_ros.pipeline_types import Failed, Request, Rules
+from inspection_ros.pipeline import Pipeline, Request
 
 from edge_runtime.errors import BudgetExceededError, FrameError
 from edge_runtime.reports.report import InspectionReport
 from edge_runtime.stream.change_gate import GateRule
-from edge_runtime.stream.loop import Counters
+from edge_runtime.stream.frame_counters import Counters
+from edge_runtime.stream.loop import Failed, Rules
 
 WAIT_S = 10.0
 FRAME = np.zeros((2, 2, 3), np.uint8)

@@ -10,7 +10,7 @@ from edge_runtime.memory.plan import MemoryPlan
 from edge_runtime.memory.power import Power
 from edge_runtime.memory.telemetry import LatencyStatistics
 from edge_runtime.ros.diagnostic_values import values_from_counters, values_from_level_changes, values_from_memory_plan
-from inspection_ros.pipeline_types import Status
+from edge_runtime.stream.frame_counters import Status
 
 OK, WARN, ERROR, STALE = range(4)  # the levels of diagnostic_msgs/DiagnosticStatus
 

@@ -20,8 +20,7 @@ from rclpy.task import Future
 
 from edge_runtime.memory.plan import MemoryPlan
 from edge_runtime.reports.report import InspectionReport
-from inspection_ros.pipeline import Pipeline, lateness
-from inspection_ros.pipeline_types import Request
+from inspection_ros.pipeline import Pipeline, Request, lateness
 
 # Of a message and its report: the report message with its header, to be sent as an answer.
 Answering = Callable[[str, str, Any, InspectionReport], InspectionReportMessage]

@@ -21,13 +21,14 @@ from edge_runtime.memory.monitor import LevelChange
 from edge_runtime.memory.plan import MemoryPlan, frame_bytes
 from edge_runtime.memory.power import read_power
 from edge_runtime.memory.telemetry import read_temperature_c
+from edge_runtime.stream.frame_counters import Status
+from edge_runtime.stream.loop import Failed
 from edge_runtime.vision.image_decoding import DecodingRules
 from inspection_ros.health import OK, Health, Heard, assess
 from inspection_ros.inspect_server import InspectServer
 from inspection_ros.lifecycle_guard import answer_impossible_transitions
 from inspection_ros.parameter_overrides import check_qos_overrides
-from inspection_ros.pipeline import Pipeline
-from inspection_ros.pipeline_types import ClosableInspector, Failed, Status
+from inspection_ros.pipeline import ClosableInspector, Pipeline
 from inspection_ros.publishers import Publishers, diagnostics_of
 from inspection_ros.settings import SETTINGS, check_setting, declare_settings, refusal, rules_from
 from inspection_ros.spin import run_node

@@ -20,8 +20,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from edge_runtime.reports.annotate import draw_report
 from edge_runtime.reports.report import InspectionReport
 from edge_runtime.ros.messages import fill_compressed, fill_image, message_from_report, nanoseconds
+from edge_runtime.stream.loop import Failed, Inspected
 from inspection_ros.health import Health
-from inspection_ros.pipeline_types import Failed, Inspected
 
 _JPEG_QUALITY = 80
 _FILL: dict[Any, Callable[[Any, Any], None]] = {

@@ -18,8 +18,8 @@ from rclpy.node import Node
 from edge_runtime.memory.plan import parse_bytes
 from edge_runtime.reports.report import Region
 from edge_runtime.stream.change_gate import DEFAULT_THRESHOLD, GateRule
+from edge_runtime.stream.loop import Rules
 from edge_runtime.stream.tiling import Tiling
-from inspection_ros.pipeline_types import Rules
 
 _MOST_TILES = 16  # a side
 _TOPIC = re.compile(r"(~/|/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)

@@ -9,7 +9,7 @@ from edge_runtime.memory.plan import MemoryPlan
 from edge_runtime.reports.annotate import thumbnail_jpeg
 from edge_runtime.reports.report import InspectionReport
 from edge_runtime.ros.messages import Frame
-from edge_runtime.stream.loop import Counters
+from edge_runtime.stream.frame_counters import Counters
 
 _PENDING = 64  # thumbnails kept for a report that may still come: 13 s of a camera at 5 frames/s, 3 MB
 

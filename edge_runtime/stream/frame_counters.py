@@ -1,23 +1,51 @@
-"""What became of a camera's frames, and how long it took: counts and durations; decides nothing and knows no ROS."""
+"""What became of frames, and how long it took: counts and durations; decides nothing."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from edge_runtime.memory.telemetry import LatencyWindow
+from edge_runtime.memory.telemetry import LatencyStatistics, LatencyWindow
 from edge_runtime.reports.report import InspectionReport
-from edge_runtime.stream.loop import Counters
-from inspection_ros.pipeline_types import Status
 
 _ANSWERS = 32  # the speed is that of so many
 
 
-class FrameCounters:
-    """Any thread may tell it, and any may ask. What was dropped is counted by the queue, which drops it."""
+@dataclass(frozen=True)
+class Counters:
+    """Frames since the start; received = reported + skipped + dropped + failed, and those that are under way."""
 
-    def __init__(self) -> None:
+    received: int = 0
+    reported: int = 0
+    skipped: int = 0  # by rule: they showed nothing new
+    dropped: int = 0  # replaced by a newer frame before the inspector was free
+    failed: int = 0  # damaged, or could not be inspected
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a loop over frames is doing."""
+
+    counters: Counters
+    latency: LatencyStatistics | None  # from a frame's arrival to its published report
+    since_frame_s: float  # since the newest frame arrived, or since the start
+    last_failure: str | None  # None once a frame succeeded again
+    first_token: LatencyStatistics | None = None  # from the start of an inspection to what the model says first
+    handover: LatencyStatistics | None = None  # how long a camera's callback took
+    tokens_per_s: float | None = None  # while it writes, over the latest reports
+    busy_s: float = 0.0  # for how long the inspection in progress has been going on
+    left_behind: int = 0  # inspections that were left behind
+    engine_failures: int = 0  # since the last report
+
+
+class FrameCounters:
+    """Any thread may tell it, and any may ask. ``dropped`` asks the queue, which drops frames and counts them."""
+
+    def __init__(self, dropped: Callable[[], int]) -> None:
+        self._dropped = dropped
         self._lock = threading.Lock()
         self._received = self._reported = self._skipped = self._failed = self._left_behind = 0
         self._engine_failures = 0
@@ -69,17 +97,23 @@ class FrameCounters:
         with self._lock:
             self._left_behind += 1
 
-    def counters(self, dropped: int) -> Counters:
-        """What became of the frames so far; ``dropped`` as it was just before."""
+    @property
+    def engine_failures(self) -> int:
+        """How often the engine has failed since the last report."""
+        return self._engine_failures
+
+    def counters(self) -> Counters:
+        """What became of the frames so far."""
+        dropped = self._dropped()
         with self._lock:
             return Counters(self._received, self._reported, self._skipped, dropped, self._failed)
 
-    def status(self, dropped: int, busy_s: float) -> Status:
+    def status(self, busy_s: float) -> Status:
         """A snapshot for diagnostics; the inspection in progress has been going on for ``busy_s``."""
         answers = tuple(self._pace)
         written_ms = sum(duration_ms for _, duration_ms in answers)
         return Status(
-            self.counters(dropped),
+            self.counters(),
             self._latency.statistics(),
             since_frame_s=time.monotonic() - self._newest_frame_s,
             last_failure=self._last_failure,
