@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
+from edge_runtime import progress
 from edge_runtime.backends import open_backend
 from edge_runtime.backends.base import Engine
 from edge_runtime.bundle.manifest import Component
@@ -95,6 +96,9 @@ class LoadedBundle:
         _return_free_memory()
 
     def _load_engines(self, bundle: Bundle, stack: ExitStack) -> _Engines:
+        components = bundle.manifest.components
+        progress.begin("loading its engines", sum(file.size_bytes for part in components for file in part.files))
+
         def load(component: Component) -> Engine:
             self._monitor.check_room(component.name, loading_bytes(self._manifest, component))
             before = self.backend.held_bytes
@@ -102,6 +106,7 @@ class LoadedBundle:
             stack.callback(engine.close)
             added = max(self.backend.held_bytes - before, 0)
             self._note(component.role, self._measured.get(component.role, 0) + added)
+            progress.advance(sum(file.size_bytes for file in component.files))
             return engine
 
         manifest = bundle.manifest

@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime import progress
 from edge_runtime.bundle.opening import sha256_of_file
 from edge_runtime.errors import CheckpointError
 
@@ -146,9 +147,10 @@ class DirectoryCheckpoint:
         ]
         digest = hashlib.sha256()
         try:
+            names = [name for name in names if (self.path / name).exists()]
+            progress.begin("hashing the checkpoint", sum((self.path / name).stat().st_size for name in names))
             for name in names:
-                if (self.path / name).exists():
-                    digest.update(f"{name} {sha256_of_file(self.path / name)}\n".encode())
+                digest.update(f"{name} {sha256_of_file(self.path / name)}\n".encode())
         except OSError as error:
             raise CheckpointError(f"{self.path} cannot be read: {error}; check it, and its permissions") from error
         return digest.hexdigest()

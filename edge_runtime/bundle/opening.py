@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_runtime import progress
 from edge_runtime.bundle.manifest import BUILD_COMMAND, MANIFEST_NAME, FileEntry, Manifest
 from edge_runtime.bundle.validation import manifest_from_json
 from edge_runtime.errors import BundleCorruptError, BundleNotFoundError, BundleTargetError
@@ -68,6 +69,8 @@ def check_files(bundle: Bundle, *, verify_hashes: bool) -> None:
         f"copy the bundle again, or rebuild it: edge-engines build CHECKPOINT --recipe {manifest.recipe} "
         f"--target {manifest.target} --out {bundle.path}"
     )
+    if verify_hashes:
+        progress.begin("comparing its files with their hashes", manifest.size_bytes)
     for entry in manifest.files:
         file = bundle.file(entry)
         try:
@@ -108,6 +111,7 @@ def sha256_of_file(path: Path) -> str:
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
+            progress.advance(len(block))
     return digest.hexdigest()
 
 

@@ -24,6 +24,7 @@ from edge_runtime.flight.page.page import check_page, write_page
 from edge_runtime.inspector import Inspector
 from edge_runtime.memory.plan import format_bytes, frame_bytes
 from edge_runtime.memory.telemetry import latency_statistics, read_memory
+from edge_runtime.progress import telling
 from edge_runtime.reports.annotate import Frame, thumbnail_jpeg
 from edge_runtime.reports.report import InspectionReport, Timings, json_from_report, text_from_report
 from edge_runtime.signals import holding_interrupts
@@ -39,11 +40,16 @@ _log = logging.getLogger(__name__)
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    with Inspector.open(arguments.bundle, arguments.budget, threads=arguments.threads) as inspector:
+    with _opened(arguments) as inspector:
         rules = _rules(inspector, arguments)
         done = [_inspect_file(inspector, path, rules, arguments) for path in arguments.images]
         _log.info("memory\n%s", inspector.memory_plan.table())
     return 0 if all(done) else 1
+
+
+def _opened(arguments: argparse.Namespace) -> Inspector:
+    with telling(f"opening {shown(arguments.bundle)}"):
+        return Inspector.open(arguments.bundle, arguments.budget, threads=arguments.threads)
 
 
 def _rules(inspector: Inspector, arguments: argparse.Namespace) -> DecodingRules:
@@ -54,7 +60,8 @@ def _rules(inspector: Inspector, arguments: argparse.Namespace) -> DecodingRules
 def _inspect_file(inspector: Inspector, path: str, rules: DecodingRules, arguments: argparse.Namespace) -> bool:
     as_json = arguments.json
     try:
-        report = inspector.inspect(load_image(path, rules), should_continue=within(arguments.deadline))
+        with telling(f"inspecting {shown(path)}"):
+            report = inspector.inspect(load_image(path, rules), should_continue=within(arguments.deadline))
     except FrameError as error:  # the other images may be whole
         complain(f"edge-runtime: {error}")
         if as_json:
@@ -71,7 +78,7 @@ def _stream(arguments: argparse.Namespace) -> int:
         check_page(log_path, arguments.page)
     with ExitStack() as stack:
         source = stack.enter_context(open_source(arguments.source))  # cheaper to refuse than a bundle is to load
-        inspector = stack.enter_context(Inspector.open(arguments.bundle, arguments.budget, threads=arguments.threads))
+        inspector = stack.enter_context(_opened(arguments))
         source.rules = _rules(inspector, arguments)
         header = FlightHeader(_describe(inspector.bundle.manifest), shown(arguments.source), time.time())
         log = stack.enter_context(FlightLog(log_path, header)) if log_path else None
@@ -115,7 +122,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _bench(arguments: argparse.Namespace) -> int:
     frames = _frames_to_measure(arguments)
-    with Inspector.open(arguments.bundle, arguments.budget, threads=arguments.threads) as inspector:
+    with _opened(arguments) as inspector:
         measured = _over_and_over(frames)
         inspector.inspect(next(measured))  # binds memory
         reports = [inspector.inspect(frame) for frame in islice(measured, arguments.frames)]
@@ -167,7 +174,8 @@ def _over_and_over(frames: list[Frame]) -> Iterator[Frame]:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    checks = doctor.examine(arguments.bundle, arguments.budget)
+    with telling("doctor"):
+        checks = doctor.examine(arguments.bundle, arguments.budget)
     if arguments.json:
         print(json.dumps([{**asdict(check), "is_problem": check.is_problem} for check in checks]))
     else:

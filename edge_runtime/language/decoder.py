@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime import progress
 from edge_runtime.backends.base import Array, Backend, Engine, Memory, Run
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.language.embedding import Embedding
@@ -72,6 +73,7 @@ class Decoder:
         if same_image and self.holds_image and not self._is_spoiled and image_tokens == self._image_tokens:
             self._cache.truncate(len(self._prefix) + image_tokens)
             return self._run(tokens)
+        progress.begin("reading the prompt", image_tokens + len(tokens))
         self.forget()
         logits = self._run(tokens, image_tokens)
         self.holds_image, self._image_tokens = True, image_tokens
@@ -111,6 +113,7 @@ class Decoder:
             step = self._steps.get(kind) or self._bind_step(kind, self._rows[:, first:end])
             for run in step.run_groups:
                 run()
+                progress.advance((end - first) / len(step.run_groups))
         for run in step.run_heads:
             run()
         self._backend.synchronize()

@@ -10,6 +10,7 @@ from itertools import accumulate
 
 import numpy as np
 
+from edge_runtime import progress
 from edge_runtime.errors import BackendError
 from edge_runtime.language.grammar import Grammar
 from edge_runtime.reports.report import REGION_STEPS, Finding, findings_from_answer
@@ -66,6 +67,7 @@ def write_answer(
     tokens = list(opening)
     probabilities = [1.0] * len(tokens)
     written = b"".join(map(grammar.text_of, tokens))
+    progress.begin(f"writing the answer, of {max_tokens} tokens at most", max_tokens)
     while not grammar.finished and len(tokens) < max_tokens and should_continue(written):
         token, probability = _choose(logits, grammar)
         forced = grammar.accept(token)

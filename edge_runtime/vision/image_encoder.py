@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edge_runtime import progress
 from edge_runtime.backends.base import Array, Backend, Engine, Run
 from edge_runtime.bundle.manifest import Manifest, SingleImage, TensorSpec, embedding_rows
 from edge_runtime.language.decoder import Decoder
@@ -50,8 +51,10 @@ class ImageEncoder:
         self._decoder.forget()
         self._layout = layout
         mine[...] = pixels
+        progress.begin("encoding the image", len(pixels))
         for run in self._bound.runs[: len(pixels)]:
             run()
+            progress.advance(1)
         self._backend.synchronize()
         if layout.gather is not None:
             rows = self._bound.embeddings.reshape(-1, self._bound.embeddings.shape[-1])

@@ -24,7 +24,8 @@ from edge_runtime.errors import (
     VerificationError,
 )
 from edge_runtime.memory.plan import format_bytes
-from edge_runtime.stream.sources import open_source
+from edge_runtime.progress import telling
+from edge_runtime.stream.sources import open_source, shown
 from edge_runtime.vision.image_processors import describe_image
 from engines.build import build
 from engines.calibrate import calibrate
@@ -177,7 +178,8 @@ def _verify(options: argparse.Namespace) -> None:
     checkpoint = open_checkpoint(options.checkpoint) if options.checkpoint else None
     frames = _load_images(options.images) if options.images else None
     try:
-        result = verify(options.bundle, checkpoint, frames)
+        with telling(f"verifying {shown(options.bundle)}"):
+            result = verify(options.bundle, checkpoint, frames)
     except BundleCorruptError as error:  # here no bad input, but the answer
         raise VerificationError(str(error)) from error
     fidelity = result.fidelity.as_json() if result.fidelity else None

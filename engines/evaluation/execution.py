@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime import progress
 from edge_runtime.backends import open_backend
 from edge_runtime.backends.base import Engine
 from edge_runtime.bundle.manifest import Component
@@ -44,9 +45,14 @@ def open_bundle_tracer(bundle: Bundle, prompt: PromptTokens) -> Iterator[BundleT
         backend = open_backend(manifest)
         stack.callback(backend.close)
 
+        progress.begin(
+            "loading its engines", sum(file.size_bytes for part in manifest.components for file in part.files)
+        )
+
         def load(component: Component) -> Engine:
             engine = backend.load(bundle.file(component.files[0]))
             stack.callback(engine.close)
+            progress.advance(sum(file.size_bytes for file in component.files))
             return engine
 
         encoder = manifest.component("vision_encoder")

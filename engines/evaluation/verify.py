@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime import progress
 from edge_runtime.bundle.manifest import MANIFEST_NAME, Manifest, manifest_to_json
 from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.errors import BuildError, CheckpointError, VerificationError
@@ -75,12 +76,17 @@ def verify(
         _check_finite(trace_bundle(first, [model.bos_token_id], layout))
         if isinstance(checkpoint, DirectoryCheckpoint) and not_compared is None:
             trace_reference = open_transformers(checkpoint.path, prompt, model.eos_token_ids)
-            expected = [trace_reference(pixels, _TOKENS, layout) for pixels, layout in seen]
+            progress.begin("running transformers", len(seen))
+            expected = []
+            for pixels, layout in seen:
+                expected.append(trace_reference(pixels, _TOKENS, layout))
+                progress.advance(1)
             led = [trace_bundle(p, trace.tokens, layout) for (p, layout), trace in zip(seen, expected, strict=True)]
             fidelity = compare_traces(led, expected)
     target = TARGETS[manifest.target]
     complaints = outside_tolerance(fidelity, manifest, target.arithmetic) if fidelity else []
     if checkpoint is not None and target.computes_float16:
+        progress.begin("looking for what float16 cannot hold", 0)
         complaints += _overflows(manifest, checkpoint, frames)
     return Verification(len(manifest.files), len(frames), fidelity, not_compared, tuple(complaints))
 

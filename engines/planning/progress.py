@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from tqdm import tqdm
+
+from edge_runtime.progress import saying, share_and_time_left
 
 _INTERVAL_S = 10.0
 
@@ -53,9 +54,8 @@ class Progress:
         """Share done, the step under way, and the time left at the pace so far."""
         there = self.done_bytes + (self.growing_bytes(self.step) if self.step else 0)
         share = min(there / self.total_bytes, 1.0) if self.total_bytes > 0 else 1.0
-        elapsed_s = self.clock() - self.begun_s
-        left = f"about {_duration(elapsed_s * (1 - share) / share)} left" if share else "time left not known yet"
-        return f"{self.what}: {share:.0%} done after {_duration(elapsed_s)}, {left}{self.step and f' ({self.step})'}"
+        told = share_and_time_left(share, self.clock() - self.begun_s)
+        return f"{self.what}: {told}{self.step and f' ({self.step})'}"
 
 
 @contextmanager
@@ -72,24 +72,6 @@ def open_progress(
         with tqdm(total=total_bytes, unit="B", unit_scale=True, desc=what, file=stream) as bar:
             yield Progress(what, total_bytes, growing_bytes, bar=bar)
         return
-    progress, finished = Progress(what, total_bytes, growing_bytes), threading.Event()
-
-    def tell() -> None:
-        with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed: the work goes on
-            while not finished.wait(interval_s):
-                print(progress.line(), file=stream, flush=True)
-
-    teller = threading.Thread(target=tell, name="progress", daemon=True)
-    teller.start()
-    try:
+    progress = Progress(what, total_bytes, growing_bytes)
+    with saying(progress.line, stream, interval_s):
         yield progress
-    finally:
-        finished.set()
-        teller.join()
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
