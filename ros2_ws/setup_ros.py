@@ -3,7 +3,8 @@
     .venv/bin/python ros2_ws/setup_ros.py
 
 Where a ROS is sourced, it is used as it is. Elsewhere rclpy comes from PyPI, as wheels, into this Python's
-virtual environment. Either way ``inspection_msgs`` is built into ``ros2_ws/install``, once: a second call
+virtual environment, and ``launch`` and ROS's own command line, which PyPI does not have, from their repositories,
+where those can be reached. Either way ``inspection_msgs`` is built into ``ros2_ws/install``, once: a second call
 returns at once. Afterwards ``ros2_ws/run COMMAND`` runs anything with all of it importable.
 
 Exit codes: 0 ready, 1 an error with its remedy, 69 (``EX_UNAVAILABLE``) where this machine can have neither.
@@ -23,11 +24,29 @@ import sysconfig
 from pathlib import Path
 
 WORKSPACE = Path(__file__).resolve().parent
-INSTALL = WORKSPACE / "install"
+BUILD, INSTALL, LOG = WORKSPACE / "build", WORKSPACE / "install", WORKSPACE / "log"
+SOURCES = BUILD / "sources"  # of what is neither here nor on PyPI
 STAMP = INSTALL / ".setup_ros"
 WHEELS = INSTALL / ".wheels"  # where the packages from PyPI are, for ros2_ws/run
 WHEEL_PYTHONS = ((3, 10), (3, 13))  # the CPython versions that rclpy's wheels exist for, first and last
 BUILD_TIMEOUT_S = 900
+FETCH_TIMEOUT_S = 120  # a repository; where a firewall drops packets, git waits for ever
+REPOSITORIES = "https://github.com/ros2"
+# Of launch files and of `ros2`: by repository the commit, of Jazzy's release that the wheels are of, and the packages.
+LAUNCH_SOURCES = {
+    "launch": ("09403fcebedb68dd259e9ab6b35bd8712b6596ec", ("launch", "launch_xml", "launch_yaml")),
+    "launch_ros": ("62c56e53e86812023697fe330c83d327f54e7b18", ("launch_ros", "ros2launch")),
+    "rcl_interfaces": ("003987ecb81a32802ab27dd6d325b8c6b8b813cc", ("composition_interfaces",)),
+    "rosidl_runtime_py": ("df2361f64ecb85f65f4bf22e804424e0f1ac4197", (".",)),
+    "ros2cli": (
+        "de6cd27284937044d8dff47a617581c28865210c",
+        (
+            "ros2cli",
+            *("ros2action", "ros2interface", "ros2lifecycle", "ros2node", "ros2param", "ros2pkg", "ros2run"),
+            *("ros2service", "ros2topic"),
+        ),
+    ),
+}
 
 
 class SetupError(Exception):
@@ -50,7 +69,9 @@ def main() -> int:
             print("ROS 2 is set up")
             return 0
         check_sourced_ros(sourced) if sourced else install_wheels()
-        build_messages([] if sourced else wheel_cmake_args())
+        clear_workspace()
+        folders = [WORKSPACE / "src" / "inspection_msgs", *([] if sourced else fetch_launch())]
+        build_packages(folders, [] if sourced else wheel_cmake_args())
         WHEELS.write_text("" if sourced else sys.prefix)
         STAMP.write_text(fingerprint())
     except SetupError as error:
@@ -133,25 +154,62 @@ def mend_exported_paths(prefix: Path, python_include: str, numpy_include: str) -
             path.write_text(mended)
 
 
-def build_messages(cmake_args: list[str]) -> None:
-    """Build ``inspection_msgs`` afresh: a CMake cache of another Python would build for that one."""
-    folders = {name: WORKSPACE / name for name in ("build", "install", "log")}
-    for folder in folders.values():
+def clear_workspace() -> None:
+    """Remove what was built before: a CMake cache of another Python would build for that one."""
+    for folder in (BUILD, INSTALL, LOG):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def fetch_launch() -> list[Path]:
+    """Fetch the packages of ``launch`` and ``ros2``; none, which is said, where they cannot be had.
+
+    Nothing but tests needs them.
+    """
+    for name, (commit, _) in LAUNCH_SOURCES.items():
+        folder = SOURCES / name
+        steps = (["init", "--quiet"], ["fetch", "--quiet", "--depth=1", f"{REPOSITORIES}/{name}", commit])
+        for step in (*steps, ["checkout", "--quiet", commit]):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                ran = subprocess.run(
+                    ["git", "-C", str(folder), *step],
+                    timeout=FETCH_TIMEOUT_S,
+                    capture_output=True,
+                    text=True,
+                    env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
+                )
+                failure = ran.stderr.strip() if ran.returncode else ""
+            except (OSError, subprocess.TimeoutExpired) as error:
+                failure = str(error)
+            if failure:
+                print(
+                    f"setup_ros: {REPOSITORIES}/{name} cannot be had ({failure}), so tests of launch files and of ros2 "
+                    f"are skipped; where it can be reached, remove {INSTALL} and run this again",
+                    file=sys.stderr,
+                )
+                shutil.rmtree(SOURCES)
+                return []
+    return [SOURCES / name / package for name, (_, packages) in LAUNCH_SOURCES.items() for package in packages]
+
+
+def build_packages(folders: list[Path], cmake_args: list[str]) -> None:
+    """Build the packages in ``folders`` into the workspace, and none that lie beside them."""
+    packages = [folder.name for folder in folders]
     command = ["colcon"]
     environment = dict(os.environ)
     if cmake_args:
         command = [sys.executable, "-m", "colcon"]
         environment["AMENT_PREFIX_PATH"] = sys.prefix
         environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment["PATH"]))
-    command += ["--log-base", str(folders["log"]), "build", "--merge-install", "--packages-select", "inspection_msgs"]
-    command += ["--base-paths", str(WORKSPACE / "src")]
-    command += ["--build-base", str(folders["build"]), "--install-base", str(folders["install"])]
+    command += ["--log-base", str(LOG), "build", "--merge-install", "--packages-select", *packages]
+    command += ["--base-paths", *map(str, folders)]
+    command += ["--build-base", str(BUILD), "--install-base", str(INSTALL)]
     command += ["--cmake-args", "-DBUILD_TESTING=OFF", *cmake_args]
-    print("building inspection_msgs (half a minute, once)", flush=True)
+    more = f" and {len(packages) - 1} packages of launch and ros2" if len(packages) > 1 else ""
+    print(f"building inspection_msgs{more} (half a minute, once)", flush=True)
     built = subprocess.run(command, env=environment, timeout=BUILD_TIMEOUT_S, capture_output=True, text=True)
     if built.returncode != 0:
-        raise SetupError(f"colcon could not build inspection_msgs:\n{built.stdout}{built.stderr}")
+        raise SetupError(f"colcon could not build {' '.join(packages)}:\n{built.stdout}{built.stderr}")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ ROOT = PACKAGE.parents[2]
 CONFIG = PACKAGE / "config"
 UNHEARD = {"/image/compressed", "/clock"}  # topics that a node hears where it is told to
 JAZZY = "/get_type_description"
+NO_LAUNCH = "no launch: ros2_ws/setup_ros.py could not fetch it, and no ROS is sourced"
 
 
 PARAMETER_FILES = [CONFIG / "inspection.yaml", *(CONFIG / "devices").glob("*.yaml")]
@@ -93,7 +94,7 @@ def test_the_security_policy_allows_exactly_what_recorder_and_camera_do(rig, pol
 
 
 def described(name):
-    pytest.importorskip("launch_ros", reason="launch comes with a ROS installation, not from PyPI")
+    pytest.importorskip("launch_ros", reason=NO_LAUNCH)
     return runpy.run_path(str(PACKAGE / "launch" / name))["generate_launch_description"]()
 
 
@@ -115,7 +116,7 @@ def test_fast_dds_takes_the_profile_of_large_frames(ros):
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """The environment of processes that find the package where colcon installed it."""
-    pytest.importorskip("launch_ros", reason="launch comes with a ROS installation, not from PyPI")
+    pytest.importorskip("launch_ros", reason=NO_LAUNCH)
     folder = tmp_path_factory.mktemp("workspace")
     command = [sys.executable, "-m", "colcon", "--log-base", "log", "build", "--base-paths", str(PACKAGE)]
     subprocess.run([*command, "--packages-select", "inspection_ros"], cwd=folder, check=True, timeout=120)
@@ -147,7 +148,7 @@ sys.exit(service.run())
 
 def launched(environment, name, *arguments):
     """A launch file of the package in ``environment``, run to its end."""
-    pytest.importorskip("launch_ros", reason="launch comes with a ROS installation, not from PyPI")
+    pytest.importorskip("launch_ros", reason=NO_LAUNCH)
     command = [sys.executable, "-c", LAUNCH, str(PACKAGE / "launch" / f"{name}.launch.py"), *arguments]
     return subprocess.run(
         command, env=environment, start_new_session=True, capture_output=True, text=True, timeout=WAIT_S, check=False
@@ -186,7 +187,7 @@ def test_a_drone_without_a_camera_launches_nothing(ros, installed, camera, words
 
 def test_parameters_of_a_file_go_on_top_of_the_device_s(rig, installed, tiny_bundle, tmp_path):
     (tmp_path / "mine.yaml").write_text("/**:\n  ros__parameters:\n    max_rate_hz: 0.5\n")
-    pytest.importorskip("launch_ros", reason="launch comes with a ROS installation, not from PyPI")
+    pytest.importorskip("launch_ros", reason=NO_LAUNCH)
     command = [sys.executable, "-c", LAUNCH, str(PACKAGE / "launch" / "inspection.launch.py")]
     command += [f"bundle:={tiny_bundle}", "device:=orin-nano-8gb", f"params_file:={tmp_path / 'mine.yaml'}"]
     launch = subprocess.Popen([*command, "autostart:=false"], env=installed, start_new_session=True)
@@ -198,6 +199,25 @@ def test_parameters_of_a_file_go_on_top_of_the_device_s(rig, installed, tiny_bun
         launch.wait(WAIT_S)
     assert values[0].string_value == "5.84GB"
     assert [value.double_value for value in values[1:]] == [15.0, 0.5, 0.35]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("service call /inspection/get_state lifecycle_msgs/srv/GetState", "label='active'"),
+        ("interface show inspection_msgs/msg/Finding", "float64 confidence"),
+        ("service call /inspection/get_memory_plan inspection_msgs/srv/GetMemoryPlan", "name='weights'"),
+    ],
+)
+def test_the_command_line_of_ros_speaks_with_the_node(rig, command, words):
+    pytest.importorskip("ros2cli", reason=NO_LAUNCH)
+    rig.fly(scripted(ScriptedInspector()))
+    subcommand, verb, *arguments = command.split()
+    ros2 = [sys.executable, "-c", "import ros2cli.cli; ros2cli.cli.main()", subcommand, verb]
+    asked = subprocess.Popen([*ros2, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    answer, _ = asked.communicate(timeout=WAIT_S)
+    assert words in answer
+    assert asked.returncode == 0
 
 
 def test_a_launched_drone_reports_records_and_is_up_again_within_5_s_of_being_killed(
