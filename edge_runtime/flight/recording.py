@@ -20,6 +20,7 @@ SUFFIX = ".mcap"
 _NO_FIX = -1  # of sensor_msgs/NavSatStatus; a driver that does not fill it in leaves 0 in Humble and -2 in Jazzy
 _MAGIC_BYTES = 8
 _MAGIC_BEGINS = b"\x89"  # no kind of a record does
+_NO_RECORD = 0  # where a disk gave zeros back
 _RECORD_HEAD = struct.Struct("<BQ")  # its kind, and the bytes that follow
 _REPORT = "inspection_msgs/msg/InspectionReport"
 _FAILURE = "inspection_msgs/msg/FrameFailure"
@@ -30,10 +31,12 @@ _HEALTH = "diagnostic_msgs/msg/DiagnosticArray"
 def load_recording(path: str | Path, number: int | None = None) -> Flight:
     """A flight in a recording, the last one unless its ``number`` is given, from 1; each activation of a node is one.
 
-    Where a power cut ended it, what had been written until then.
+    Where a power cut ended it, what had been written until then. Of files without checksums, which other recorders may
+    write, a wrong byte inside of a message cannot be told.
 
     Raises:
-        FlightLogError: the file cannot be read, is no recording of a flight, or has no such flight.
+        FlightLogError: the file cannot be read, differs from its checksums, is no recording of a flight, or has no such
+            flight.
         MissingDependencyError: the libraries that read recordings are not installed.
     """
     flown = _Flown()
@@ -207,7 +210,7 @@ def _messages(path: Path, flown: _Flown) -> Iterator[tuple[str, str, int, Any]]:
     """Type, topic, log time and content of every message that tells something, as far as the file goes."""
     try:
         from mcap.exceptions import EndOfFile
-        from mcap.records import Channel, Footer, Message, Schema
+        from mcap.records import Channel, DataEnd, Footer, Message, Schema
         from mcap.stream_reader import StreamReader
         from rosbags.typesys import Stores, get_types_from_msg, get_typestore
     except ImportError as error:
@@ -217,7 +220,8 @@ def _messages(path: Path, flown: _Flown) -> Iterator[tuple[str, str, int, Any]]:
     channels: dict[int, tuple[str, str]] = {}  # type and topic
     written = path.read_bytes()
     whole = BytesIO(written[: _end_of_records(written)])
-    records = iter(StreamReader(whole, record_size_limit=len(written)).records)
+    records = iter(StreamReader(whole, record_size_limit=len(written), validate_crcs=True).records)
+    has_all_data = False
     while True:
         try:
             record = next(records)
@@ -232,15 +236,19 @@ def _messages(path: Path, flown: _Flown) -> Iterator[tuple[str, str, int, Any]]:
         elif isinstance(record, Message) and record.channel_id in channels:
             kind, topic = channels[record.channel_id]
             yield kind, topic, record.log_time, types.deserialize_cdr(record.data, kind)
+        elif isinstance(record, DataEnd):  # whose checksum was compared: nothing before it was left out
+            has_all_data = True
         elif isinstance(record, Footer):
-            flown.is_whole = True
+            flown.is_whole = has_all_data
 
 
 def _end_of_records(written: bytes) -> int:
     """Where the last record ends that was written whole; the library reads half a record as if it were one."""
     end = _MAGIC_BYTES
     while end + _RECORD_HEAD.size <= len(written):
-        _, content_bytes = _RECORD_HEAD.unpack_from(written, end)
+        kind, content_bytes = _RECORD_HEAD.unpack_from(written, end)
+        if kind == _NO_RECORD:
+            return end
         if end + _RECORD_HEAD.size + content_bytes > len(written):
             return end
         end += _RECORD_HEAD.size + content_bytes

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from functools import reduce
 
 import pytest
@@ -17,6 +18,7 @@ import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from hypothesis import HealthCheck, given, settings
 from inspection_msgs.msg import InspectionReport as InspectionReportMessage
 from inspection_ros.demo import ros_command
 from inspection_ros.recording.definitions import definition_of
@@ -38,6 +40,7 @@ from edge_runtime.flight.recording import load_recording
 from edge_runtime.reports.report import InspectionReport
 from edge_runtime.ros.diagnostic_values import counters_from_values
 from edge_runtime.ros.messages import fill_compressed
+from tests.edge_runtime.test_image_decoding import HARM, harmed
 from tests.fakes import CRACK, ScriptedInspector
 from tests.ros2_ws.conftest import PACKAGE
 from tests.ros2_ws.rig import FRAME, WAIT_S
@@ -286,6 +289,49 @@ def test_a_recording_with_wrong_bytes_is_read_as_far_as_it_makes_sense_or_refuse
             assert len(load_recording(damaged).records) <= 3
 
 
+@pytest.fixture(scope="module")
+def whole_recording(tmp_path_factory):
+    """A recording of four reports that differ, their pictures and the node's counters, and what is read from it."""
+    messages = []
+    for number in range(4):
+        (topic, report), (picture_topic, picture) = report_of("front"), report_of("front", level=40 * number)
+        report.header.stamp.sec = picture.header.stamp.sec = 100 + number
+        report.frame_index = number
+        report.question = f"is frame {number} sound?"
+        messages += [(topic, report), (picture_topic, picture)]
+    path = write_recording(tmp_path_factory.mktemp("whole") / "flight.mcap", [*messages, health_of("/drone1", 4)])
+    return path.read_bytes(), load_recording(path)
+
+
+def check_harmed_recording(whole_recording, path, harm):
+    """Refused, or whole, or told to have been cut short, with nothing in it that was not recorded."""
+    data, flight = whole_recording
+    path.write_bytes(harmed(data, *harm))
+    try:
+        found = load_recording(path)
+    except FlightLogError:
+        return
+    if found.end is not None:
+        assert found == flight
+    pictures = {record.index: record.image for record in flight.records}
+    assert all(record.image in (None, pictures[record.index]) for record in found.records)
+    without = [replace(record, image=None) for record in found.records]
+    assert without == [replace(record, image=None) for record in flight.records][: len(without)]
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(HARM)
+def test_a_harmed_recording_is_refused_or_told_to_be_cut_or_as_it_was(whole_recording, tmp_path, harm):
+    check_harmed_recording(whole_recording, tmp_path / "harmed.mcap", harm)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(HARM)
+def test_of_2000_harmed_recordings_none_is_wrong_in_silence(whole_recording, tmp_path, harm):
+    check_harmed_recording(whole_recording, tmp_path / "harmed.mcap", harm)
+
+
 LAYOUT = (PACKAGE / "config" / "foxglove.json").read_text()
 # Of the panels that the app exports, the settings that say what they show.
 FOXGLOVE_PANELS = {
@@ -310,8 +356,8 @@ def test_the_foxglove_layout_shows_topics_that_the_node_publishes_in_flight(rig)
 def test_the_foxglove_layout_places_each_of_its_panels_once_and_sets_what_such_panels_have():
     panels = json.loads(LAYOUT)["configById"]
     assert sorted(panels) == sorted(re.findall(r'"(?:first|second)": "([^"]+)"', LAYOUT))
-    for name, settings in panels.items():
-        assert set(settings) == FOXGLOVE_PANELS[name.partition("!")[0]] | {"foxglovePanelTitle"}
+    for name, shown in panels.items():
+        assert set(shown) == FOXGLOVE_PANELS[name.partition("!")[0]] | {"foxglovePanelTitle"}
 
 
 def test_what_the_foxglove_layout_plots_are_numbers_of_a_report():
