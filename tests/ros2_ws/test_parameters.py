@@ -4,11 +4,14 @@ import pytest
 
 pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_ros.py, then tests by ros2_ws/run")
 
+import rclpy
 from inspection_msgs.srv import SetPrompt
+from inspection_ros.parameter_overrides import check_node_names
 from inspection_ros.settings import SETTINGS
 from lifecycle_msgs.msg import Transition
 from rcl_interfaces.srv import DescribeParameters
 
+from edge_runtime.errors import UsageError
 from tests.fakes import ScriptedInspector
 from tests.ros2_ws.test_node import scripted
 
@@ -126,3 +129,34 @@ def test_the_prompt_can_be_set_by_a_service(rig):
     rig.publish_frame()
     rig.wait_until(lambda: rig.reports)
     assert inspector.questions == ["how wide is the crack?"]
+
+
+GIVEN = "{ros__parameters: {question: rust}}"
+NAMES = ["inspection", "/inspection", "'**'", "/**", "/*", "/*/inspection", "/**/inspection", "/drone1/inspection"]
+NAMES += ["/drone1/**", "/drone1/*", "/**/drone1/*", "inspector", "/inspection1", "/drone2/inspection"]
+
+
+def check_as_rcl_does(namespace, *arguments):
+    node = rclpy.create_node("inspection", namespace=namespace, cli_args=["--ros-args", *arguments])
+    try:
+        if "question" in node._parameter_overrides:
+            check_node_names(node, ["node", "--ros-args", *arguments])
+        else:
+            with pytest.raises(UsageError, match=f"none of {namespace.rstrip('/')}/inspection, as this node is called"):
+                check_node_names(node, ["node", "--ros-args", *arguments])
+    finally:
+        node.destroy_node()
+
+
+@pytest.mark.parametrize("namespace", ["/", "/drone1"])
+def test_parameters_of_a_file_for_nodes_of_other_names_are_refused_where_rcl_passes_over_them(ros, tmp_path, namespace):
+    file = tmp_path / "mine.yaml"
+    nested = "drone1: {inspection: " + GIVEN + "}"
+    for text in [nested, f"/inspector: {GIVEN}\n/inspection: {GIVEN}", *(f"{name}: {GIVEN}" for name in NAMES)]:
+        file.write_text(text)
+        check_as_rcl_does(namespace, "--params-file", str(file))
+
+
+@pytest.mark.parametrize("given", ["", "inspection:", "inspector:"])
+def test_a_parameter_for_a_node_of_another_name_is_refused(ros, given):
+    check_as_rcl_does("/", "-p", f"{given}question:=rust")

@@ -1,15 +1,18 @@
 """What a node is started with beside what it knows: refused, with the name that was meant; knows no node's parameters.
 
-rclpy passes over parameters that a node does not declare, so that a misspelt budget would be no budget.
+rclpy passes over parameters that a node does not declare, so that a misspelt budget would be no budget, and over those
+of a node of another name.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
+import yaml
 from rclpy.node import Node
 
 from edge_runtime.errors import UsageError
@@ -42,6 +45,50 @@ def check_overrides(node: Node) -> None:
             _check_qos(name, override.value)
         elif name not in known:
             raise UsageError(f"there is no parameter {name!r}{_meant(name, known)}; correct it, or leave it out")
+
+
+def check_node_names(node: Node, arguments: Sequence[str]) -> None:
+    """Raise UsageError where ``arguments`` give parameters, by a file or one by one, and none of them to this node."""
+    name = node.get_fully_qualified_name()
+    for flag, value in _ros_arguments(arguments):
+        if flag == "--params-file":
+            given = sorted(set(_nodes_in(yaml.safe_load(Path(value).read_text(encoding="utf-8")) or {})))
+        else:  # of all nodes, unless one is named
+            prefix, colon, _ = value.partition(":=")[0].partition(":")
+            given = [prefix] if colon else ["/**"]
+        if not any(_is_meant(pattern, name) for pattern in given):
+            raise UsageError(
+                f"{flag} {value} has parameters of {', '.join(given) or 'no node'}, and none of {name}, as this node "
+                f"is called; name it so, or /** for any node"
+            )
+
+
+def _ros_arguments(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Every flag that gives parameters, as it is called in full, and its value."""
+    is_ros = False
+    for argument, value in zip(arguments, (*arguments[1:], ""), strict=True):
+        if argument in ("--ros-args", "--"):
+            is_ros = argument == "--ros-args"
+        elif is_ros and argument == "--params-file":
+            yield argument, value
+        elif is_ros and argument in ("-p", "--param"):
+            yield "--param", value
+
+
+def _nodes_in(tree: dict[str, Any], path: str = "") -> Iterator[str]:
+    """The names of nodes in a file of parameters, with their namespaces, which may be parted by slashes or nested."""
+    for key, value in tree.items():
+        if key == "ros__parameters":
+            yield path
+        elif isinstance(value, dict):
+            yield from _nodes_in(value, f"{path}/{str(key).strip('/')}")
+
+
+def _is_meant(pattern: str, name: str) -> bool:
+    """Whether rcl takes ``pattern`` for the node ``name``: ``/*`` is one name, ``/**`` any number of them."""
+    words = (re.escape(word) if "*" not in word else word for word in pattern.strip("/").split("/"))
+    names = {"*": r"/\w+", "**": r"(/\w+)*"}
+    return re.fullmatch("".join(names.get(word, f"/{word}") for word in words), name) is not None
 
 
 def check_qos_overrides(node: Node) -> None:

@@ -20,7 +20,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from edge_runtime.errors import UsageError
-from inspection_ros.parameter_overrides import check_overrides
+from inspection_ros.parameter_overrides import check_node_names, check_overrides
 
 AnyNode = TypeVar("AnyNode", bound=Node)
 
@@ -54,6 +54,7 @@ def run_node(
         try:
             node = make()
             try:
+                check_node_names(node, sys.argv if args is None else args)
                 check_overrides(node)
                 start(node)
                 spin(node, lambda node: asked_to_end.is_set() or done(node))
