@@ -42,13 +42,14 @@ class Inspector:
         max_report_tokens: int = 256,
         threads: int | None = None,
         monitor: ResourceMonitor | None = None,
+        beside_bytes: int = 0,
     ) -> Inspector:
         """Load the bundle in the directory ``bundle``.
 
         ``budget`` is what the process may hold: bytes, ``"2GB"``, or None for all memory that is available now; the
         plan is checked against it before any weight is read. ``max_report_tokens`` bounds an answer, and so a frame's
         latency. ``threads`` is the number of CPU threads, None for all cores. ``monitor`` follows the machine's memory
-        and heat; None is one with the usual limits.
+        and heat; None is one with the usual limits. ``beside_bytes`` are what the process holds for something else.
 
         Raises:
             BundleError: the bundle must not be loaded; a subclass says why.
@@ -65,7 +66,7 @@ class Inspector:
         loaded = load_bundle(bundle)
         if budget_bytes is None:
             budget_bytes = device_memory_bytes(loaded.manifest)
-        return cls(loaded, budget_bytes, max_report_tokens, threads, monitor)
+        return cls(loaded, budget_bytes, max_report_tokens, threads, monitor, beside_bytes)
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class Inspector:
         max_report_tokens: int,
         threads: int | None,
         monitor: ResourceMonitor,
+        beside_bytes: int,
     ) -> None:
         self.bundle = bundle
         self._at_work = threading.Lock()
@@ -99,7 +101,7 @@ class Inspector:
         capacity = prompt_length + max(self._max_tokens, opening_length)
         self._room = capacity - self._before_question  # positions behind the image
         self.monitor = monitor
-        self._memory_plan = monitor.admit(plan_memory(manifest, capacity), budget_bytes)
+        self._memory_plan = monitor.admit(plan_memory(manifest, capacity, beside_bytes), budget_bytes)
         loaded = LoadedBundle(bundle, self._memory_plan, monitor, threads, prompt.before_image, capacity)
         self._loaded: LoadedBundle | None = loaded
         self._measured = loaded.measured

@@ -86,8 +86,11 @@ class MemoryPlan:
         return "\n".join(lines)
 
 
-def plan_memory(manifest: Manifest, cache_tokens: int) -> MemoryPlan:
-    """What an inspector of this bundle with a cache of ``cache_tokens`` will hold at its peak, item by item."""
+def plan_memory(manifest: Manifest, cache_tokens: int, beside_bytes: int = 0) -> MemoryPlan:
+    """What an inspector of this bundle with a cache of ``cache_tokens`` will hold at its peak, item by item.
+
+    ``beside_bytes`` are what its process holds for something else.
+    """
     model, footprint = manifest.model, FOOTPRINTS[manifest.target]
     weights = dict.fromkeys(ROLES, 0)
     for component in manifest.components:
@@ -100,7 +103,7 @@ def plan_memory(manifest: Manifest, cache_tokens: int) -> MemoryPlan:
         "frame": _FRAME_BYTES,
     }
     load_peak = _load_peak_bytes(manifest, footprint, sum(working.values()))
-    items = {"process": footprint.process_bytes, **weights, **working, "load_peak": load_peak}
+    items = {"process": footprint.process_bytes + beside_bytes, **weights, **working, "load_peak": load_peak}
     return MemoryPlan(tuple(MemoryPlanItem(name, size_bytes) for name, size_bytes in items.items()))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_ros.py, then tests by ros2_ws/run")
 
-from inspection_ros.demo import fly, main, ros_command
+from inspection_ros.demo import fly, main, ros_command, running
 from inspection_ros.node import GIVEN_UP_EXIT_CODE
 from inspection_ros.recording.recorder import FlightRecorder
 from inspection_ros.replay.player import CameraPlayer
@@ -230,6 +230,15 @@ def test_a_node_that_starts_itself_reports_without_being_asked(rig):
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(WAIT_S) == 0
+
+
+def test_what_ros_takes_of_a_node_is_in_its_plan(rig, tiny_bundle):
+    command = ros_command("node", bundle=str(tiny_bundle), autostart=True, max_report_tokens=20)
+    with running(command):
+        rig.wait_until(lambda: rig.health and "memory_plan/process/measured_bytes" in rig.health.values)
+        values = rig.health.values
+    measured, planned = (int(values[f"memory_plan/process/{kind}_bytes"]) for kind in ("measured", "planned"))
+    assert 120_000_000 < measured <= planned
 
 
 def test_a_node_that_was_killed_reports_again_within_5_s_of_its_death(rig, tiny_bundle):
