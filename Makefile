@@ -30,7 +30,7 @@ RENDER = import cv2; from engines.reference.flight import render_flight; \
 	[cv2.imwrite(f"out/frames/{index:04}.jpg", frame) for index, frame in enumerate(render_flight(1, $(FRAMES)))]
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench bench-peers parity engines soak prove-13b prove-on-jetson clean
+.PHONY: help demo test lint bench bench-peers parity engines soak fuzz prove-13b prove-on-jetson clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,9 +77,13 @@ engines:
 	@echo "engines: nothing was compiled, as NVIDIA has no TensorRT for RTX for $(shell uname -sm)"
 endif
 
-soak: $(ROS) $(BUNDLE)/bundle.json ## fly a camera of 1920x1080 at 30 frames a second for MINUTES, and fuzz what it may send
-	ros2_ws/run .venv/bin/python -m tests.ros2_ws.soak $(BUNDLE) --minutes $(MINUTES)
-	.venv/bin/python -m pytest -m slow --timeout=1800 tests/edge_runtime/test_messages_fuzz.py
+soak: $(ROS) $(BUNDLE)/bundle.json ## fly a camera of 1920x1080 at 30 frames a second for MINUTES; DAMAGED=1 harms one frame in 20
+	ros2_ws/run .venv/bin/python -m tests.ros2_ws.soak $(BUNDLE) --minutes $(MINUTES) $(if $(DAMAGED),--damaged)
+
+fuzz: $(ROS) ## read thousands of pictures, messages, bags and recordings that are harmed at random
+	@$(WITH_ROS) .venv/bin/python -m pytest -m slow --timeout=1800 \
+		tests/edge_runtime/test_image_decoding.py tests/edge_runtime/test_messages_fuzz.py \
+		tests/edge_runtime/test_bags.py tests/ros2_ws/test_recorder.py
 
 prove-13b: $(VENV) ## build a 13B and report on IMAGE within 10.4 GB; takes 9 GB of disk, and up to 90 minutes
 	.venv/bin/python -m benchmarks.prove_13b $(if $(IMAGE),--image "$(IMAGE)")
