@@ -125,13 +125,13 @@ def test_frames_with_findings_come_the_gravest_first_then_the_clean_ones(flight:
 def test_a_box_lies_where_the_region_is_and_says_what_it_is(flight: Flight) -> None:
     box = parse(page_from_flight(flight)).all("span", "box")[0]
     assert box.attributes["style"] == "left:25.00%;top:50.00%;width:50.00%;height:50.00%"
-    assert box.attributes["title"] == "crack, critical, 87% sure"
+    assert box.attributes["title"] == "crack, critical, confidence 87%"
     assert "critical" in box.attributes["class"]
 
 
 def test_a_finding_is_listed_with_all_that_the_report_says_of_it(flight: Flight) -> None:
     item = parse(page_from_flight(flight)).all("figure", "card")[0].all("li")[0].words()
-    assert item == "1 crack critical 87% sure crack 3 mm wide → schedule repair"
+    assert item == "1 crack critical confidence 87% crack 3 mm wide → schedule repair"
 
 
 def test_every_picture_says_in_words_what_it_shows(flight: Flight) -> None:
@@ -144,6 +144,27 @@ def test_the_timeline_has_each_frame_once_and_links_to_its_picture(flight: Fligh
     assert [bar.attributes["class"] for bar in timeline.all("rect")] == ["minor", "critical", "clean"]
     assert [link.attributes["href"] for link in timeline.all("a")] == ["#frame-0", "#frame-2", "#frame-5"]
     assert [mark.words() for mark in losses.all("rect")] == ["frame 1: dropped", "frame 3: failed", "frame 4: dropped"]
+
+
+def test_links_of_a_chart_are_named_and_in_no_image(flight: Flight) -> None:
+    timeline, losses, _ = parse(page_from_flight(flight)).all("svg")
+    assert timeline.attributes["role"] == "group"
+    assert losses.attributes["role"] == "img"
+    assert timeline.all("a")[1].attributes["aria-label"].startswith("frame 2, ")
+
+
+def test_the_page_says_what_its_findings_and_their_confidence_are_worth(flight: Flight) -> None:
+    [main] = parse(page_from_flight(flight)).all("main")
+    assert "is not calibrated" in main.words()
+    assert "for an inspector to look at" in main.words()
+
+
+def test_a_printed_page_keeps_its_colours_is_light_and_has_its_groups_open(flight: Flight) -> None:
+    page = page_from_flight(flight)
+    printed = page.partition("@media print {")[2].partition("</style>")[0]
+    assert "print-color-adjust: exact" in printed
+    assert page.count("prefers-color-scheme: dark") == page.count("@media screen and (prefers-color-scheme: dark)") == 1
+    assert "beforeprint" in page
 
 
 def test_the_table_counts_findings_by_defect_and_severity(flight: Flight) -> None:

@@ -51,7 +51,11 @@ def findings_chart(records: Sequence[FlightRecord], received: int, linked: Conta
         worst = max(seen, key=lambda record: _HEIGHT[mark_of(record)])
         title = f"frame {worst.index}{worst.when and f', {worst.when}'}: {summary_of(worst)}"
         shape = _rect(x, 0, _HEIGHT[mark_of(worst)], mark_of(worst), title)
-        shapes.append(f'<a href="#frame-{worst.index}" tabindex="-1">{shape}</a>' if worst.index in linked else shape)
+        shapes.append(
+            f'<a href="#frame-{worst.index}" tabindex="-1" aria-label="{escape(title)}">{shape}</a>'
+            if worst.index in linked
+            else shape
+        )
     return _svg(received, "Worst finding of each frame, in the order of the frames", shapes)
 
 
@@ -107,4 +111,6 @@ def _rect(x: int, foot: float, height: float, kind: str, title: str) -> str:
 
 def _svg(count: int, label: str, shapes: Sequence[str]) -> str:
     box = f"0 0 {max(_column_count(count), 1)} 100"
-    return f'<svg viewBox="{box}" preserveAspectRatio="none" role="img" aria-label="{label}">{"".join(shapes)}</svg>'
+    drawn = "".join(shapes)
+    role = "group" if "<a " in drawn else "img"  # what is an image has nothing in it that could be reached
+    return f'<svg viewBox="{box}" preserveAspectRatio="none" role="{role}" aria-label="{label}">{drawn}</svg>'

@@ -55,7 +55,7 @@ def defects_section(records: Sequence[FlightRecord], pictured: Container[int]) -
 <p class="soft">What was followed from frame to frame, the gravest first.</p>
 <div class="panel scroll"><table class="defects"><thead><tr><th scope="col">no.</th>
 <th scope="col" class="left">defect</th><th scope="col" class="left">severity</th><th scope="col">seen in</th>
-<th scope="col">from</th><th scope="col">to</th><th scope="col">sure</th><th scope="col">best in</th>
+<th scope="col">from</th><th scope="col">to</th><th scope="col">confidence</th><th scope="col">best in</th>
 {'<th scope="col" class="left">taken at</th>' if has_places else ""}</tr></thead>
 <tbody>{rows}</tbody></table></div>{more}</section>"""
 

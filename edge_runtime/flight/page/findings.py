@@ -146,7 +146,7 @@ def _box(number: int, finding: Finding) -> str:
     left, right = (min(max(x * 100, 0.0), 100.0) for x in (region.x_min, region.x_max))
     top, bottom = (min(max(y * 100, 0.0), 100.0) for y in (region.y_min, region.y_max))
     place = f"left:{left:.2f}%;top:{top:.2f}%;width:{right - left:.2f}%;height:{bottom - top:.2f}%"
-    title = f"{words(finding.defect_class)}, {finding.severity}, {finding.confidence:.0%} sure"
+    title = f"{words(finding.defect_class)}, {finding.severity}, confidence {finding.confidence:.0%}"
     badge = f'<span class="number{" inside" if top < _BADGE_PERCENT else ""}">{number}</span>'
     return f'<span class="box {finding.severity}" style="{place}" title="{title}">{badge}</span>'
 
@@ -155,7 +155,7 @@ def _item(number: int, finding: Finding) -> str:
     track = "" if finding.track_id is None else f'<span class="soft">no. {finding.track_id}</span>'
     return f"""<li><span class="number {finding.severity}">{number}</span><div>
 <div class="what"><b>{words(finding.defect_class)}</b> <span class="chip {finding.severity}">{finding.severity}</span>
-{track}<span class="sure">{finding.confidence:.0%} sure</span></div>
+{track}<span class="sure">confidence {finding.confidence:.0%}</span></div>
 <p>{escape(finding.description)}</p><p class="action">&#8594; {escape(finding.action)}</p></div></li>"""
 
 
@@ -174,5 +174,5 @@ def _table(records: Sequence[FlightRecord]) -> str:
     more = f"<p class=soft>The log has {len(found) - _TABLE_ROWS} more.</p>" if len(found) > _TABLE_ROWS else ""
     return f"""<details><summary>{len(found)} findings in frames that are not pictured here</summary>
 <div class="panel scroll"><table><thead><tr><th scope="col">frame</th><th scope="col" class="left">defect</th>
-<th scope="col" class="left">severity</th><th scope="col">sure</th><th scope="col" class="left">description</th>
+<th scope="col" class="left">severity</th><th scope="col">confidence</th><th scope="col" class="left">description</th>
 </tr></thead><tbody>{rows}</tbody></table></div>{more}</details>"""

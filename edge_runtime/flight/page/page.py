@@ -40,6 +40,10 @@ from edge_runtime.reports.report import SEVERITIES
 _UNSEEN = 0.005  # share of a frame from which on it is said that it was not looked at
 _TITLE = "Flight report: "  # in the head of every page, of this version and of earlier ones
 _HEAD_BYTES = 4096
+_WHAT_IT_IS = (
+    "What a model found in pictures, for an inspector to look at; where it found nothing, there may be something. "
+    "Confidence is the model's own probability, and is not calibrated."
+)
 
 
 def write_page(log_path: str | Path, html_path: str | Path, number: int | None = None) -> None:
@@ -178,6 +182,7 @@ def _header(flight: Flight, counters: _Counters) -> str:
     tiles = (_frames_tile(flight, counters), _findings_tile(flight), _latency_tile(flight), _memory_tile(flight))
     return f"""<header><span class="soft">Flight report</span><h1>{_verdict(flight)}</h1>
 <ul class="facts soft">{"".join(f"<li>{fact}</li>" for fact in facts)}</ul>{notices}
+<p class="soft">{_WHAT_IT_IS}</p>
 <div class="tiles">{"".join(tiles)}</div></header>"""
 
 
