@@ -97,7 +97,7 @@ def find_pixel_scale(source: Path, said: str | None) -> PixelScale:
     return PixelScale(
         settings.number("rescale_factor", 1 / 255) if rescales else 1.0,
         settings.numbers("image_mean", IMAGENET_MEAN) if normalizes else plain.mean,
-        settings.numbers("image_std", IMAGENET_STD) if normalizes else plain.std,
+        settings.positive_numbers("image_std", IMAGENET_STD) if normalizes else plain.std,
     )
 
 

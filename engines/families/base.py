@@ -183,13 +183,19 @@ class Settings:
             raise self._wrong(key, "a positive number")
         return float(value)
 
-    def numbers(self, key: str, default: tuple[float, ...]) -> tuple[float, ...]:
-        """A list as long as ``default``."""
+    def numbers(
+        self, key: str, default: tuple[float, ...], above: float = float("-inf"), kind: str = "finite"
+    ) -> tuple[float, ...]:
+        """A list as long as ``default``, of finite numbers ``above`` that one; ``kind`` says so in a complaint."""
         values = self._get(key, default)
         right_kind = isinstance(values, (list, tuple)) and all(type(v) in (int, float) for v in values)
-        if not right_kind or len(values) != len(default):
-            raise self._wrong(key, f"{len(default)} numbers")
+        if not right_kind or len(values) != len(default) or not all(above < v < float("inf") for v in values):
+            raise self._wrong(key, f"{len(default)} {kind} numbers")
         return tuple(float(value) for value in values)
+
+    def positive_numbers(self, key: str, default: tuple[float, ...]) -> tuple[float, ...]:
+        """A list as long as ``default``, of positive numbers."""
+        return self.numbers(key, default, above=0.0, kind="positive")
 
     def flag(self, key: str, default: bool) -> bool:
         """True or false."""

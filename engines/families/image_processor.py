@@ -48,7 +48,7 @@ def read_pixels(
         resample=resample,
         rescale_factor=settings.number("rescale_factor", 1 / 255),
         mean=settings.numbers("image_mean", mean),
-        std=settings.numbers("image_std", std),
+        std=settings.positive_numbers("image_std", std),
     )
 
 

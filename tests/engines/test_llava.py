@@ -166,6 +166,10 @@ def test_frames_are_padded_with_the_colour_that_llava_was_trained_beside(tiny):
         {"size": "large"},
         {"image_mean": [0.5]},
         {"image_std": "grey"},
+        {"image_std": [0.5, 0.0, 0.5]},
+        {"image_std": [0.5, float("nan"), 0.5]},
+        {"image_mean": [0.5, float("inf"), 0.5]},
+        {"rescale_factor": -0.5},
         {"rescale_factor": 0},
     ],
 )
