@@ -90,7 +90,8 @@ def _parser() -> argparse.ArgumentParser:
         "stream",
         parents=[opening, bits, deadline, shared],
         help="report on a folder, a video or a camera",
-        epilog="Exit code 0 even if some frames failed, which the last line counts; 1 if every one did.",
+        epilog="Exit code 0 even if some frames failed, which the last line counts; 1 if every one did. A damaged "
+        "picture of a folder or a bag fails; in a video or in H.264, FFmpeg covers it up, and OpenCV does not tell.",
     )
     stream.add_argument(
         "source",
