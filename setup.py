@@ -53,7 +53,7 @@ setup(
     cmdclass={"build_ext": BuildOperators},
     ext_modules=[AMX_OPERATORS] if sys.platform == "linux" and platform.machine() == "x86_64" else [],
     package_data={
-        "edge_runtime": ["py.typed", "flight/page/page.html"],
+        "edge_runtime": ["py.typed", "flight/page/page.html", "reports/schemas/*.yaml"],
         "engines": [
             "py.typed",
             "recipes/*.yaml",
@@ -70,12 +70,12 @@ setup(
         "llguidance>=1.3,<2",
         "tokenizers>=0.20,<1",
         "psutil>=5.9,<8",
+        "PyYAML>=6,<7",
     ],
     extras_require={
         "build": [
             "onnx>=1.17,<2",
             "ml_dtypes>=0.4,<1",
-            "PyYAML>=6,<7",
             "scipy>=1.10,<2",
             "tqdm>=4.66,<5",
             "jinja2>=3.1,<4",  # chat templates

@@ -25,9 +25,11 @@ from edge_runtime.errors import (
     FlightLogError,
     FrameError,
     MissingDependencyError,
+    SchemaError,
     SourceError,
 )
 from edge_runtime.reports.report import Finding, InspectionReport, Region, Timings, json_from_report, report_from_json
+from edge_runtime.reports.schema import ReportSchema, load_schema
 
 if TYPE_CHECKING:
     from edge_runtime.bundle.opening import Bundle, load_bundle
@@ -54,11 +56,14 @@ __all__ = [
     "MemoryPlanItem",
     "MissingDependencyError",
     "Region",
+    "ReportSchema",
+    "SchemaError",
     "SourceError",
     "Timings",
     "json_from_report",
     "load_bundle",
     "load_image",
+    "load_schema",
     "open_source",
     "report_from_json",
 ]

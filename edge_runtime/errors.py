@@ -4,6 +4,7 @@
     |-- UsageError (ValueError)         2   options of a command that have nothing to act on
     |-- CheckpointError (ValueError)    1   a checkpoint that cannot be read or is not supported
     |-- RecipeError (ValueError)        1   an unknown or contradictory recipe or precision plan
+    |-- SchemaError (ValueError)        1   a report schema that cannot be read, or that no report can be held to
     |-- CalibrationError (ValueError)   1   calibration data or a calibration cache that must not be used
     |-- BuildError (OSError)            1   a build that could not write its result (a full disk, say)
     |-- BundleError (ValueError)        1   a bundle that must not be loaded
@@ -43,6 +44,10 @@ class CheckpointError(EdgeRuntimeError, ValueError):
 
 class RecipeError(EdgeRuntimeError, ValueError):
     """A recipe is unknown or asks for something contradictory."""
+
+
+class SchemaError(EdgeRuntimeError, ValueError):
+    """A report schema is missing, malformed, contradictory, or too much for a model's context."""
 
 
 class CalibrationError(EdgeRuntimeError, ValueError):

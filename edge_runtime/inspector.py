@@ -18,16 +18,17 @@ from numpy.typing import NDArray
 from edge_runtime.backends import check_target, device_memory_bytes
 from edge_runtime.bundle.manifest import prompt_around_image
 from edge_runtime.bundle.opening import Bundle, load_bundle
-from edge_runtime.errors import BackendError, BudgetExceededError, BundleCorruptError
-from edge_runtime.language.generate import write_answer
+from edge_runtime.bundle.report_schema import open_with_schema
+from edge_runtime.errors import BackendError, BudgetExceededError, BundleCorruptError, SchemaError
+from edge_runtime.language.generate import text_of, write_answer
 from edge_runtime.language.grammar import Grammar
 from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
 from edge_runtime.loaded_bundle import LoadedBundle
 from edge_runtime.memory.monitor import DegradationLevel, LevelChange, ResourceMonitor, limits_of
 from edge_runtime.memory.plan import MemoryPlan, parse_bytes, plan_memory
 from edge_runtime.memory.telemetry import total_bytes
-from edge_runtime.reports.report import InspectionReport, Timings
-from edge_runtime.reports.schema import load_schema
+from edge_runtime.reports.report import InspectionReport, Timings, answer_from_findings, answer_schema, widest_finding
+from edge_runtime.reports.schema import ReportSchema, load_schema
 from edge_runtime.vision.image_processors import layout_of, pixels_from_frame
 
 
@@ -43,6 +44,7 @@ class Inspector:
         threads: int | None = None,
         monitor: ResourceMonitor | None = None,
         beside_bytes: int = 0,
+        schema: ReportSchema | str | Path | None = None,
     ) -> Inspector:
         """Load the bundle in the directory ``bundle``.
 
@@ -50,8 +52,11 @@ class Inspector:
         plan is checked against it before any weight is read. ``max_report_tokens`` bounds an answer, and so a frame's
         latency. ``threads`` is the number of CPU threads, None for all cores. ``monitor`` follows the machine's memory
         and heat; None is one with the usual limits. ``beside_bytes`` are what the process holds for something else.
+        ``schema`` is what to report on instead of what the bundle was built for: a shipped schema's name, a YAML file,
+        or a :class:`ReportSchema`.
 
         Raises:
+            SchemaError: there is no such schema, it cannot be read, or its findings do not fit into the context.
             BundleError: the bundle must not be loaded; a subclass says why.
             BudgetExceededError: its plan exceeds the budget or the machine, or memory runs short while it is loaded.
             BackendError: the inference engine refuses it.
@@ -63,10 +68,11 @@ class Inspector:
             raise ValueError(f"threads is {threads}, expected 1 or more")
         budget_bytes = None if budget is None else parse_bytes(budget)
         monitor = monitor or ResourceMonitor(limits_of(total_bytes()))
+        other_schema = None if schema is None else load_schema(schema)
         loaded = load_bundle(bundle)
         if budget_bytes is None:
             budget_bytes = device_memory_bytes(loaded.manifest)
-        return cls(loaded, budget_bytes, max_report_tokens, threads, monitor, beside_bytes)
+        return cls(loaded, budget_bytes, max_report_tokens, threads, monitor, beside_bytes, other_schema)
 
     def __init__(
         self,
@@ -76,24 +82,34 @@ class Inspector:
         threads: int | None,
         monitor: ResourceMonitor,
         beside_bytes: int,
+        schema: ReportSchema | None = None,
     ) -> None:
-        self.bundle = bundle
+        is_own_schema = schema is None
+        self.bundle, self.schema = bundle, schema = open_with_schema(bundle, schema)
         self._at_work = threading.Lock()
         manifest, model = bundle.manifest, bundle.manifest.model
         check_target(manifest)
         self._tokenizer = tokenizer = load_tokenizer(bundle.file(manifest.tokenizer))
         prompt = prompt_tokens(tokenizer, manifest.prompt, model.image_token_id)
         self._asked = ("", prompt.after_image)
-        schema = load_schema(bundle.file(manifest.report_schema), manifest.coordinates.steps)
-        self._grammar = Grammar(tokenizer, model.vocab_size, model.eos_token_ids, schema)
+        held_to = answer_schema(schema, manifest.coordinates.steps)
+        self._grammar = Grammar(tokenizer, model.vocab_size, model.eos_token_ids, held_to)
 
         prompt_length = len(prompt.before_image) + manifest.image.max_tokens + len(prompt.after_image)
         opening_length = len(self._grammar.restart())
         positions = manifest.context_tokens
-        if prompt_length + opening_length > positions:
+        finding = answer_from_findings([widest_finding(schema)], schema, manifest.coordinates.steps)
+        finding_length = len(tokenizer.encode(finding, add_special_tokens=False).ids)
+        if is_own_schema and prompt_length + opening_length > positions:
             raise BundleCorruptError(
                 f"prompt and image take {prompt_length} of {positions} positions, which leaves no room for an answer; "
                 "rebuild the bundle with a shorter prompt, or a larger --context"
+            )
+        if not is_own_schema and prompt_length + finding_length > positions:
+            raise SchemaError(
+                f"the schema {schema.name} cannot be decoded within the context: with it, prompt and image take "
+                f"{prompt_length} of {positions} positions, and a finding up to {finding_length} before its "
+                "description; name fewer classes or values, in fewer words, or build with a larger --context"
             )
         self._max_tokens = min(max_report_tokens, positions - prompt_length)
         self._opening_length = opening_length
@@ -163,14 +179,16 @@ class Inspector:
         prefilled_s = time.perf_counter()
 
         def should_continue_in_memory(written: bytes) -> bool:
-            return should_continue(written.decode()) and monitor.poll().busy_share > 0
+            return should_continue(text_of(written)) and monitor.poll().busy_share > 0
 
         max_tokens = min(round(self._max_tokens * level.report_share), room)
         answer = write_answer(
             self._grammar, opening, logits, loaded.decoder.append, max_tokens, should_continue_in_memory
         )
-        found = answer.findings(self.bundle.manifest.coordinates.steps)
-        findings = tuple(replace(finding, region=layout.in_frame(finding.region)) for finding in found)
+        findings = tuple(
+            replace(finding, region=layout.in_frame(finding.region), boxes=tuple(map(layout.in_frame, finding.boxes)))
+            for finding in answer.findings(self.schema, self.bundle.manifest.coordinates.steps)
+        )
         finished_s = time.perf_counter()
         monitor.end_report()
         loaded.measure_activations()
@@ -182,6 +200,7 @@ class Inspector:
             seen=(layout.seen,),
             image_tokens=layout.tokens,
             grid=layout.grid,
+            schema=self.schema,
             timings=Timings(
                 preprocess_ms=1e3 * (preprocessed_s - started_s),
                 vision_ms=1e3 * (seen_s - preprocessed_s),

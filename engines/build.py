@@ -20,10 +20,11 @@ import onnx
 
 from edge_runtime.bundle.manifest import MANIFEST_NAME, Component, manifest_to_json
 from edge_runtime.bundle.opening import Bundle, load_bundle, sha256_of_file
+from edge_runtime.bundle.report_schema import SCHEMA_NAME
 from edge_runtime.cli.exit_codes import NO_ROOM
 from edge_runtime.errors import BuildError, CheckpointError, EdgeRuntimeError
 from edge_runtime.memory.plan import check_fits, format_bytes
-from edge_runtime.reports.schema import SCHEMA_NAME, schema_to_json
+from edge_runtime.reports.schema import BRIDGE, ReportSchema
 from edge_runtime.typed_json import MismatchError, dataclass_from_json
 from engines.calibration.images import DEFAULT_IMAGES, CalibrationImages, open_images, warn_where_few
 from engines.calibration.model import open_model_runner
@@ -61,6 +62,7 @@ def build(
     images: CalibrationImages | None = None,
     calibration_cache: Path | None = None,
     int8_route: str | None = None,
+    schema: ReportSchema = BRIDGE,
     force: bool = False,
 ) -> Bundle:
     """Write the bundle ``out``, replacing one that is there only where ``force`` says so.
@@ -71,10 +73,11 @@ def build(
     for; ``timing_cache`` is where one that measures keeps what it measured. Recipes that look at activations look at
     those of ``images``, or else of the default ones; where ``images`` are given, engines that compute in float16 are
     also kept from overflowing on them. ``calibration_cache`` keeps INT8 ranges, to be calibrated on another machine
-    than the one that builds; ``int8_route`` is "implicit" or "explicit", where TensorRT offers both. Progress goes to
-    stderr.
+    than the one that builds; ``int8_route`` is "implicit" or "explicit", where TensorRT offers both. ``schema`` is
+    what the bundle reports on. Progress goes to stderr.
 
     Raises:
+        SchemaError: no finding of the schema fits into the context.
         RecipeError: there is no such target; ``context`` leaves no room for an answer, or is more than the model has.
         CheckpointError: the checkpoint cannot be read, or is not supported.
         CalibrationError: activations are not finite, or nothing but zeros; a cache holds for something else.
@@ -85,7 +88,7 @@ def build(
         BuildError: ``out`` exists, or cannot be written; an engine does not run on this machine, though it is for it;
             finished components are kept for a resume.
     """
-    plan = plan_bundle(checkpoint, precisions, target, context, group_parameters, image)
+    plan = plan_bundle(checkpoint, precisions, target, context, group_parameters, image, schema)
     if plan.model.only_planned:
         raise CheckpointError(f"{checkpoint.name} can be planned, and not built: {plan.model.only_planned}")
     memory_plan = plan.memory_plan if budget_bytes is None else check_fits(plan.memory_plan, budget_bytes)
@@ -114,6 +117,8 @@ def build(
         partial = out.with_name(out.name + ".partial")
         components = []
         said = {"target": target, "recipe": precisions.sha256, "image": asdict(plan.model.image)}
+        if schema != BRIDGE:  # components are calibrated with its prompt
+            said["report schema"] = schema.document()
         # A new kernel writes the same components, so that the machine is named alone.
         key = json.loads(json.dumps({**said, **asdict(hashes), **versions, "platform": platform.machine()}))
         with _open_journal(partial, key, {"recipe name": precisions.recipe}, force) as journal:
@@ -145,13 +150,13 @@ def build(
                     components.append(component)
             tokenizer = HashedFile(partial / "tokenizer.json")
             tokenizer.write(checkpoint.tokenizer_json)
-            schema = HashedFile(partial / SCHEMA_NAME)
-            schema.write(schema_to_json(plan.manifest.coordinates.steps).encode())
+            report_schema = HashedFile(partial / SCHEMA_NAME)
+            report_schema.write(plan.asked.to_json().encode())
             manifest = replace(
                 plan.manifest,
                 components=tuple(components),
                 tokenizer=tokenizer.close(),
-                report_schema=schema.close(),
+                report_schema=report_schema.close(),
                 memory_plan={item.name: item.planned_bytes for item in memory_plan.items},
                 build={**versions, "time": datetime.now(timezone.utc).isoformat(timespec="seconds")},
                 hashes=hashes,

@@ -5,6 +5,7 @@ Hypothesis tries the same examples each time, and has no clock, which on a busy 
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 from engines.cli import main as build_command
+from tests.manifests import edit
 
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
@@ -39,6 +41,15 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_int4_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``synthetic:tiny-llava`` in 4 bits, embedding included; read-only."""
     return build_tiny(tmp_path_factory.mktemp("bundles") / "tiny-int4", "uniform-int4")
+
+
+@pytest.fixture(scope="session")
+def roomy_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``tiny_bundle`` with 4096 positions, as models have that read long prompts; read-only."""
+    path = shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("bundles") / "roomy")
+    model = json.loads((path / "bundle.json").read_text())["model"]
+    edit(path, model={**model, "max_positions": 4096})
+    return path
 
 
 @pytest.fixture

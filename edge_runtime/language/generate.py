@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import codecs
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,9 @@ import numpy as np
 from edge_runtime import progress
 from edge_runtime.errors import BackendError
 from edge_runtime.language.grammar import Grammar
-from edge_runtime.reports.report import REGION_STEPS, Finding, findings_from_answer
+from edge_runtime.reports.report import REGION_STEPS, Finding, findings_from_answer, items_of_answer
+from edge_runtime.reports.schema import BRIDGE, ReportSchema
 from edge_runtime.vision.resampling import Float32
-
-# Descriptions hold no quotes or braces (report.answer_schema), so these cannot match inside one.
-_OPENING = re.compile(rb',?\{"class":"([a-z_]+)"')
-_COMPLETE = re.compile(rb',?\{"class":[^}]*"action":"[a-z ]+"\}')
 
 
 @dataclass(frozen=True)
@@ -29,22 +26,27 @@ class Answer:
     probabilities: tuple[float, ...]
     finished: bool  # False where the limit cut it
 
-    def findings(self, coordinate_steps: int = REGION_STEPS) -> tuple[Finding, ...]:
+    @property
+    def written(self) -> str:
+        """The text, without a last character of which only a part is there."""
+        return text_of(b"".join(self.texts))
+
+    def findings(self, schema: ReportSchema = BRIDGE, coordinate_steps: int = REGION_STEPS) -> tuple[Finding, ...]:
         """Every complete finding; its confidence is that of opening it and naming its class."""
-        written = b"".join(self.texts)
-        complete = list(_COMPLETE.finditer(written))
+        written = self.written
         ends = list(accumulate(map(len, self.texts)))
         confidences = []
-        for match in complete:
-            opening = _OPENING.match(written, match.start())
-            if opening is None:
-                raise ValueError(f"not an answer: {written[:80]!r}")
+        for item in items_of_answer(written):
             # Tokens that hold a byte of `,{` or of the class name; the rest between them is forced anyway.
-            first = bisect_right(ends, opening.start())
-            last = bisect_left(ends, opening.end(1))
+            first = bisect_right(ends, len(written[: item.start].encode()))
+            last = bisect_left(ends, len(written[: item.named].encode()))
             confidences.append(float(np.prod(self.probabilities[first : last + 1])))
-        items = b"".join(match.group() for match in complete).lstrip(b",").decode()
-        return findings_from_answer(f'{{"findings":[{items}]}}', confidences, coordinate_steps)
+        return findings_from_answer(written, confidences, schema, coordinate_steps)
+
+
+def text_of(written: bytes) -> str:
+    """UTF-8 as text, without a last character that was cut: a token need not hold a whole one."""
+    return codecs.utf_8_decode(written, "strict", False)[0]
 
 
 def write_answer(

@@ -8,18 +8,21 @@ what people and programs read; it adds confidences, timings and the truncation m
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
-DEFECT_CLASSES = ("crack", "corrosion", "spalling", "exposed_rebar", "efflorescence")
-SEVERITIES = ("minor", "moderate", "severe", "critical")
-ACTIONS = ("monitor", "inspect closely", "schedule repair", "repair now")
-MAX_FINDINGS = 8
-MAX_DESCRIPTION_CHARS = 120
+from edge_runtime.reports.schema import BRIDGE, MOST_BOXES, ReportField, ReportSchema
+
+# Of the schema that the reference inspector was trained on; what reads reports of any schema asks their own.
+DEFECT_CLASSES, SEVERITIES, ACTIONS = BRIDGE.class_names, BRIDGE.severity_names, BRIDGE.actions
 
 REGION_STEPS = 100  # an answer gives coordinates in hundredths of the picture
+
+_OPENING = '{"findings":['
+_FIRST_KEY = '{"class":'
+_DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True)
@@ -51,20 +54,23 @@ WHOLE = Region(0.0, 0.0, 1.0, 1.0)
 
 @dataclass(frozen=True)
 class Finding:
-    """One defect: what it is, how bad, where, how sure the model is, and what to do about it.
+    """One defect: what it is, how bad, where, how sure the model is, and what to do about it, in the schema's words.
 
+    ``region`` holds all of its boxes; it is what the model saw of the frame where the schema asks for no box.
     ``confidence`` is the product of the probabilities, among the answers the schema allows, with
     which the model opened this finding and named its class. ``track_id`` is the same in every report about the same
     defect (see :mod:`edge_runtime.reports.tracking`), and None where findings are not tracked.
     """
 
-    defect_class: str  # one of DEFECT_CLASSES
-    severity: str  # one of SEVERITIES
+    defect_class: str
+    severity: str
     region: Region
     confidence: float  # 0 to 1
     description: str
-    action: str  # one of ACTIONS
+    action: str  # empty where the schema has none
     track_id: int | None = None  # from 1
+    boxes: tuple[Region, ...] = ()  # of a schema that asks for several
+    fields: Mapping[str, str | int | float] = field(default_factory=dict, hash=False)  # what else the schema asks for
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,7 @@ class InspectionReport:
     seen: tuple[Region, ...] = (WHOLE,)  # parts of the frame that the model looked at; nothing is known of the rest
     image_tokens: int = 0  # that the frame took in the prompt
     grid: tuple[int, int] | None = None  # rows and columns of tiles that the frame was cut into for the vision encoder
+    schema: ReportSchema = BRIDGE  # whose words the findings are in
 
     @property
     def unseen_share(self) -> float:
@@ -106,73 +113,174 @@ class InspectionReport:
         )
 
 
-def answer_schema(coordinate_steps: int = REGION_STEPS) -> dict[str, Any]:
+def answer_schema(schema: ReportSchema = BRIDGE, coordinate_steps: int = REGION_STEPS) -> dict[str, Any]:
     """JSON schema of a model's answer, in the order in which the model writes it.
 
     Corners of regions are whole numbers from 0 to ``coordinate_steps``, the picture's width or height.
     """
     coordinate = {"type": "integer", "minimum": 0, "maximum": coordinate_steps}
+    box = {"type": "array", "items": coordinate, "minItems": 4, "maxItems": 4}
+    boxes = {"type": "array", "items": box, "minItems": 1, "maxItems": MOST_BOXES}
+    # ASCII where no language is named; else letters, marks, digits, signs and joiners of any script, but for what JSON
+    # escapes, so that what is written is what is meant.
+    characters = r"[[\p{L}\p{M}\p{N}\p{P}\p{S}\u200c\u200d ]--[\"\\<>&]]" if schema.language else "[A-Za-z0-9 ,.%-]"
+    properties = {
+        "class": {"enum": list(schema.class_names)},
+        "severity": {"enum": list(schema.severity_names)},
+        **{"one": {"region": box}, "several": {"regions": boxes}, "none": {}}[schema.boxes],
+        **{each.name: _field_schema(each, characters) for each in schema.fields},
+        "description": {"type": "string", "pattern": f"^{characters}{{0,{schema.max_description_chars}}}$"},
+        **({"action": {"enum": list(schema.actions)}} if schema.actions else {}),
+    }
     finding = {
         "type": "object",
-        "properties": {
-            "class": {"enum": list(DEFECT_CLASSES)},
-            "severity": {"enum": list(SEVERITIES)},
-            "region": {"type": "array", "items": coordinate, "minItems": 4, "maxItems": 4},
-            "description": {"type": "string", "pattern": rf"^[A-Za-z0-9 ,.%-]{{0,{MAX_DESCRIPTION_CHARS}}}$"},
-            "action": {"enum": list(ACTIONS)},
-        },
-        "required": ["class", "severity", "region", "description", "action"],
+        "properties": properties,
+        "required": list(properties),
         "additionalProperties": False,
     }
     return {
         "type": "object",
-        "properties": {"findings": {"type": "array", "items": finding, "maxItems": MAX_FINDINGS}},
+        "properties": {"findings": {"type": "array", "items": finding, "maxItems": schema.max_findings}},
         "required": ["findings"],
         "additionalProperties": False,
     }
 
 
-def answer_from_findings(findings: Sequence[Finding]) -> str:
+def _field_schema(each: ReportField, characters: str) -> dict[str, Any]:
+    if each.type == "enumeration":
+        return {"enum": list(each.values)}
+    if each.type == "text":
+        return {"type": "string", "pattern": f"^{characters}{{0,{each.max_chars}}}$"}
+    bounds = {"minimum": each.minimum, "maximum": each.maximum}
+    if each.type == "integer" or each.decimals == 0:
+        return {"type": "integer", **bounds}
+    return {"type": "number", **bounds, "multipleOf": 10**-each.decimals}  # or there might be digits without end
+
+
+def answer_from_findings(
+    findings: Sequence[Finding], schema: ReportSchema = BRIDGE, coordinate_steps: int = REGION_STEPS
+) -> str:
     """The compact JSON answer that a perfect model would write for ``findings``."""
+
+    def corners(region: Region) -> list[int]:
+        return [round(corner * coordinate_steps) for corner in astuple(region)]
+
     items = [
         {
             "class": f.defect_class,
             "severity": f.severity,
-            "region": [round(corner * REGION_STEPS) for corner in astuple(f.region)],
+            **({"region": corners(f.region)} if schema.boxes == "one" else {}),
+            **({"regions": [corners(box) for box in f.boxes or (f.region,)]} if schema.boxes == "several" else {}),
+            **{each.name: f.fields[each.name] for each in schema.fields},
             "description": f.description,
-            "action": f.action,
+            **({"action": f.action} if schema.actions else {}),
         }
         for f in findings
     ]
-    return json.dumps({"findings": items}, separators=(",", ":"))
+    return json.dumps({"findings": items}, separators=(",", ":"), ensure_ascii=False)
+
+
+def widest_finding(schema: ReportSchema) -> Finding:
+    """A finding of the schema's longest words, and of no description: what has to fit into an answer at least."""
+
+    def longest(names: Sequence[str]) -> str:
+        return max(names, key=lambda name: len(name.encode()), default="")
+
+    values: dict[str, str | int | float] = {}
+    for each in schema.fields:
+        number = each.minimum if each.minimum < 0 else each.maximum
+        words = longest(each.values) if each.type == "enumeration" else ""
+        values[each.name] = number if each.type in ("integer", "number") else words
+    return Finding(
+        defect_class=longest(schema.class_names),
+        severity=longest(schema.severity_names),
+        region=Region(0.0, 0.0, 1.0, 1.0),
+        confidence=1.0,
+        description="",
+        action=longest(schema.actions),
+        fields=values,
+    )
+
+
+class AnswerItem(NamedTuple):
+    """A complete finding in an answer, and where it stands: characters from the answer's beginning."""
+
+    values: Mapping[str, Any]  # by the answer's keys
+    start: int  # of what opens it, the comma behind the finding before it included
+    named: int  # where the name of its class ends
+    end: int
+
+
+def items_of_answer(written: str, start: int = len(_OPENING)) -> Iterator[AnswerItem]:
+    """The complete findings of an answer, or of the beginning of one; from the ``end`` of one on, those that follow.
+
+    Raises:
+        ValueError: it does not begin as an answer does.
+    """
+    if not (written.startswith(_OPENING) or _OPENING.startswith(written)):
+        raise ValueError(f"not an answer: {written[:80]!r}")
+    while start < len(written) and written[start] != "]":
+        opening = start + (written[start] == ",")
+        try:
+            values, end = _DECODER.raw_decode(written, opening)
+            _, named = _DECODER.raw_decode(written, opening + len(_FIRST_KEY))
+        except ValueError:
+            return  # cut before it was complete
+        yield AnswerItem(values, start, named - 1, end)
+        start = end
 
 
 def findings_from_answer(
-    answer: str, confidences: Sequence[float], coordinate_steps: int = REGION_STEPS
+    answer: str, confidences: Sequence[float], schema: ReportSchema = BRIDGE, coordinate_steps: int = REGION_STEPS
 ) -> tuple[Finding, ...]:
-    """Parse a complete answer; ``confidences`` has one value a finding, in order. Regions are of the picture.
+    """The complete findings of an answer; ``confidences`` has one value a finding, in order.
+
+    Regions are of the picture.
 
     Corners given in the wrong order are swapped, so that a region is never inside out.
 
     Raises:
-        ValueError: the answer does not satisfy :func:`answer_schema`, or the counts differ.
+        ValueError: it is none that satisfies :func:`answer_schema`, or the counts differ.
     """
-    items = json.loads(answer)["findings"]
-    return tuple(
-        _finding_from_item(item, confidence, coordinate_steps)
-        for item, confidence in zip(items, confidences, strict=True)
-    )
+    items = items_of_answer(answer)
+    try:
+        return tuple(
+            _finding_from_item(item.values, confidence, schema, coordinate_steps)
+            for item, confidence in zip(items, confidences, strict=True)
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not an answer to {schema.name}: {error!r}") from error
 
 
-def _finding_from_item(item: Mapping[str, Any], confidence: float, coordinate_steps: int) -> Finding:
-    x0, y0, x1, y1 = (value / coordinate_steps for value in item["region"])
+def _finding_from_item(
+    item: Mapping[str, Any], confidence: float, schema: ReportSchema, coordinate_steps: int
+) -> Finding:
+    written = [item["region"]] if schema.boxes == "one" else item["regions"] if schema.boxes == "several" else []
+    boxes = tuple(_region_from_corners([value / coordinate_steps for value in corners]) for corners in written)
     return Finding(
         defect_class=item["class"],
         severity=item["severity"],
-        region=Region(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)),
+        region=holding(boxes) if boxes else WHOLE,
         confidence=confidence,
         description=item["description"],
-        action=item["action"],
+        action=item["action"] if schema.actions else "",
+        boxes=boxes if schema.boxes == "several" else (),
+        fields={each.name: item[each.name] for each in schema.fields},
+    )
+
+
+def _region_from_corners(corners: Sequence[float]) -> Region:
+    x0, y0, x1, y1 = corners
+    return Region(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+
+
+def holding(regions: Sequence[Region]) -> Region:
+    """The least region that holds all of at least one."""
+    return Region(
+        min(region.x_min for region in regions),
+        min(region.y_min for region in regions),
+        max(region.x_max for region in regions),
+        max(region.y_max for region in regions),
     )
 
 
@@ -183,29 +291,42 @@ def text_from_report(report: InspectionReport) -> str:
     cut = ", cut at its limit" if report.truncated else ""
     if report.unseen_share > 0.005:
         cut += f", {report.unseen_share:.0%} of the frame not looked at"
-    return "\n".join([f"{findings}{cut}, {report.timings.total_ms:.0f} ms", *map(_line_from_finding, report.findings)])
+    lines = [_line_from_finding(finding, report.schema) for finding in report.findings]
+    return "\n".join([f"{findings}{cut}, {report.timings.total_ms:.0f} ms", *lines])
 
 
-def _line_from_finding(finding: Finding) -> str:
+def _line_from_finding(finding: Finding, schema: ReportSchema) -> str:
     box = finding.region
-    where = f"x {box.x_min:.2f}-{box.x_max:.2f} y {box.y_min:.2f}-{box.y_max:.2f}"
-    what = f"{finding.defect_class:14} {finding.severity:9} {finding.confidence:4.0%}  {where}"
-    return f"  {what}  {finding.description}; {finding.action}"
+    where = "" if schema.boxes == "none" else f"  x {box.x_min:.2f}-{box.x_max:.2f} y {box.y_min:.2f}-{box.y_max:.2f}"
+    what = f"{finding.defect_class:14} {finding.severity:9} {finding.confidence:4.0%}{where}"
+    fields = text_from_fields(finding, schema)
+    action = f"; {finding.action}" if schema.actions else ""
+    return f"  {what}  {finding.description}{action}{fields and f' ({fields})'}"
+
+
+def text_from_fields(finding: Finding, schema: ReportSchema) -> str:
+    """What a finding says in the schema's own fields, units included; empty where it has none."""
+    units = {each.name: f" {each.unit}" if each.unit else "" for each in schema.fields}
+    return ", ".join(f"{name} {value}{units.get(name, '')}" for name, value in finding.fields.items())
 
 
 def json_from_report(report: InspectionReport) -> dict[str, Any]:
     """The report as plain dicts, lists and numbers; ``defect_class`` is spelled ``class``."""
     document = asdict(report)
+    del document["schema"]
     for finding in document["findings"]:
         finding["class"] = finding.pop("defect_class")
+        for extra in ("boxes", "fields"):  # of schemas that have some
+            if not finding[extra]:
+                del finding[extra]
     document["findings"] = list(document["findings"])
     document["seen"] = list(document["seen"])
     document["grid"] = None if report.grid is None else list(report.grid)
     return document
 
 
-def report_from_json(document: Mapping[str, Any]) -> InspectionReport:
-    """Inverse of :func:`json_from_report`.
+def report_from_json(document: Mapping[str, Any], schema: ReportSchema = BRIDGE) -> InspectionReport:
+    """Inverse of :func:`json_from_report`, of a report that was written under ``schema``.
 
     Raises:
         ValueError: a field is missing or has the wrong form.
@@ -220,6 +341,8 @@ def report_from_json(document: Mapping[str, Any]) -> InspectionReport:
                 description=item["description"],
                 action=item["action"],
                 track_id=item.get("track_id"),
+                boxes=tuple(Region(**box) for box in item.get("boxes", ())),
+                fields=dict(item.get("fields", {})),
             )
             for item in document["findings"]
         )
@@ -231,6 +354,7 @@ def report_from_json(document: Mapping[str, Any]) -> InspectionReport:
             seen=tuple(Region(**part) for part in document.get("seen", [asdict(WHOLE)])),
             image_tokens=int(document.get("image_tokens", 0)),
             grid=None if document.get("grid") is None else (int(document["grid"][0]), int(document["grid"][1])),
+            schema=schema,
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not an inspection report: {error!r}") from error

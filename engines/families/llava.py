@@ -15,7 +15,8 @@ from edge_runtime.bundle.manifest import (
     prompt_around_image,
 )
 from edge_runtime.errors import CheckpointError
-from edge_runtime.reports.report import ACTIONS, DEFECT_CLASSES, SEVERITIES
+from edge_runtime.reports.report import REGION_STEPS
+from edge_runtime.reports.schema import BRIDGE
 from engines.checkpoint import Checkpoint
 from engines.families.attention_settings import check_heads, read_rotary
 from engines.families.base import ImageOptions, Model, Part, Settings, VisionWork, part_of
@@ -29,11 +30,7 @@ from engines.layers.parameters import Parameter, under
 from engines.layers.projection import Projection, numbers_in, projection
 from engines.layers.vision_tower import VitConfig, clip_tower
 
-INSTRUCTION = (
-    "Inspect the structure in this photograph. Answer with JSON: a list of findings, each with its "
-    f"class ({', '.join(DEFECT_CLASSES)}), severity ({', '.join(SEVERITIES)}), region (x_min, y_min, x_max, y_max in "
-    f"hundredths of the image), description, and action ({', '.join(ACTIONS)}). No defect: no findings."
-)
+INSTRUCTION = BRIDGE.instruction(REGION_STEPS)  # until a build asks for another schema
 DEFAULT_PROMPT = prompt_around_image(f"USER: {INSTRUCTION}\n", "\nASSISTANT:")
 
 

@@ -9,12 +9,13 @@ from fnmatch import fnmatchcase
 from tokenizers import Tokenizer
 
 from edge_runtime.bundle.manifest import SCHEMA_VERSION, Component, FileEntry, Hashes, LayerState, Manifest, TensorSpec
-from edge_runtime.errors import CheckpointError, EdgeRuntimeError, RecipeError
+from edge_runtime.bundle.report_schema import SCHEMA_NAME, AskedSchema, find_instruction, with_schema
+from edge_runtime.errors import CheckpointError, EdgeRuntimeError, RecipeError, SchemaError
 from edge_runtime.language.tokenizer import PromptTokens, prompt_tokens
 from edge_runtime.memory.footprint import FOOTPRINTS
 from edge_runtime.memory.plan import MemoryPlan, MemoryPlanItem, plan_memory
-from edge_runtime.reports.report import answer_from_findings
-from edge_runtime.reports.schema import SCHEMA_NAME, schema_to_json
+from edge_runtime.reports.report import answer_from_findings, widest_finding
+from edge_runtime.reports.schema import BRIDGE, ReportSchema
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS, read_model
 from engines.families.base import AS_SUGGESTED, ImageOptions, Model, Part
@@ -37,6 +38,7 @@ class BundlePlan:
     memory_plan: MemoryPlan  # what the runtime will hold
     context_tokens: int  # of prompt, image and answer
     image: ImageOptions  # what was chosen of how frames become images
+    asked: AskedSchema  # what reports are to say, and the words that the prompt asks for it in
 
     @property
     def disk_bytes(self) -> int:
@@ -51,10 +53,14 @@ def plan_bundle(
     context: int | None = None,
     group_parameters: int = DEFAULT_GROUP_PARAMETERS,
     image: ImageOptions = AS_SUGGESTED,
+    schema: ReportSchema = BRIDGE,
 ) -> BundlePlan:
     """Plan every component at its precision, and the memory that a cache of ``context`` tokens takes with them.
 
+    ``schema`` is what reports are to say; the prompt asks for it, but where a checkpoint brings a prompt of its own.
+
     Raises:
+        SchemaError: no finding of the schema fits into the context.
         RecipeError: there is no such target, or it lacks what the recipe asks for; an exception fits no matrix;
             ``context``, or the model's own positions, leave no room for an answer; ``context`` is more than those.
         CheckpointError: the checkpoint is not supported, or contradicts itself, as in its tokenizer.
@@ -65,7 +71,7 @@ def plan_bundle(
             f"the recipe {precisions.recipe} asks for {lack}, which {target} has not; choose another recipe, or build "
             "for onnxruntime"
         )
-    model = read_model(checkpoint, group_parameters, image)
+    model, asked = _asking_for(schema, read_model(checkpoint, group_parameters, image), checkpoint.name)
     parts = tuple(piece for part in model.parts for piece in split_head(part, kind.head_parameters))
     _check_patterns(precisions, parts)
     if context is not None and context > model.spec.max_positions:
@@ -75,7 +81,7 @@ def plan_bundle(
         )
     context_tokens = context or min(max(_CONTEXT, shortest_context(model)), model.spec.max_positions)
     if not model.only_planned:
-        _check_room(checkpoint, model, context_tokens)
+        _check_room(checkpoint, model, context_tokens, schema)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         task="generate",
@@ -91,13 +97,15 @@ def plan_bundle(
         state=(LayerState("self"),) * model.spec.num_layers,
         components=tuple(_planned_component(part, precisions, kind, model) for part in parts),
         tokenizer=FileEntry("tokenizer.json", "", len(checkpoint.tokenizer_json)),
-        report_schema=FileEntry(SCHEMA_NAME, "", len(schema_to_json(model.coordinates.steps))),
+        report_schema=FileEntry(SCHEMA_NAME, "", len(asked.to_json().encode())),
         memory_plan={},
         build={"step_tokens": min(shortest_context(model), context_tokens)},  # no step is longer
         hashes=Hashes(checkpoint=None, calibration=None),
         fidelity=None,
     )
-    return BundlePlan(model, parts, manifest, _plan_memory(manifest, model, context_tokens), context_tokens, image)
+    return BundlePlan(
+        model, parts, manifest, _plan_memory(manifest, model, context_tokens), context_tokens, image, asked
+    )
 
 
 def prompt_of(checkpoint: Checkpoint, model: Model) -> PromptTokens:
@@ -117,7 +125,15 @@ def prompt_of(checkpoint: Checkpoint, model: Model) -> PromptTokens:
         ) from error
 
 
-def _check_room(checkpoint: Checkpoint, model: Model, context_tokens: int) -> None:
+def _asking_for(schema: ReportSchema, model: Model, name: str) -> tuple[Model, AskedSchema]:
+    """The model with a prompt that asks for ``schema``: families ask for bridges."""
+    steps = model.coordinates.steps
+    bridge = AskedSchema(BRIDGE, find_instruction(model.prompt, BRIDGE.instruction(steps)))
+    prompt, asked = with_schema(model.prompt, bridge, schema, steps, name)
+    return replace(model, prompt=prompt), asked
+
+
+def _check_room(checkpoint: Checkpoint, model: Model, context_tokens: int, schema: ReportSchema) -> None:
     """Refuse a prompt that leaves no room for the shortest answer, or has tokens that the embedding has no row of."""
     prompt = prompt_of(checkpoint, model)
     ids, image_tokens = (*prompt.before_image, *prompt.after_image), model.image.max_tokens
@@ -126,9 +142,18 @@ def _check_room(checkpoint: Checkpoint, model: Model, context_tokens: int) -> No
             f"the tokenizer.json of {checkpoint.name} gives the prompt a token {max(ids)}, and the embedding has rows "
             f"for {model.spec.vocab_size}; the two don't belong together"
         )
-    answer = Tokenizer.from_str(checkpoint.tokenizer_json.decode("utf-8")).encode(answer_from_findings(()))
+    tokenizer = Tokenizer.from_str(checkpoint.tokenizer_json.decode("utf-8"))
+    answer = tokenizer.encode(answer_from_findings(()))
     needed = len(ids) + image_tokens + len(answer.ids)
     if needed <= context_tokens:
+        steps = model.coordinates.steps
+        finding = tokenizer.encode(answer_from_findings([widest_finding(schema)], schema, steps))
+        if schema != BRIDGE and len(ids) + image_tokens + len(finding.ids) > context_tokens:
+            raise SchemaError(
+                f"the schema {schema.name} cannot be decoded within a context of {context_tokens} tokens: the prompt "
+                f"takes {len(ids)}, the image {image_tokens}, and a finding up to {len(finding.ids)} before its "
+                "description; name fewer classes or values, in fewer words, or ask for a larger --context"
+            )
         return
     most = model.spec.max_positions
     wider = max(shortest_context(model), min(needed + _TEXT // 2, most))

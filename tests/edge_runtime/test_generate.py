@@ -21,14 +21,13 @@ from edge_runtime.language.tokenizer import load_tokenizer
 from edge_runtime.reports.report import (
     ACTIONS,
     DEFECT_CLASSES,
-    MAX_DESCRIPTION_CHARS,
-    MAX_FINDINGS,
     SEVERITIES,
     Finding,
     Region,
     answer_from_findings,
     answer_schema,
 )
+from edge_runtime.reports.schema import BRIDGE
 
 VOCAB_SIZE = 512  # a third of it padding, as real vocabularies have
 FINDINGS = (
@@ -91,12 +90,12 @@ def recite(grammar: Grammar, tokenizer: Tokenizer, text: str, certainty: float =
 
 
 def check_valid(findings: Sequence[Finding]) -> None:
-    assert len(findings) <= MAX_FINDINGS
+    assert len(findings) <= BRIDGE.max_findings
     for finding in findings:
         assert finding.defect_class in DEFECT_CLASSES
         assert finding.severity in SEVERITIES
         assert finding.action in ACTIONS
-        assert re.fullmatch(rf"[A-Za-z0-9 ,.%-]{{0,{MAX_DESCRIPTION_CHARS}}}", finding.description)
+        assert re.fullmatch(rf"[A-Za-z0-9 ,.%-]{{0,{BRIDGE.max_description_chars}}}", finding.description)
         box = finding.region
         assert 0 <= box.x_min <= box.x_max <= 1
         assert 0 <= box.y_min <= box.y_max <= 1

@@ -23,11 +23,14 @@ from edge_runtime import (
     FrameError,
     InspectionReport,
     Inspector,
+    SchemaError,
     Timings,
     json_from_report,
+    load_schema,
     report_from_json,
 )
 from edge_runtime.language.tokenizer import load_tokenizer
+from edge_runtime.reports.schema import schema_from_document
 from tests.manifests import edit
 
 
@@ -245,3 +248,27 @@ def test_a_question_that_cannot_be_put_is_refused_and_the_next_frame_inspected(
         with pytest.raises(ValueError, match=says):
             inspector.inspect(frame(), question=question)
         assert inspector.inspect(frame()).tokens == 20
+
+
+def test_another_schema_is_asked_for_and_answered_without_a_new_build(roomy_bundle: Path) -> None:
+    pipeline = load_schema("pipeline")
+    with Inspector.open(roomy_bundle, schema="pipeline", max_report_tokens=3000, threads=1) as inspector:
+        report, prompt = inspector.inspect(frame()), inspector.bundle.manifest.prompt
+    assert pipeline.instruction(100) in prompt.before_image
+    assert "the structure" not in prompt.before_image
+    assert report.schema == pipeline
+    assert report_from_json(json.loads(json.dumps(json_from_report(report))), pipeline) == report
+
+
+def test_a_bundles_own_schema_may_be_named(tiny_bundle: Path) -> None:
+    with Inspector.open(tiny_bundle, threads=1) as inspector:
+        own = timeless(inspector.inspect(frame()))
+    with Inspector.open(tiny_bundle, schema="bridge", threads=1) as inspector:
+        assert timeless(inspector.inspect(frame())) == own
+
+
+def test_a_schema_that_does_not_fit_into_the_context_is_refused(tiny_bundle: Path) -> None:
+    wordy = {f"class {number}": "a long line on it " * 9 + "at last" for number in range(60)}
+    schema = schema_from_document({"name": "wordy", "subject": "it", "classes": wordy, "severities": ["bad"]})
+    with pytest.raises(SchemaError, match="cannot be decoded within the context"):
+        Inspector.open(tiny_bundle, schema=schema)
