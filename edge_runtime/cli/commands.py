@@ -80,7 +80,8 @@ def _stream(arguments: argparse.Namespace) -> int:
         source = stack.enter_context(open_source(arguments.source))  # cheaper to refuse than a bundle is to load
         inspector = stack.enter_context(_opened(arguments))
         source.rules = _rules(inspector, arguments)
-        header = FlightHeader(_describe(inspector.bundle.manifest), shown(arguments.source), time.time())
+        described = _describe(inspector.bundle.manifest)
+        header = FlightHeader(described, shown(arguments.source), time.time(), inspector.schema)
         log = stack.enter_context(FlightLog(log_path, header)) if log_path else None
         rules = Rules(GateRule(arguments.skip_below), deadline_s=arguments.deadline)
         stream = stack.enter_context(closing(SourceStream(inspector, source, rules, arguments.track)))

@@ -3,7 +3,7 @@
 Every line is one JSON object, flushed as it is written, so that a crash loses at most the line being written. Its
 ``kind`` says what it is:
 
-    flight     opens a flight: bundle, source, start
+    flight     opens a flight: bundle, source, start, and the schema of its reports
     frame      one report, with a small JPEG of its frame where the page is to show it
     failure    one frame that could not be inspected, and why
     end        the counters of the queue and the memory plan
@@ -19,7 +19,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,6 +28,7 @@ from edge_runtime.errors import FlightLogError
 from edge_runtime.memory.monitor import LevelChange
 from edge_runtime.memory.plan import MemoryPlan
 from edge_runtime.reports.report import InspectionReport, json_from_report, report_from_json
+from edge_runtime.reports.schema import BRIDGE, ReportSchema, schema_from_document
 from edge_runtime.typed_json import dataclass_from_json
 
 _OPENING = b'{"kind":"flight"'  # of the line that opens a flight
@@ -41,6 +42,7 @@ class FlightHeader:
     bundle: str = ""  # "reference, asymmetric-int4, onnxruntime"
     source: str = ""  # "rendered flight", "/dev/video0"
     started_unix_s: float | None = None
+    schema: ReportSchema = BRIDGE  # what the bundle reported on; logs from before schemas say nothing of it
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,9 @@ class FlightLog:
             raise self._write_error(error) from error
         # A newline of our own ends the line that a crash may have cut in the flight before.
         try:
-            self._write("flight", asdict(header or FlightHeader()), lead=b"\n" if self._file.tell() else b"")
+            said = header or FlightHeader()
+            opening = {**asdict(said), "schema": said.schema.document()}
+            self._write("flight", opening, lead=b"\n" if self._file.tell() else b"")
         except FlightLogError:
             with suppress(FlightLogError):
                 self.close()
@@ -220,7 +224,8 @@ def load_flight(path: str | Path, number: int | None = None) -> Flight:
             if chosen < len(starts) and at == end - 1 and not lines[at].endswith(b"}"):
                 break  # a crash cut it, and the next flight ended the line
             document = json.loads(lines[at], parse_float=_finite_float, parse_constant=_finite_float)
-            found[document["kind"]].append(_PARSERS[document["kind"]](document))
+            header = found["flight"][0] if found["flight"] else FlightHeader()
+            found[document["kind"]].append(_PARSERS[document["kind"]](document, header))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FlightLogError(f"flight log {path} is damaged at line {at + 1}: {error!r}") from error
     return Flight(
@@ -234,13 +239,18 @@ def load_flight(path: str | Path, number: int | None = None) -> Flight:
     )
 
 
-def _record_from_json(document: Mapping[str, Any]) -> FlightRecord:
+def _header_from_json(document: Mapping[str, Any], _: FlightHeader) -> FlightHeader:
+    header = dataclass_from_json({name: value for name, value in document.items() if name != "schema"}, FlightHeader)
+    return replace(header, schema=schema_from_document(document["schema"])) if "schema" in document else header
+
+
+def _record_from_json(document: Mapping[str, Any], header: FlightHeader) -> FlightRecord:
     image = document.get("image")
     return FlightRecord(
         index=int(document["index"]),
         stamp_s=None if document["stamp_s"] is None else float(document["stamp_s"]),
         source=str(document["source"]),
-        report=report_from_json(document["report"]),
+        report=report_from_json(document["report"], header.schema),
         image=None if image is None else base64.b64decode(image, validate=True),
         place=str(document.get("place", "")),
     )
@@ -252,9 +262,9 @@ def _finite_float(text: str) -> float:
     return value
 
 
-_PARSERS: Mapping[str, Callable[[Any], Any]] = {
-    "flight": lambda document: dataclass_from_json(document, FlightHeader),
+_PARSERS: Mapping[str, Callable[[Any, FlightHeader], Any]] = {
+    "flight": _header_from_json,
     "frame": _record_from_json,
-    "failure": lambda document: dataclass_from_json(document, FrameFailure),
-    "end": lambda document: dataclass_from_json(document, FlightEnd),
+    "failure": lambda document, _: dataclass_from_json(document, FrameFailure),
+    "end": lambda document, _: dataclass_from_json(document, FlightEnd),
 }

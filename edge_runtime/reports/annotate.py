@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
@@ -9,17 +10,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.reports.report import SEVERITIES, Finding, InspectionReport, Region
+from edge_runtime.reports.report import Finding, InspectionReport, Region
+from edge_runtime.reports.schema import ReportSchema
 
 Frame: TypeAlias = NDArray[np.uint8]  # (H, W, 3), BGR
 
 # Told apart by hue and by lightness, so also in grey and by colour-blind eyes: pale blue, amber, orange, crimson.
-SEVERITY_RGB = {
-    "minor": (125, 211, 252),
-    "moderate": (251, 191, 36),
-    "severe": (249, 95, 22),
-    "critical": (225, 29, 72),
-}
+_RAMP_RGB = ((125, 211, 252), (251, 191, 36), (249, 95, 22), (225, 29, 72))
 
 THUMBNAIL_WIDTH = 640
 _THUMBNAIL_QUALITY = 75
@@ -54,28 +51,40 @@ class _Label(NamedTuple):
     foot: tuple[int, int]  # where the letters stand, right and down from the label's top left
 
 
+def severity_colours(count: int) -> tuple[tuple[int, int, int], ...]:
+    """A colour (RGB, 0 to 255) for each of so many severities, mildest first: as many steps along one ramp."""
+    places = np.linspace(0, len(_RAMP_RGB) - 1, count) if count > 1 else np.array([1.0])
+    channels = [np.interp(places, range(len(_RAMP_RGB)), channel) for channel in zip(*_RAMP_RGB, strict=True)]
+    return tuple((round(red), round(green), round(blue)) for red, green, blue in zip(*channels, strict=True))
+
+
 def draw_report(frame: Frame, report: InspectionReport) -> Frame:
-    """A copy of ``frame`` with every finding's region and a label on it.
+    """A copy of ``frame`` with every finding's boxes and a label on it; the label alone where its schema has no boxes.
 
     Lines and letters grow with the frame. A label lies inside the frame, and off the other labels where there is
     room; in a frame too small for letters only the regions are drawn.
     """
     picture: Frame = frame.copy()
+    schema = report.schema
+    colours = [(blue, green, red) for red, green, blue in severity_colours(len(schema.severities))]
     height, width = frame.shape[:2]
     line = max(2, round(max(width, height) / 400))
-    mildest_first = sorted(report.findings, key=lambda finding: SEVERITIES.index(finding.severity))
-    for finding in mildest_first:  # so that the worst lies on top
-        box = _pixels(finding.region, width, height)
-        corners = (box.left, box.top), (box.right - 1, box.bottom - 1)
-        cv2.rectangle(picture, *corners, _BLACK, line + 2)  # a rim, seen on bright ground and on dark
-        cv2.rectangle(picture, *corners, _bgr(finding), line)
+    graded = [(schema.severity_level(finding.severity), finding) for finding in report.findings]
+    mildest_first = sorted(graded, key=lambda pair: pair[0])
+    for level, finding in mildest_first:  # so that the worst lies on top
+        for region in () if schema.boxes == "none" else finding.boxes or (finding.region,):
+            box = _pixels(region, width, height)
+            corners = (box.left, box.top), (box.right - 1, box.bottom - 1)
+            cv2.rectangle(picture, *corners, _BLACK, line + 2)  # a rim, seen on bright ground and on dark
+            cv2.rectangle(picture, *corners, colours[level], line)
     placed: list[_Box] = []
-    for finding in reversed(mildest_first):  # the worst has the choice of places
-        label = _largest_label(finding, width, height)
+    for level, finding in reversed(mildest_first):  # the worst has the choice of places
+        label = _largest_label(finding, schema, width, height)
         if label is not None:
-            spot = _place(label, _pixels(finding.region, width, height), width, height, placed)
+            labelled = finding.boxes[0] if finding.boxes else finding.region
+            spot = _place(label, _pixels(labelled, width, height), width, height, placed)
             placed.append(spot)
-            _draw_label(picture, label, spot, _bgr(finding))
+            _draw_label(picture, label, spot, colours[level])
     return picture
 
 
@@ -97,16 +106,20 @@ def _pixels(region: Region, width: int, height: int) -> _Box:
     return _Box(left, top, right + 1, bottom + 1)
 
 
-def _bgr(finding: Finding) -> tuple[int, int, int]:
-    red, green, blue = SEVERITY_RGB[finding.severity]
-    return blue, green, red
+def _in_letters(name: str, otherwise: str) -> str:
+    """A name in the letters that OpenCV's fonts have, accents dropped; ``otherwise`` where they have none for it."""
+    plain = unicodedata.normalize("NFKD", name.replace("_", " ").replace("ß", "ss"))
+    plain = "".join(character for character in plain if not unicodedata.combining(character))
+    return plain if plain.isascii() else otherwise
 
 
-def _largest_label(finding: Finding, width: int, height: int) -> _Label | None:
+def _largest_label(finding: Finding, schema: ReportSchema, width: int, height: int) -> _Label | None:
     """The label that says most and fits into the frame, if one does."""
     text_px = max(_SMALLEST_TEXT_PX, width * _TEXT_PER_FRAME_WIDTH)
-    name = finding.defect_class.replace("_", " ")
-    for text in (f"{name}, {finding.severity} {finding.confidence:.0%}", name):
+    number = schema.class_names.index(finding.defect_class) + 1 if finding.defect_class in schema.class_names else "?"
+    name = _in_letters(finding.defect_class, f"class {number}")
+    severity = _in_letters(finding.severity, f"severity {schema.severity_level(finding.severity) + 1}")
+    for text in (f"{name}, {severity} {finding.confidence:.0%}", name):
         scale = text_px / _FONT_PX
         stroke = max(1, round(text_px / 14))
         (text_width, text_height), below = cv2.getTextSize(text, _FONT, scale, stroke)

@@ -335,7 +335,7 @@ def report_from_json(document: Mapping[str, Any], schema: ReportSchema = BRIDGE)
         findings = tuple(
             Finding(
                 defect_class=item["class"],
-                severity=item["severity"],
+                severity=schema.severity_names[schema.severity_level(item["severity"])],
                 region=Region(**item["region"]),
                 confidence=float(item["confidence"]),
                 description=item["description"],

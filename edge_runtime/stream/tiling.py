@@ -12,7 +12,8 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.reports.report import SEVERITIES, WHOLE, Finding, InspectionReport, Region, Timings
+from edge_runtime.reports.report import WHOLE, Finding, InspectionReport, Region, Timings, holding
+from edge_runtime.reports.schema import ReportSchema
 
 _OVERLAP = 0.1  # of a tile, with its neighbour: a defect as large as that is whole in one of them
 _SAME = 0.02  # of the frame: boxes of one defect on both sides of a seam come so close, or overlap
@@ -51,7 +52,8 @@ def inspect_in_tiles(
         reports.append(report)
         seen += [_in_frame(part, place) for part in report.seen]
         for finding in report.findings:
-            _add(findings, replace(finding, region=_in_frame(finding.region, place)))
+            boxes = tuple(_in_frame(box, place) for box in finding.boxes)
+            _add(findings, replace(finding, region=_in_frame(finding.region, place), boxes=boxes), report.schema)
     return InspectionReport(
         findings=tuple(findings),
         truncated=len(reports) < len(places) or any(report.truncated for report in reports),
@@ -60,6 +62,7 @@ def inspect_in_tiles(
         seen=tuple(seen),
         image_tokens=sum(report.image_tokens for report in reports),
         grid=reports[0].grid,
+        schema=reports[0].schema,
     )
 
 
@@ -94,12 +97,12 @@ def _in_frame(region: Region, place: Region) -> Region:
     )
 
 
-def _add(findings: list[Finding], found: Finding) -> None:
+def _add(findings: list[Finding], found: Finding, schema: ReportSchema) -> None:
     """Put a finding to the others, or make it one with those of its class that it touches."""
     for known in [known for known in findings if known.defect_class == found.defect_class]:
         if _touch(known.region, found.region):
             findings.remove(known)
-            found = _joined(known, found)
+            found = _joined(known, found, schema)
     findings.append(found)
 
 
@@ -112,12 +115,11 @@ def _touch(one: Region, other: Region) -> bool:
     )
 
 
-def _joined(one: Finding, other: Finding) -> Finding:
+def _joined(one: Finding, other: Finding, schema: ReportSchema) -> Finding:
     """The graver of two sightings of one defect, in a region that holds both."""
-    graver = max(one, other, key=lambda finding: (SEVERITIES.index(finding.severity), finding.confidence))
-    a, b = one.region, other.region
-    region = Region(min(a.x_min, b.x_min), min(a.y_min, b.y_min), max(a.x_max, b.x_max), max(a.y_max, b.y_max))
-    return replace(graver, region=region, confidence=max(one.confidence, other.confidence))
+    graver = max(one, other, key=lambda finding: (schema.severity_level(finding.severity), finding.confidence))
+    region, boxes = holding([one.region, other.region]), (*one.boxes, *other.boxes)
+    return replace(graver, region=region, boxes=boxes, confidence=max(one.confidence, other.confidence))
 
 
 def _summed(timings: Sequence[Timings]) -> Timings:

@@ -1,11 +1,14 @@
 """A drawn report shows every region, keeps its labels inside the frame and apart, and leaves the frame itself alone."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
-from edge_runtime.reports.annotate import SEVERITY_RGB, THUMBNAIL_WIDTH, Frame, draw_report, thumbnail_jpeg
+from edge_runtime.reports.annotate import THUMBNAIL_WIDTH, Frame, draw_report, severity_colours, thumbnail_jpeg
 from edge_runtime.reports.report import SEVERITIES, Finding, InspectionReport, Region
+from edge_runtime.reports.schema import BRIDGE, Term
 
 GREY = 127
 
@@ -19,7 +22,7 @@ def finding(severity: str, *region: float) -> Finding:
 
 
 def pixels_of(picture: Frame, severity: str) -> Frame:
-    bgr = SEVERITY_RGB[severity][::-1]
+    bgr = severity_colours(len(SEVERITIES))[SEVERITIES.index(severity)][::-1]
     return cv2.inRange(picture, bgr, bgr) > 0
 
 
@@ -105,3 +108,43 @@ def test_a_thumbnail_keeps_its_shape_and_is_at_most_640_wide(size: tuple[int, in
     assert picture is not None
     assert (picture.shape[1], picture.shape[0]) == expected
     assert expected[0] <= THUMBNAIL_WIDTH
+
+
+def roof_report(boxes: str, *names: str) -> InspectionReport:
+    schema = replace(BRIDGE, classes=tuple(map(Term, names)), severities=(Term("übel"),), boxes=boxes)
+    parts = (Region(0.1, 0.6, 0.3, 0.9), Region(0.6, 0.6, 0.8, 0.9))
+    found = Finding(names[0], "übel", Region(0.1, 0.6, 0.8, 0.9), 0.5, "", "", boxes=parts)
+    return InspectionReport((found if boxes == "several" else replace(found, boxes=()),), schema=schema)
+
+
+def coloured(picture: Frame) -> Frame:
+    bgr = severity_colours(1)[0][::-1]
+    return cv2.inRange(picture, bgr, bgr) > 0
+
+
+def test_each_of_several_boxes_is_outlined() -> None:
+    outline = coloured(draw_report(grey_frame(640, 480), roof_report("several", "Riss")))
+    assert outline[300:420, 64].all()
+    assert outline[300:420, 384].all()
+    assert not outline[300:420, 250:350].any()  # between them
+
+
+def test_a_schema_without_boxes_has_its_labels_drawn_alone() -> None:
+    outline = coloured(draw_report(grey_frame(640, 480), roof_report("none", "Riss")))
+    assert outline.any()
+    assert not outline[300:420].any()
+
+
+def test_a_name_that_the_font_has_no_letters_for_is_numbered() -> None:
+    def drawn(*names: str) -> Frame:
+        return draw_report(grey_frame(640, 480), roof_report("one", *names))
+
+    assert (drawn("größe") == drawn("grosse")).all()
+    assert (drawn("ひび割れ") == drawn("class 1")).all()
+    assert (drawn("ひび割れ") != drawn("crack")).any()
+
+
+def test_as_many_colours_as_severities_are_told_apart() -> None:
+    for count in range(1, 10):
+        colours = severity_colours(count)
+        assert len(set(colours)) == count

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import FlightLogError
-from edge_runtime.flight.log import Flight, FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
+from edge_runtime.flight.log import Flight, FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure, load_flight
 from edge_runtime.flight.page.page import page_from_flight, write_page
 from edge_runtime.memory.plan import MemoryPlan, MemoryPlanItem
 from edge_runtime.reports.annotate import thumbnail_jpeg
 from edge_runtime.reports.report import DEFECT_CLASSES, SEVERITIES, Finding, InspectionReport, Region, Timings
+from edge_runtime.reports.schema import BRIDGE, schema_from_document
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 ATTACK = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>&lt; {body} $body"
@@ -126,7 +127,7 @@ def test_a_box_lies_where_the_region_is_and_says_what_it_is(flight: Flight) -> N
     box = parse(page_from_flight(flight)).all("span", "box")[0]
     assert box.attributes["style"] == "left:25.00%;top:50.00%;width:50.00%;height:50.00%"
     assert box.attributes["title"] == "crack, critical, confidence 87%"
-    assert "critical" in box.attributes["class"]
+    assert "level-3" in box.attributes["class"]
 
 
 def test_a_finding_is_listed_with_all_that_the_report_says_of_it(flight: Flight) -> None:
@@ -141,7 +142,7 @@ def test_every_picture_says_in_words_what_it_shows(flight: Flight) -> None:
 
 def test_the_timeline_has_each_frame_once_and_links_to_its_picture(flight: Flight) -> None:
     timeline, losses, _ = parse(page_from_flight(flight)).all("svg")
-    assert [bar.attributes["class"] for bar in timeline.all("rect")] == ["minor", "critical", "clean"]
+    assert [bar.attributes["class"] for bar in timeline.all("rect")] == ["level-0", "level-3", "clean"]
     assert [link.attributes["href"] for link in timeline.all("a")] == ["#frame-0", "#frame-2", "#frame-5"]
     assert [mark.words() for mark in losses.all("rect")] == ["frame 1: dropped", "frame 3: failed", "frame 4: dropped"]
 
@@ -293,7 +294,7 @@ def test_a_frame_whose_answer_was_cut_before_any_finding_is_not_drawn_as_clean()
     records = (cut(0, image=jpeg()), record(1, image=jpeg()), cut(2, finding("minor")))
     document = parse(page_from_flight(Flight(records=records)))
     bars = document.all("svg")[0].all("rect")
-    assert [bar.attributes["class"] for bar in bars] == ["cut", "clean", "minor"]
+    assert [bar.attributes["class"] for bar in bars] == ["cut", "clean", "level-0"]
     assert bars[0].words() == "frame 0, 0.0 s: cut short before any finding"
     assert document.all("img")[0].attributes["alt"] == "Frame 0: cut short before any finding"
     assert "cut short before any finding" in document.all("ul", "legend")[0].words()
@@ -375,7 +376,7 @@ def test_a_long_flight_is_drawn_in_few_columns_that_show_the_worst() -> None:
     [timeline, *_] = parse(page_from_flight(Flight(records=tuple(records)))).all("svg")
     bars = timeline.all("rect")
     assert len(bars) <= 400
-    assert [bar.words() for bar in bars if bar.attributes["class"] == "critical"] == [
+    assert [bar.words() for bar in bars if bar.attributes["class"] == "level-3"] == [
         "frame 1234, 123.4 s: crack critical"
     ]
 
@@ -432,3 +433,64 @@ def test_a_flight_that_a_crash_cut_can_be_read_although_another_followed(tmp_pat
     FlightLog(log).close()
     write_page(log, tmp_path / "first.html", 1)
     assert "1 inspected frame" in (tmp_path / "first.html").read_text()
+
+
+ROOFS = schema_from_document(
+    {
+        "name": "roofs",
+        "subject": "the roof",
+        "classes": ["broken tile", "Moos und Flechten"],
+        "severities": {"clean": "as new", "cut": "worn", "dropped": "gone"},  # words that the page has of its own
+        "fields": {"share": {"type": "integer", "minimum": 0, "maximum": 100, "unit": "%"}},
+        "boxes": "several",
+        "language": "English",
+    }
+)
+HALVES = (Region(0.0, 0.0, 0.5, 1.0), Region(0.5, 0.0, 1.0, 1.0))
+
+
+def test_a_page_is_in_the_words_of_its_flights_schema() -> None:
+    tile = Finding("broken tile", "dropped", Region(0, 0, 1, 1), 0.5, "", "", boxes=HALVES, fields={"share": 30})
+    moss = Finding("Moos und Flechten", "clean", HALVES[0], 0.5, "grün", "", boxes=HALVES[:1], fields={"share": 5})
+    report = InspectionReport((tile, moss), schema=ROOFS)
+    page = parse(
+        page_from_flight(Flight(FlightHeader(schema=ROOFS), (FlightRecord(0, 0.0, "camera", report, jpeg()),)))
+    )
+    [table] = page.all("table", "matrix")
+    assert [head.words() for head in table.all("thead")[0].all("th")] == ["clean", "cut", "dropped"]
+    assert [row.all("th")[0].words() for row in table.all("tbody")[0].all("tr")] == ["broken tile", "Moos und Flechten"]
+    assert page.all("h1")[0].words() == "1 dropped finding and 1 milder in 1 inspected frame"
+    assert [box.attributes["class"] for box in page.all("span", "box")] == ["box level-2", "box level-2", "box level-0"]
+    items = [item.words() for item in page.all("figure", "card")[0].all("li")]
+    assert items == ["1 broken tile dropped 50% sure share 30 %", "2 Moos und Flechten clean 50% sure grün share 5 %"]
+    [card], choices = page.all("figure", "card"), page.all("div", "filter")[0].all("button")
+    assert card.attributes["data-classes"].split() == [choice.attributes["value"] for choice in choices[1:]]
+
+
+def test_a_schema_without_boxes_draws_none() -> None:
+    schema = replace(ROOFS, boxes="none")
+    found = Finding("broken tile", "cut", Region(0, 0, 1, 1), 0.5, "", "", fields={"share": 30})
+    records = (FlightRecord(0, 0.0, "", InspectionReport((found,), schema=schema), jpeg()),)
+    assert not parse(page_from_flight(Flight(FlightHeader(schema=schema), records))).all("span", "box")
+
+
+def test_a_flight_is_read_back_in_the_words_of_its_schema(tmp_path: Path) -> None:
+    found = Finding("broken tile", "cut", HALVES[0], 0.5, "", "", boxes=HALVES, fields={"share": 30})
+    kept = FlightRecord(0, 0.0, "", InspectionReport((found,), schema=ROOFS))
+    with FlightLog(tmp_path / "flight.jsonl", FlightHeader(schema=ROOFS)) as log:
+        log.write_record(kept)
+    flight = load_flight(tmp_path / "flight.jsonl")
+    assert flight.header.schema == ROOFS
+    assert flight.records == (kept,)
+
+
+def test_a_log_from_before_schemas_is_of_bridges(tmp_path: Path) -> None:
+    (tmp_path / "old.jsonl").write_text('{"kind":"flight","bundle":"","source":"","started_unix_s":null}\n')
+    assert load_flight(tmp_path / "old.jsonl").header.schema == BRIDGE
+
+
+def test_a_log_with_severities_that_its_schema_does_not_know_is_damaged(tmp_path: Path) -> None:
+    with FlightLog(tmp_path / "flight.jsonl", FlightHeader(schema=ROOFS)) as log:
+        log.write_record(record(0, finding("severe")))
+    with pytest.raises(FlightLogError, match="'severe' is no severity of roofs"):
+        load_flight(tmp_path / "flight.jsonl")

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.reports.report import InspectionReport, Region, Timings
+from edge_runtime.reports.schema import BRIDGE, Term
 from edge_runtime.stream.tiling import Tiling, inspect_in_tiles
 from tests.fakes import CRACK
 
@@ -95,3 +96,21 @@ def test_the_smallest_frame_has_tiles_of_at_least_a_pixel():
     one = np.zeros((1, 1, 3), np.uint8)
     inspect_in_tiles(one, Tiling(columns=4, rows=4), lambda tile: shapes.append(tile.shape) or InspectionReport())
     assert all(height >= 1 and width >= 1 for height, width, _ in shapes)
+
+
+def test_boxes_of_one_defect_in_two_tiles_are_kept_apart_and_its_schema_is_the_reports():
+    schema = replace(BRIDGE, name="mine", boxes="several", severities=(Term("low"), Term("high")))
+    reports = iter([("low", {"count": 1}), ("high", {"count": 2})])
+
+    def see(tile):
+        severity, values = next(reports)
+        region = Region(0.0, 0.4, 1.0, 0.6)
+        found = replace(CRACK, severity=severity, region=region, boxes=(region,), fields=values)
+        return InspectionReport((found,), schema=schema)
+
+    report = inspect_in_tiles(FRAME, Tiling(columns=2), see)
+    [found] = report.findings
+    assert report.schema is schema
+    assert (found.severity, found.fields) == ("high", {"count": 2})
+    assert [box.x_min for box in found.boxes] == pytest.approx([0.0, 0.475])
+    assert [box.x_max for box in found.boxes] == pytest.approx([0.525, 1.0])

@@ -11,19 +11,33 @@ from collections.abc import Container, Iterator, Sequence
 from html import escape
 
 from edge_runtime.flight.log import FlightRecord
-from edge_runtime.reports.report import SEVERITIES, Timings
+from edge_runtime.reports.report import Timings
 
 STEPS = ("preprocess", "vision", "prefill", "decode")
 NOTHING = {"clean": "nothing found", "cut": "cut short before any finding"}  # what marks of no finding mean
 
 _MOST_COLUMNS = 360
-_HEIGHT = {"clean": 12, "cut": 23, "minor": 34, "moderate": 56, "severe": 78, "critical": 100}  # of 100
+_HEIGHT = {"clean": 12, "cut": 23}  # of 100
+_MILDEST, _GRAVEST = 34, 100  # heights
+
+
+def level_of(record: FlightRecord) -> int:
+    """The gravest severity in a report, 0 for the mildest; -1 where there is no finding."""
+    levels = (record.report.schema.severity_level(finding.severity) for finding in record.report.findings)
+    return max(levels, default=-1)
 
 
 def mark_of(record: FlightRecord) -> str:
-    """The gravest severity in a report, or one of :data:`NOTHING`."""
-    nothing = "cut" if record.report.truncated else "clean"
-    return max((finding.severity for finding in record.report.findings), key=SEVERITIES.index, default=nothing)
+    """The style of a report's gravest severity, ``level-0`` for the mildest; or one of :data:`NOTHING`."""
+    level = level_of(record)
+    return f"level-{level}" if level >= 0 else "cut" if record.report.truncated else "clean"
+
+
+def _height(record: FlightRecord) -> float:
+    level, highest = level_of(record), len(record.report.schema.severities) - 1
+    if level < 0:
+        return _HEIGHT[mark_of(record)]
+    return _GRAVEST - (_GRAVEST - _MILDEST) * (highest - level) / max(highest, 1)
 
 
 def summary_of(record: FlightRecord) -> str:
@@ -48,9 +62,9 @@ def findings_chart(records: Sequence[FlightRecord], received: int, linked: Conta
         seen = [inspected[index] for index in indices if index in inspected]
         if not seen:
             continue
-        worst = max(seen, key=lambda record: _HEIGHT[mark_of(record)])
+        worst = max(seen, key=_height)
         title = f"frame {worst.index}{worst.when and f', {worst.when}'}: {summary_of(worst)}"
-        shape = _rect(x, 0, _HEIGHT[mark_of(worst)], mark_of(worst), title)
+        shape = _rect(x, 0, _height(worst), mark_of(worst), title)
         shapes.append(
             f'<a href="#frame-{worst.index}" tabindex="-1" aria-label="{escape(title)}">{shape}</a>'
             if worst.index in linked

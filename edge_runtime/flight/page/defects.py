@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from edge_runtime.flight.log import FlightRecord
-from edge_runtime.reports.report import SEVERITIES, Finding
+from edge_runtime.reports.report import Finding
 
 _TABLE_ROWS = 300
 
@@ -20,16 +20,24 @@ class Defect:
     sightings: tuple[tuple[FlightRecord, Finding], ...]
 
     @property
+    def level(self) -> int:
+        """How grave it is at most, 0 for the mildest severity."""
+        return _level(self.surest)
+
+    @property
     def severity(self) -> str:
         """The gravest that was reported."""
-        return max((finding.severity for _, finding in self.sightings), key=SEVERITIES.index)
+        return self.surest[1].severity
 
     @property
     def surest(self) -> tuple[FlightRecord, Finding]:
         """The sighting of the highest confidence among the gravest ones."""
-        return max(
-            self.sightings, key=lambda sighting: (SEVERITIES.index(sighting[1].severity), sighting[1].confidence)
-        )
+        return max(self.sightings, key=lambda sighting: (_level(sighting), sighting[1].confidence))
+
+
+def _level(sighting: tuple[FlightRecord, Finding]) -> int:
+    record, finding = sighting
+    return record.report.schema.severity_level(finding.severity)
 
 
 def defects_of(records: Sequence[FlightRecord]) -> tuple[Defect, ...]:
@@ -47,7 +55,7 @@ def defects_section(records: Sequence[FlightRecord], pictured: Container[int]) -
     defects = [defect for defect in defects_of(records) if defect.track_id is not None]
     if not defects:
         return ""
-    defects.sort(key=lambda defect: SEVERITIES.index(defect.severity), reverse=True)
+    defects.sort(key=lambda defect: defect.level, reverse=True)
     has_places = any(record.place for record in records)
     rows = "".join(_row(defect, pictured, has_places) for defect in defects[:_TABLE_ROWS])
     more = f"<p class=soft>The log has {len(defects) - _TABLE_ROWS} more.</p>" if len(defects) > _TABLE_ROWS else ""
@@ -66,7 +74,7 @@ def _row(defect: Defect, pictured: Container[int], has_places: bool) -> str:
     count = len(defect.sightings)
     frame = f"frame {record.index}"
     return f"""<tr><td>{defect.track_id}</td><td class="left">{escape(finding.defect_class.replace("_", " "))}</td>
-<td class="left"><span class="chip {defect.severity}">{defect.severity}</span></td>
+<td class="left"><span class="chip level-{defect.level}">{escape(defect.severity)}</span></td>
 <td>{count} {"frame" if count == 1 else "frames"}</td>
 <td>{first.when or first.index}</td><td>{last.when or last.index}</td>
 <td>{finding.confidence:.0%}</td>

@@ -16,12 +16,11 @@ import cv2
 import numpy as np
 
 from edge_runtime.flight.log import FlightRecord
-from edge_runtime.flight.page.charts import mark_of, summary_of
+from edge_runtime.flight.page.charts import level_of, summary_of
 from edge_runtime.flight.page.defects import defects_of
 from edge_runtime.reports.annotate import THUMBNAIL_WIDTH, thumbnail_jpeg
-from edge_runtime.reports.report import DEFECT_CLASSES, SEVERITIES, Finding
-
-WORST_FIRST = tuple(reversed(SEVERITIES))
+from edge_runtime.reports.report import Finding, Region, text_from_fields
+from edge_runtime.reports.schema import ReportSchema
 
 _PICTURES_LIMIT_BYTES = 12_000_000  # a page that a phone still opens; base64 makes a third more of it
 _CLEAN_PICTURES = 6
@@ -42,7 +41,7 @@ class Picture:
 def choose_pictures(records: Sequence[FlightRecord]) -> dict[int, Picture]:
     """Pictures to embed, by frame index: of frames with findings the gravest first, then of a few without."""
     found = [record for record in records if record.report.findings]
-    found.sort(key=lambda record: SEVERITIES.index(mark_of(record)), reverse=True)
+    found.sort(key=level_of, reverse=True)
     clean = [record for record in records if not record.report.findings]
     every = max(-(-len(clean) // _CLEAN_PICTURES), 1)
     pictures: dict[int, Picture] = {}
@@ -55,41 +54,44 @@ def choose_pictures(records: Sequence[FlightRecord]) -> dict[int, Picture]:
     return pictures
 
 
-def matrix_section(records: Sequence[FlightRecord]) -> str:
+def matrix_section(records: Sequence[FlightRecord], schema: ReportSchema) -> str:
     """How many defects of each class and severity."""
     counts = Counter((defect.surest[1].defect_class, defect.severity) for defect in defects_of(records))
     if not counts:
         return ""
     rows = []
-    for name in DEFECT_CLASSES:
+    for name in schema.class_names:
         cells = (
-            f'<td class="some {severity}">{counts[name, severity]}</td>' if counts[name, severity] else "<td>0</td>"
-            for severity in SEVERITIES
+            f'<td class="some level-{level}">{counts[name, severity]}</td>' if counts[name, severity] else "<td>0</td>"
+            for level, severity in enumerate(schema.severity_names)
         )
         rows.append(f'<tr><th scope="row">{words(name)}</th>{"".join(cells)}</tr>')
-    heads = "".join(f'<th scope="col">{severity}</th>' for severity in SEVERITIES)
+    heads = "".join(f'<th scope="col">{escape(severity)}</th>' for severity in schema.severity_names)
     return f"""<section><h2>What was found</h2><div class="panel"><table class="matrix">
 <caption>Findings by defect and severity. One that was followed from frame to frame counts once.</caption>
 <thead><tr><td></td>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div></section>"""
 
 
-def findings_section(records: Sequence[FlightRecord], pictures: Mapping[int, Picture]) -> str:
+def findings_section(records: Sequence[FlightRecord], pictures: Mapping[int, Picture], schema: ReportSchema) -> str:
     """Frames with findings, grouped by the worst of each; those without a picture in a table."""
     found = [record for record in records if record.report.findings]
     if not found:
         return ""
     groups: list[str] = []
-    for severity in WORST_FIRST:
-        cards = [_card(r, pictures[r.index]) for r in found if r.index in pictures and mark_of(r) == severity]
+    for level, severity in reversed(list(enumerate(schema.severity_names))):
+        cards = [_card(r, pictures[r.index]) for r in found if r.index in pictures and level_of(r) == level]
         if cards:
-            is_open = severity in ("critical", "severe") or not groups
+            is_open = 2 * level >= len(schema.severities) or not groups
             groups.append(f"""<details class="group"{" open" if is_open else ""}>
-<summary><span class="chip {severity}">{severity}</span>
+<summary><span class="chip level-{level}">{escape(severity)}</span>
 <span class="soft">worst finding of <span data-count>{len(cards)}</span> of the frames</span></summary>
 <div class="cards">{"".join(cards)}</div></details>""")
     classes = {finding.defect_class for record in found for finding in record.report.findings}
-    present = [name for name in DEFECT_CLASSES if name in classes]
-    choices = "".join(f'<button aria-pressed="false" value="{name}">{words(name)}</button>' for name in present)
+    choices = "".join(
+        f'<button aria-pressed="false" value="{number}">{words(name)}</button>'
+        for number, name in enumerate(schema.class_names)
+        if name in classes
+    )
     numbers = "" if all(record.is_annotated for record in found) else _NUMBERS
     return f"""<section><h2>Findings</h2>
 <p class="soft">The worst first. {numbers} A picture opens large.</p>
@@ -127,10 +129,12 @@ def _load_picture(image: bytes | None) -> Picture | None:
 
 def _card(record: FlightRecord, picture: Picture) -> str:
     findings = record.report.findings
-    classes = escape(" ".join(sorted({finding.defect_class for finding in findings})))
+    schema = record.report.schema
+    present = {finding.defect_class for finding in findings}
+    classes = " ".join(str(number) for number, name in enumerate(schema.class_names) if name in present)
     drawn = () if record.is_annotated else findings  # those in the picture need no boxes over them
-    boxes = "".join(_box(number, finding) for number, finding in enumerate(drawn, start=1))
-    items = "".join(_item(number, finding) for number, finding in enumerate(findings, start=1))
+    boxes = "".join(_boxes(number, finding, schema) for number, finding in enumerate(drawn, start=1))
+    items = "".join(_item(number, finding, schema) for number, finding in enumerate(findings, start=1))
     place = f"<span>{escape(record.place)}</span>" if record.place else ""
     cut = "<p>The answer was cut at its limit; there may be more.</p>" if record.report.truncated else ""
     return f"""<figure class="card" id="frame-{record.index}" data-classes="{classes}">
@@ -141,35 +145,48 @@ def _card(record: FlightRecord, picture: Picture) -> str:
 <span>{escape(record.source)}</span>{place}{cut}</figcaption><ol>{items}</ol></figure>"""
 
 
-def _box(number: int, finding: Finding) -> str:
-    region = finding.region
+def _boxes(number: int, finding: Finding, schema: ReportSchema) -> str:
+    regions = () if schema.boxes == "none" else finding.boxes or (finding.region,)
+    return "".join(_box(number, finding, region, schema.severity_level(finding.severity)) for region in regions)
+
+
+def _box(number: int, finding: Finding, region: Region, level: int) -> str:
     left, right = (min(max(x * 100, 0.0), 100.0) for x in (region.x_min, region.x_max))
     top, bottom = (min(max(y * 100, 0.0), 100.0) for y in (region.y_min, region.y_max))
     place = f"left:{left:.2f}%;top:{top:.2f}%;width:{right - left:.2f}%;height:{bottom - top:.2f}%"
-    title = f"{words(finding.defect_class)}, {finding.severity}, confidence {finding.confidence:.0%}"
+    title = f"{words(finding.defect_class)}, {escape(finding.severity)}, confidence {finding.confidence:.0%}"
     badge = f'<span class="number{" inside" if top < _BADGE_PERCENT else ""}">{number}</span>'
-    return f'<span class="box {finding.severity}" style="{place}" title="{title}">{badge}</span>'
+    return f'<span class="box level-{level}" style="{place}" title="{title}">{badge}</span>'
 
 
-def _item(number: int, finding: Finding) -> str:
+def _item(number: int, finding: Finding, schema: ReportSchema) -> str:
+    level = schema.severity_level(finding.severity)
+    said = escape(text_from_fields(finding, schema))
+    fields = f'<p class="soft">{said}</p>' if said else ""
+    action = f'<p class="action">&#8594; {escape(finding.action)}</p>' if finding.action else ""
     track = "" if finding.track_id is None else f'<span class="soft">no. {finding.track_id}</span>'
-    return f"""<li><span class="number {finding.severity}">{number}</span><div>
-<div class="what"><b>{words(finding.defect_class)}</b> <span class="chip {finding.severity}">{finding.severity}</span>
+    severity = f'<span class="chip level-{level}">{escape(finding.severity)}</span>'
+    return f"""<li><span class="number level-{level}">{number}</span><div>
+<div class="what"><b>{words(finding.defect_class)}</b> {severity}
 {track}<span class="sure">confidence {finding.confidence:.0%}</span></div>
-<p>{escape(finding.description)}</p><p class="action">&#8594; {escape(finding.action)}</p></div></li>"""
+<p>{escape(finding.description)}</p>{fields}{action}</div></li>"""
 
 
 def _table(records: Sequence[FlightRecord]) -> str:
     """Findings whose frame is not shown, the gravest first."""
-    found = [(record, finding) for record in records for finding in record.report.findings]
+    found = [
+        (record, finding, record.report.schema.severity_level(finding.severity))
+        for record in records
+        for finding in record.report.findings
+    ]
     if not found:
         return ""
-    found.sort(key=lambda pair: SEVERITIES.index(pair[1].severity), reverse=True)
+    found.sort(key=lambda each: each[2], reverse=True)
     rows = "".join(
         f'<tr><td>{record.index}</td><td class="left">{words(finding.defect_class)}</td>'
-        f'<td class="left"><span class="chip {finding.severity}">{finding.severity}</span></td>'
+        f'<td class="left"><span class="chip level-{level}">{escape(finding.severity)}</span></td>'
         f'<td>{finding.confidence:.0%}</td><td class="left">{escape(finding.description)}</td></tr>'
-        for record, finding in found[:_TABLE_ROWS]
+        for record, finding, level in found[:_TABLE_ROWS]
     )
     more = f"<p class=soft>The log has {len(found) - _TABLE_ROWS} more.</p>" if len(found) > _TABLE_ROWS else ""
     return f"""<details><summary>{len(found)} findings in frames that are not pictured here</summary>

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from html import escape
@@ -20,22 +20,16 @@ from pathlib import Path
 from string import Template
 
 from edge_runtime.errors import FlightLogError
-from edge_runtime.flight.log import Flight, FlightRecord, FrameFailure, load_flight
+from edge_runtime.flight.log import Flight, FrameFailure, load_flight
 from edge_runtime.flight.page.charts import NOTHING, STEPS, findings_chart, latency_chart, loss_chart, mark_of, step_ms
 from edge_runtime.flight.page.defects import defects_of, defects_section
-from edge_runtime.flight.page.findings import (
-    WORST_FIRST,
-    choose_pictures,
-    clean_section,
-    findings_section,
-    matrix_section,
-)
+from edge_runtime.flight.page.findings import choose_pictures, clean_section, findings_section, matrix_section
 from edge_runtime.flight.recording import SUFFIX as RECORDING_SUFFIX
 from edge_runtime.flight.recording import load_recording
 from edge_runtime.memory.plan import MemoryPlan, MemoryPlanItem, format_bytes
 from edge_runtime.memory.telemetry import latency_statistics
-from edge_runtime.reports.annotate import SEVERITY_RGB
-from edge_runtime.reports.report import SEVERITIES
+from edge_runtime.reports.annotate import severity_colours
+from edge_runtime.reports.schema import ReportSchema
 
 _UNSEEN = 0.005  # share of a frame from which on it is said that it was not looked at
 _TITLE = "Flight report: "  # in the head of every page, of this version and of earlier ones
@@ -112,9 +106,9 @@ def page_from_flight(flight: Flight) -> str:
     sections = (
         _header(flight, counters),
         _timeline(flight, counters, pictures),
-        matrix_section(flight.records),
+        matrix_section(flight.records, flight.header.schema),
         defects_section(flight.records, pictures),
-        findings_section(flight.records, pictures),
+        findings_section(flight.records, pictures, flight.header.schema),
         clean_section(flight.records, pictures),
         _latency(flight),
         _losses(flight, counters),
@@ -123,9 +117,18 @@ def page_from_flight(flight: Flight) -> str:
     return Template(template).substitute(
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{script_hash}'",
         title=f"{_TITLE}{_verdict(flight)}",
-        severity_colours=" ".join(f"--{name}: rgb{rgb};" for name, rgb in SEVERITY_RGB.items()),
+        severity_styles=_severity_styles(flight.header.schema),
         body="\n".join(section for section in sections if section),
     )
+
+
+def _severity_styles(schema: ReportSchema) -> str:
+    """A rule for each severity: its colour, and that of letters on it."""
+    rules = []
+    for level, (red, green, blue) in enumerate(severity_colours(len(schema.severities))):
+        ink = "#1a1408" if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else "#ffffff"
+        rules.append(f".level-{level} {{ --severity: rgb({red}, {green}, {blue}); --on: {ink}; }}")
+    return "\n".join(rules)
 
 
 @dataclass(frozen=True)
@@ -153,16 +156,16 @@ def _verdict(flight: Flight) -> str:
     were_cut = f"{_count(cut, 'answer')} {_were(cut)} {NOTHING['cut']}"
     if cut == len(flight.records):
         return f"{were_cut} in {inspected}"
-    return f"{_found(flight.records)} in {inspected}{f'; {were_cut}' if cut else ''}"
+    return f"{_found(flight)} in {inspected}{f'; {were_cut}' if cut else ''}"
 
 
-def _found(records: Sequence[FlightRecord]) -> str:
-    counts = Counter(defect.severity for defect in defects_of(records))
+def _found(flight: Flight) -> str:
+    counts = Counter(defect.level for defect in defects_of(flight.records))
     if not counts:
         return "Nothing found"
-    worst = next(severity for severity in WORST_FIRST if counts[severity])
+    worst = max(counts)
     others = f" and {counts.total() - counts[worst]} milder" if counts.total() > counts[worst] else ""
-    return f"{_count(counts[worst], f'{worst} finding')}{others}"
+    return f"{_count(counts[worst], f'{escape(flight.header.schema.severity_names[worst])} finding')}{others}"
 
 
 def _header(flight: Flight, counters: _Counters) -> str:
@@ -231,7 +234,10 @@ def _timeline(flight: Flight, counters: _Counters, pictured: Container[int]) -> 
     inspected = {record.index for record in flight.records}
     failed = {failure.index for failure in flight.failures}
     marks = [_swatch(mark, meaning) for mark, meaning in NOTHING.items()]
-    marks += [f'<li><i class="{name}"></i>{name}</li>' for name in SEVERITIES]
+    marks += [
+        f'<li title="{escape(term.definition)}"><i class="level-{level}"></i>{escape(term.name)}</li>'
+        for level, term in enumerate(flight.header.schema.severities)
+    ]
     otherwise = "not inspected" if counters.skipped else "dropped"
     marks += [_swatch("dropped", "dropped or skipped" if counters.skipped else "dropped"), _swatch("failed", "failed")]
     return f"""<section><h2>Timeline</h2>
