@@ -20,7 +20,7 @@ import onnx
 
 from edge_runtime.bundle.manifest import MANIFEST_NAME, Component, manifest_to_json
 from edge_runtime.bundle.opening import Bundle, load_bundle, sha256_of_file
-from edge_runtime.bundle.report_schema import SCHEMA_NAME
+from edge_runtime.bundle.report_schema import SCHEMA_NAME, warn_of_own_prompt
 from edge_runtime.cli.exit_codes import NO_ROOM
 from edge_runtime.errors import BuildError, CheckpointError, EdgeRuntimeError
 from edge_runtime.memory.plan import check_fits, format_bytes
@@ -91,6 +91,8 @@ def build(
     plan = plan_bundle(checkpoint, precisions, target, context, group_parameters, image, schema)
     if plan.model.only_planned:
         raise CheckpointError(f"{checkpoint.name} can be planned, and not built: {plan.model.only_planned}")
+    if schema != BRIDGE and plan.model.asked.instruction is None:
+        warn_of_own_prompt(checkpoint.name, schema)
     memory_plan = plan.memory_plan if budget_bytes is None else check_fits(plan.memory_plan, budget_bytes)
     runners = precisions.has_int8 or images is not None
     if images is None and (precisions.has_int8 or precisions.is_calibrated):
@@ -127,7 +129,7 @@ def build(
                 calibration = None
                 if images and precisions.is_calibrated:
                     source = stack.enter_context(
-                        open_calibrated(checkpoint, precisions, images, partial, plan.model.image)
+                        open_calibrated(checkpoint, precisions, images, partial, plan.model.image, schema)
                     )
                 if images and runners:
                     runner = stack.enter_context(open_model_runner(checkpoint, plan.model, images, partial))
@@ -151,7 +153,7 @@ def build(
             tokenizer = HashedFile(partial / "tokenizer.json")
             tokenizer.write(checkpoint.tokenizer_json)
             report_schema = HashedFile(partial / SCHEMA_NAME)
-            report_schema.write(plan.asked.to_json().encode())
+            report_schema.write(plan.model.asked.to_json().encode())
             manifest = replace(
                 plan.manifest,
                 components=tuple(components),

@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from edge_runtime.errors import CalibrationError, EdgeRuntimeError
+from edge_runtime.reports.schema import BRIDGE, ReportSchema
 from engines.calibration.cache import version_number
 from engines.calibration.images import CalibrationImages, warn_where_few
 from engines.calibration.model import open_model_runner
@@ -42,6 +43,7 @@ def calibrate(
     int8_route: str | None = None,
     group_parameters: int = DEFAULT_GROUP_PARAMETERS,
     image: ImageOptions = AS_SUGGESTED,
+    schema: ReportSchema = BRIDGE,
 ) -> tuple[Path, ...]:
     """Fill the directory ``caches`` for a build of the target ``tensorrt`` by that version; returns what is there.
 
@@ -54,7 +56,9 @@ def calibrate(
             written.
         SourceError: there is no image.
     """
-    plan = plan_bundle(checkpoint, precisions, "tensorrt", group_parameters=group_parameters, image=image)
+    plan = plan_bundle(
+        checkpoint, precisions, "tensorrt", group_parameters=group_parameters, image=image, schema=schema
+    )
     if precisions.has_int8:
         warn_where_few(images)
     route = int8_route or default_route(tensorrt_version)
@@ -66,7 +70,9 @@ def calibrate(
             runner = stack.enter_context(open_model_runner(checkpoint, plan.model, images, caches))
             source: TensorSource = checkpoint
             if precisions.is_calibrated:
-                source = stack.enter_context(open_calibrated(checkpoint, precisions, images, caches, plan.model.image))
+                source = stack.enter_context(
+                    open_calibrated(checkpoint, precisions, images, caches, plan.model.image, schema)
+                )
             for part in tqdm(plan.parts, desc="calibrating", unit="component", disable=None):
                 if part.emit is None:
                     continue

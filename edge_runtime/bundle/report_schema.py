@@ -43,25 +43,26 @@ def find_instruction(prompt: PromptSpec, instruction: str) -> str | None:
 
 
 def with_schema(
-    prompt: PromptSpec, asked: AskedSchema, schema: ReportSchema, coordinate_steps: int, whose: str
+    prompt: PromptSpec, asked: AskedSchema, schema: ReportSchema, coordinate_steps: int
 ) -> tuple[PromptSpec, AskedSchema]:
-    """The prompt asking for ``schema`` instead of what it asks for; ``whose`` it is, the log says where it cannot.
-
-    A model's prompt of its own stays as it is, and the log says so.
-    """
+    """The prompt asking for ``schema`` instead of what it asks for; a checkpoint's own prompt stays as it is."""
     if schema == asked.schema:
         return prompt, asked
     if asked.instruction is None:
-        _log.warning(
-            "%s was trained on a prompt of its own, which stays as it is: answers are held to the schema %s, whose "
-            "classes the model is not told",
-            whose,
-            schema.name,
-        )
         return prompt, AskedSchema(schema, None)
     before, after = asked.instruction, schema.instruction(coordinate_steps)
     segments = [Segment(None if each.text is None else each.text.replace(before, after)) for each in prompt.segments]
     return PromptSpec(tuple(segments)), AskedSchema(schema, after)
+
+
+def warn_of_own_prompt(whose: str | Path, schema: ReportSchema) -> None:
+    """Say in the log that a model is not told what its answers are held to."""
+    _log.warning(
+        "%s has a prompt of its own, which stays as it is: answers are held to the schema %s, whose classes it need "
+        "not name",
+        whose,
+        schema.name,
+    )
 
 
 def load_asked_schema(path: Path, prompt: PromptSpec, coordinate_steps: int) -> AskedSchema:
@@ -98,5 +99,7 @@ def open_with_schema(bundle: Bundle, schema: ReportSchema | None) -> tuple[Bundl
     manifest = bundle.manifest
     steps = manifest.coordinates.steps
     asked = load_asked_schema(bundle.file(manifest.report_schema), manifest.prompt, steps)
-    prompt, asked = with_schema(manifest.prompt, asked, schema or asked.schema, steps, str(bundle.path))
+    if schema is not None and schema != asked.schema and asked.instruction is None:
+        warn_of_own_prompt(bundle.path, schema)
+    prompt, asked = with_schema(manifest.prompt, asked, schema or asked.schema, steps)
     return replace(bundle, manifest=replace(manifest, prompt=prompt)), asked.schema

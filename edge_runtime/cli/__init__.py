@@ -18,6 +18,7 @@ from edge_runtime import __version__
 from edge_runtime.cli.arguments import byte_budget, file, positive
 from edge_runtime.cli.exit_codes import exit_code
 from edge_runtime.cli.terminal import PrintableFormatter
+from edge_runtime.reports.schema import SHIPPED
 from edge_runtime.signals import holding_interrupts
 
 _PROGRAM = "edge-runtime"
@@ -66,6 +67,13 @@ def _parser() -> argparse.ArgumentParser:
         "--threads", type=positive, metavar="N", help="CPU threads of the engines (default: all cores that it may use)"
     )
     opening.add_argument("bundle", metavar="BUNDLE", help="directory that edge-engines build wrote")
+    schema = argparse.ArgumentParser(add_help=False)
+    schema.add_argument(
+        "--schema",
+        metavar="NAME|FILE",
+        help="what to report on, instead of what the bundle was built for: "
+        f"{', '.join(SHIPPED)}, or a YAML file (docs/schemas.md)",
+    )
     bits = argparse.ArgumentParser(add_help=False)
     bits.add_argument(
         "--significant-bits",
@@ -80,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser(
         "inspect",
-        parents=[opening, bits, deadline, shared],
+        parents=[opening, schema, bits, deadline, shared],
         help="report on images",
         epilog="Exit code 1 if any image could not be inspected; the others are reported nevertheless.",
     )
@@ -88,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 
     stream = commands.add_parser(
         "stream",
-        parents=[opening, bits, deadline, shared],
+        parents=[opening, schema, bits, deadline, shared],
         help="report on a folder, a video or a camera",
         epilog="Exit code 0 even if some frames failed, which the last line counts; 1 if every one did. A damaged "
         "picture of a folder or a bag fails; in a video or in H.264, FFmpeg covers it up, and OpenCV does not tell.",
@@ -121,7 +129,9 @@ def _parser() -> argparse.ArgumentParser:
         "--flight", type=positive, metavar="N", help="which flight of the recording, from 1 (default: the last)"
     )
 
-    bench = commands.add_parser("bench", parents=[opening, bits, deadline, shared], help="measure time and memory")
+    bench = commands.add_parser(
+        "bench", parents=[opening, schema, bits, deadline, shared], help="measure time and memory"
+    )
     bench.add_argument("source", nargs="?", metavar="SOURCE", help="frames, as for stream (default: noise)")
     bench.add_argument("--frames", type=positive, default=20, metavar="N", help="frames to measure (default: 20)")
 
@@ -141,6 +151,7 @@ _EXAMPLES = """\
 examples:
   edge-runtime doctor out/bundle                          is this machine ready, is the bundle whole?
   edge-runtime inspect out/bundle photo.jpg               what is wrong in this picture?
+  edge-runtime inspect out/bundle blade.jpg --schema wind-turbine-blade
   edge-runtime stream out/bundle 0 --page flight.html     inspect what camera 0 sees; Ctrl-C lands
   edge-runtime stream out/bundle rtsp://camera/stream     inspect a camera in the network; it may come and go
   edge-runtime stream out/bundle film.mp4 --json | jq .report.findings

@@ -49,7 +49,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 def _opened(arguments: argparse.Namespace) -> Inspector:
     with telling(f"opening {shown(arguments.bundle)}"):
-        return Inspector.open(arguments.bundle, arguments.budget, threads=arguments.threads)
+        return Inspector.open(arguments.bundle, arguments.budget, threads=arguments.threads, schema=arguments.schema)
 
 
 def _rules(inspector: Inspector, arguments: argparse.Namespace) -> DecodingRules:

@@ -37,7 +37,8 @@ def open_model_runner(
     tokenizer = Tokenizer.from_str(checkpoint.tokenizer_json.decode("utf-8"))
     prompt = prompt_tokens(tokenizer, model.prompt, model.spec.image_token_id)
     length = len(prompt.before_image) + model.image.max_tokens + len(prompt.after_image)
-    answers = answer_tokens(tokenizer, tokens=min(ANSWER_TOKENS, model.spec.max_positions - length))
+    longest = min(ANSWER_TOKENS, model.spec.max_positions - length)
+    answers = answer_tokens(tokenizer, tokens=longest, schema=model.asked.schema)
     [table] = [name for part in model.parts if part.role == "embedding" for name in part.parameters]
     embedding = _CheckpointEmbedding(checkpoint, table)
     with open_runner(images, model.image, model.positions, prompt, embedding, answers, directory) as runner:

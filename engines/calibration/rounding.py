@@ -22,6 +22,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edge_runtime.bundle.manifest import ImageSpec
+from edge_runtime.reports.schema import BRIDGE, ReportSchema
 from engines.calibration.activation_runner import ActivationRunner
 from engines.calibration.images import CalibrationImages
 from engines.calibration.model import open_model_runner
@@ -56,16 +57,17 @@ def open_calibrated(
     images: CalibrationImages,
     directory: Path | None = None,
     image: ImageSpec | None = None,
+    schema: ReportSchema = BRIDGE,
 ) -> Iterator[CalibratedCheckpoint]:
     """The tensors of ``checkpoint`` for a plan with calibrated methods; scratch files lie below ``directory``.
 
     They are to be asked for part by part, in the model's order. Frames become images as ``image`` says; None: as they
-    do unless a builder chooses.
+    do unless a builder chooses. Prompt and answers are those of ``schema``.
 
     Raises:
         CheckpointError: it is not supported.
     """
-    model = read_model(checkpoint, _ONE_LAYER)
+    model = read_model(checkpoint, _ONE_LAYER, schema=schema)
     model = replace(model, image=image or model.image)
     with (
         open_model_runner(checkpoint, model, images, directory) as runner,

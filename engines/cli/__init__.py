@@ -19,6 +19,7 @@ from edge_runtime import __version__
 from edge_runtime.cli.arguments import byte_budget, positive
 from edge_runtime.cli.exit_codes import exit_code
 from edge_runtime.errors import MissingDependencyError
+from edge_runtime.reports.schema import SHIPPED
 from edge_runtime.signals import holding_interrupts
 
 _PROGRAM = "edge-engines"
@@ -85,6 +86,12 @@ def _parser() -> argparse.ArgumentParser:
         help="tiles that a frame is cut into at most, beside an overview, by SmolVLM (default: 1, the whole frame) and "
         "InternVL (default: as the checkpoint says, mostly 12): more show smaller defects, and each takes its time",
     )
+    reporting = argparse.ArgumentParser(add_help=False)
+    reporting.add_argument(
+        "--schema",
+        metavar="NAME|FILE",
+        help=f"what reports say: {', '.join(SHIPPED)}, or a YAML file, docs/schemas.md (default: bridge)",
+    )
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("checkpoint", metavar="CHECKPOINT", help="a model's directory, or synthetic:NAME")
     model.add_argument(
@@ -108,13 +115,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     plan = commands.add_parser(
-        "plan", parents=[model, fitting, shared], help="say what would fit and how fast; write nothing"
+        "plan", parents=[model, reporting, fitting, shared], help="say what would fit and how fast; write nothing"
     )
     plan.add_argument("--target", help=f"{_TARGET_HELP} (default: the device's, or else onnxruntime)")
     plan.add_argument("--device", metavar="DEVICE", help="a machine to plan for, as orin-nx-16gb, or its YAML file")
 
     build = commands.add_parser(
-        "build", parents=[model, fitting, shared], help="write a bundle, or go on where it stopped"
+        "build", parents=[model, reporting, fitting, shared], help="write a bundle, or go on where it stopped"
     )
     build.add_argument("--target", help=f"{_TARGET_HELP} (default: onnxruntime)")
     build.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="the directory to write")
@@ -166,7 +173,9 @@ def _parser() -> argparse.ArgumentParser:
     build.set_defaults(after_interrupt="; finished components are kept: run the same command again to go on")
 
     calibrate = commands.add_parser(
-        "calibrate", parents=[fitting, shared], help="find INT8 ranges here, for a build by TensorRT on another machine"
+        "calibrate",
+        parents=[reporting, fitting, shared],
+        help="find INT8 ranges here, for a build by TensorRT on another machine",
     )
     calibrate.add_argument("checkpoint", metavar="CHECKPOINT", help="a model's directory, or synthetic:NAME")
     calibrate.add_argument(

@@ -25,6 +25,7 @@ from edge_runtime.errors import (
 )
 from edge_runtime.memory.plan import format_bytes
 from edge_runtime.progress import telling
+from edge_runtime.reports.schema import BRIDGE, ReportSchema, load_schema
 from edge_runtime.stream.sources import open_source, shown
 from edge_runtime.vision.image_processors import describe_image
 from engines.build import build
@@ -64,7 +65,8 @@ def _plan(options: argparse.Namespace) -> None:
     target = options.target or (device.target if device else _DEFAULT_TARGET)
     checkpoint = open_checkpoint(options.checkpoint)
     recipe, chosen = _recipe(options, checkpoint, target)
-    plan = plan_bundle(checkpoint, recipe, target, options.context, image=_image_options(options))
+    image, schema = _image_options(options), _schema(options)
+    plan = plan_bundle(checkpoint, recipe, target, options.context, image=image, schema=schema)
     found = outlook(checkpoint, recipe, plan, device, options.budget)
     _print_result(options, f"{found}{chosen}", found.as_json())
     if not found.fits:
@@ -91,6 +93,7 @@ def _build(options: argparse.Namespace) -> None:
         timing_cache=options.timing_cache,
         calibration_cache=options.calibration_cache,
         int8_route=options.int8_route,
+        schema=_schema(options),
         images=open_images(options.images) if options.images else None,
         force=options.force,
     )
@@ -118,6 +121,7 @@ def _calibrate(options: argparse.Namespace) -> None:
         options.tensorrt,
         int8_route=options.int8_route,
         image=_image_options(options),
+        schema=_schema(options),
     )
     same = f"--recipe {options.recipe} --images {options.images} --target tensorrt"
     text = f"{options.out}: {len(written)} files; build there with {same} --calibration-cache {options.out.name}"
@@ -154,6 +158,10 @@ def _classifier_text(found: QuantizedClassifier) -> str:
         more = f", and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
         lines.append(f"  in float32, as {reason}: {', '.join(names[:_MOST_NAMES])}{more}")
     return "\n".join(lines)
+
+
+def _schema(options: argparse.Namespace) -> ReportSchema:
+    return load_schema(options.schema or BRIDGE)
 
 
 def _image_options(options: argparse.Namespace) -> ImageOptions:

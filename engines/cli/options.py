@@ -19,6 +19,7 @@ _OF_CHECKPOINTS = {
     "budget": "--budget",
     "context": "--context",
     "fit": "--fit",
+    "schema": "--schema",
     "frames": "--frame",
     "tiles": "--tiles",
     "measurements": "--measurements",

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from edge_runtime import progress
 from edge_runtime.bundle.manifest import MANIFEST_NAME, Manifest, manifest_to_json
 from edge_runtime.bundle.opening import load_bundle
+from edge_runtime.bundle.report_schema import open_with_schema
 from edge_runtime.errors import BuildError, CheckpointError, VerificationError
 from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
+from edge_runtime.reports.schema import ReportSchema
 from edge_runtime.vision.image_processors import layout_of, pixels_from_frame
 from engines.calibration.images import CalibrationImages
 from engines.calibration.model import find_model_overflow
@@ -87,7 +89,8 @@ def verify(
     complaints = outside_tolerance(fidelity, manifest, target.arithmetic) if fidelity else []
     if checkpoint is not None and target.computes_float16:
         progress.begin("looking for what float16 cannot hold", 0)
-        complaints += _overflows(manifest, checkpoint, frames)
+        _, schema = open_with_schema(bundle, None)
+        complaints += _overflows(manifest, checkpoint, frames, schema)
     return Verification(len(manifest.files), len(frames), fidelity, not_compared, tuple(complaints))
 
 
@@ -116,10 +119,12 @@ def _why_not_compared(checkpoint: Checkpoint | None) -> str | None:
     return None
 
 
-def _overflows(manifest: Manifest, checkpoint: Checkpoint, frames: Sequence[NDArray[np.uint8]]) -> list[str]:
+def _overflows(
+    manifest: Manifest, checkpoint: Checkpoint, frames: Sequence[NDArray[np.uint8]], schema: ReportSchema
+) -> list[str]:
     """Layers whose activations exceed float16 on ``frames``, and which were not kept in float32."""
     images = CalibrationImages("the images of this verification", "", len(frames), lambda: iter(frames))
-    model = replace(read_model(checkpoint), image=manifest.image)
+    model = replace(read_model(checkpoint, schema=schema), image=manifest.image)
     found = find_model_overflow(checkpoint, model, images)
     kinds = {part.name: part.role for part in model.parts}
     kept = {(c.role, _layer_of(node)) for c in manifest.components for node in c.float32_nodes}

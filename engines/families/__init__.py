@@ -1,8 +1,11 @@
 """One file per model architecture; adding one touches nothing else but the table below."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
+from edge_runtime.bundle.report_schema import AskedSchema, find_instruction, with_schema
 from edge_runtime.errors import CheckpointError
+from edge_runtime.reports.schema import BRIDGE, ReportSchema
 from engines.checkpoint import Checkpoint
 from engines.families.base import AS_SUGGESTED, ImageOptions, Model, check_parameters
 from engines.families.internvl import read_internvl
@@ -33,11 +36,12 @@ def read_model(
     checkpoint: Checkpoint,
     group_parameters: int = DEFAULT_GROUP_PARAMETERS,
     options: ImageOptions = AS_SUGGESTED,
+    schema: ReportSchema = BRIDGE,
 ) -> Model:
     """The checkpoint as its family understands it, its tensors' shapes checked.
 
     Decoder layers are grouped up to ``group_parameters`` weights, one layer at least; ``options`` say how frames become
-    images.
+    images. The prompt asks for reports of ``schema``, but where a checkpoint brings a prompt of its own.
 
     Raises:
         CheckpointError: the architecture is not supported, or the checkpoint contradicts itself.
@@ -55,4 +59,12 @@ def read_model(
         )
     model = FAMILIES[model_type](checkpoint, group_parameters, options)
     check_parameters(checkpoint, model)
-    return model
+    return _asking_for(schema, model)
+
+
+def _asking_for(schema: ReportSchema, model: Model) -> Model:
+    """The model with a prompt that asks for ``schema``: families ask for bridges."""
+    steps = model.coordinates.steps
+    bridge = AskedSchema(BRIDGE, find_instruction(model.prompt, BRIDGE.instruction(steps)))
+    prompt, asked = with_schema(model.prompt, bridge, schema, steps)
+    return replace(model, prompt=prompt, asked=asked)

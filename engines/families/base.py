@@ -10,8 +10,10 @@ import ml_dtypes
 import numpy as np
 
 from edge_runtime.bundle.manifest import CoordinateSpec, ImageSpec, ModelSpec, PositionSpec, PromptSpec
+from edge_runtime.bundle.report_schema import AskedSchema
 from edge_runtime.errors import CheckpointError
 from edge_runtime.reports.report import REGION_STEPS
+from edge_runtime.reports.schema import BRIDGE
 from engines.checkpoint import Checkpoint
 from engines.layers.folds import Fold, folds_under, with_known_vectors
 from engines.layers.op_lowering import OpLowering
@@ -21,6 +23,7 @@ from engines.onnx.builder import Graph
 from engines.quantize.recipe import Precision
 
 _FLOATS = tuple(map(np.dtype, ("<f8", "<f4", "<f2", ml_dtypes.bfloat16)))
+_BRIDGE = AskedSchema(BRIDGE, None)
 _LARGEST_SIZE = 1 << 24  # no width, depth or vocabulary of a model is larger
 
 
@@ -124,6 +127,7 @@ class Model:
     coordinates: CoordinateSpec = field(default=CoordinateSpec(REGION_STEPS))
     image_cache_numbers: int = 0  # keys and values of the image alone, in layers that see nothing else
     only_planned: str = ""  # why it cannot be built
+    asked: AskedSchema = _BRIDGE  # what reports are to say, and the prompt's words that ask for it
 
 
 def check_parameters(checkpoint: Checkpoint, model: Model) -> None:

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from tokenizers import Tokenizer
 
 from edge_runtime.bundle.manifest import SCHEMA_VERSION, Component, FileEntry, Hashes, LayerState, Manifest, TensorSpec
-from edge_runtime.bundle.report_schema import SCHEMA_NAME, AskedSchema, find_instruction, with_schema
+from edge_runtime.bundle.report_schema import SCHEMA_NAME
 from edge_runtime.errors import CheckpointError, EdgeRuntimeError, RecipeError, SchemaError
 from edge_runtime.language.tokenizer import PromptTokens, prompt_tokens
 from edge_runtime.memory.footprint import FOOTPRINTS
@@ -38,7 +38,6 @@ class BundlePlan:
     memory_plan: MemoryPlan  # what the runtime will hold
     context_tokens: int  # of prompt, image and answer
     image: ImageOptions  # what was chosen of how frames become images
-    asked: AskedSchema  # what reports are to say, and the words that the prompt asks for it in
 
     @property
     def disk_bytes(self) -> int:
@@ -71,7 +70,7 @@ def plan_bundle(
             f"the recipe {precisions.recipe} asks for {lack}, which {target} has not; choose another recipe, or build "
             "for onnxruntime"
         )
-    model, asked = _asking_for(schema, read_model(checkpoint, group_parameters, image), checkpoint.name)
+    model = read_model(checkpoint, group_parameters, image, schema)
     parts = tuple(piece for part in model.parts for piece in split_head(part, kind.head_parameters))
     _check_patterns(precisions, parts)
     if context is not None and context > model.spec.max_positions:
@@ -81,7 +80,7 @@ def plan_bundle(
         )
     context_tokens = context or min(max(_CONTEXT, shortest_context(model)), model.spec.max_positions)
     if not model.only_planned:
-        _check_room(checkpoint, model, context_tokens, schema)
+        _check_room(checkpoint, model, context_tokens)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         task="generate",
@@ -97,15 +96,13 @@ def plan_bundle(
         state=(LayerState("self"),) * model.spec.num_layers,
         components=tuple(_planned_component(part, precisions, kind, model) for part in parts),
         tokenizer=FileEntry("tokenizer.json", "", len(checkpoint.tokenizer_json)),
-        report_schema=FileEntry(SCHEMA_NAME, "", len(asked.to_json().encode())),
+        report_schema=FileEntry(SCHEMA_NAME, "", len(model.asked.to_json().encode())),
         memory_plan={},
         build={"step_tokens": min(shortest_context(model), context_tokens)},  # no step is longer
         hashes=Hashes(checkpoint=None, calibration=None),
         fidelity=None,
     )
-    return BundlePlan(
-        model, parts, manifest, _plan_memory(manifest, model, context_tokens), context_tokens, image, asked
-    )
+    return BundlePlan(model, parts, manifest, _plan_memory(manifest, model, context_tokens), context_tokens, image)
 
 
 def prompt_of(checkpoint: Checkpoint, model: Model) -> PromptTokens:
@@ -125,15 +122,7 @@ def prompt_of(checkpoint: Checkpoint, model: Model) -> PromptTokens:
         ) from error
 
 
-def _asking_for(schema: ReportSchema, model: Model, name: str) -> tuple[Model, AskedSchema]:
-    """The model with a prompt that asks for ``schema``: families ask for bridges."""
-    steps = model.coordinates.steps
-    bridge = AskedSchema(BRIDGE, find_instruction(model.prompt, BRIDGE.instruction(steps)))
-    prompt, asked = with_schema(model.prompt, bridge, schema, steps, name)
-    return replace(model, prompt=prompt), asked
-
-
-def _check_room(checkpoint: Checkpoint, model: Model, context_tokens: int, schema: ReportSchema) -> None:
+def _check_room(checkpoint: Checkpoint, model: Model, context_tokens: int) -> None:
     """Refuse a prompt that leaves no room for the shortest answer, or has tokens that the embedding has no row of."""
     prompt = prompt_of(checkpoint, model)
     ids, image_tokens = (*prompt.before_image, *prompt.after_image), model.image.max_tokens
@@ -143,18 +132,19 @@ def _check_room(checkpoint: Checkpoint, model: Model, context_tokens: int, schem
             f"for {model.spec.vocab_size}; the two don't belong together"
         )
     tokenizer = Tokenizer.from_str(checkpoint.tokenizer_json.decode("utf-8"))
-    answer = tokenizer.encode(answer_from_findings(()))
+    schema, steps = model.asked.schema, model.coordinates.steps
+    shortest = () if schema == BRIDGE else (widest_finding(schema),)
+    answer = tokenizer.encode(answer_from_findings(shortest, schema, steps))
     needed = len(ids) + image_tokens + len(answer.ids)
     if needed <= context_tokens:
-        steps = model.coordinates.steps
-        finding = tokenizer.encode(answer_from_findings([widest_finding(schema)], schema, steps))
-        if schema != BRIDGE and len(ids) + image_tokens + len(finding.ids) > context_tokens:
-            raise SchemaError(
-                f"the schema {schema.name} cannot be decoded within a context of {context_tokens} tokens: the prompt "
-                f"takes {len(ids)}, the image {image_tokens}, and a finding up to {len(finding.ids)} before its "
-                "description; name fewer classes or values, in fewer words, or ask for a larger --context"
-            )
         return
+    if schema != BRIDGE:
+        raise SchemaError(
+            f"the schema {schema.name} cannot be decoded within a context of {context_tokens} tokens: the prompt takes "
+            f"{len(ids)}, the image {image_tokens}, and a finding up to {len(answer.ids)} before its description; name "
+            f"fewer classes or values, in fewer words, or ask for a larger --context, of {model.spec.max_positions} at "
+            "most"
+        )
     most = model.spec.max_positions
     wider = max(shortest_context(model), min(needed + _TEXT // 2, most))
     advice = f"ask for a --context of {wider}, or leave it out" if needed <= most else "take a shorter prompt"

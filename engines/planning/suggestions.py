@@ -46,7 +46,8 @@ def changes_towards(
 
     def changes(recipe: PrecisionPlan, options: str) -> Iterator[Change]:
         def needed(context: int) -> int:
-            return plan_bundle(checkpoint, recipe, target, context, image=plan.image).memory_plan.planned_bytes
+            other = plan_bundle(checkpoint, recipe, target, context, image=plan.image, schema=plan.model.asked.schema)
+            return other.memory_plan.planned_bytes
 
         whole, caution = needed(plan.context_tokens), _caution(recipe)
         if options and whole >= plan.memory_plan.planned_bytes:

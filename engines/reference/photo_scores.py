@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edge_runtime import InspectionReport, Inspector
 from edge_runtime.reports.report import Finding, Region
+from edge_runtime.reports.schema import BRIDGE
 from engines.reference.photographs import EVERYTHING, Photograph, load_mask, load_picture
 
 WINDOW_PX = 256  # side of the windows that are cut from photographs where their mask shows no crack
@@ -138,7 +139,7 @@ def evaluate_photos(
     """
     tallies: dict[str, dict[str, PhotoTally]] = {bundle: {} for bundle in bundles}
     with ExitStack() as stack:
-        inspectors = {bundle: stack.enter_context(Inspector.open(bundle)) for bundle in bundles}
+        inspectors = {bundle: stack.enter_context(Inspector.open(bundle, schema=BRIDGE)) for bundle in bundles}
         for photo in progress(photos):
             image = load_picture(photo)
             mask = load_mask(photo, image.shape[:2])

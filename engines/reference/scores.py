@@ -12,6 +12,7 @@ from statistics import median
 
 from edge_runtime import InspectionReport, Inspector
 from edge_runtime.reports.report import DEFECT_CLASSES, SEVERITIES, Finding
+from edge_runtime.reports.schema import BRIDGE
 from engines.reference.renderer.scenes import BACKDROP, FIRST_HELD_OUT_SEED, Scene, render_scene
 
 
@@ -120,7 +121,7 @@ def _mean(values: Iterable[float]) -> float:
 def evaluate(bundles: Sequence[str], scenes: int, progress: Callable[[range], Iterable[int]]) -> dict[str, Scores]:
     """Scores by bundle path, all on the same ``scenes`` held-out scenes."""
     with ExitStack() as stack:
-        inspectors = {bundle: stack.enter_context(Inspector.open(bundle)) for bundle in bundles}
+        inspectors = {bundle: stack.enter_context(Inspector.open(bundle, schema=BRIDGE)) for bundle in bundles}
         counts_by_bundle = {bundle: ScoreCounts() for bundle in bundles}
         for index in progress(range(scenes)):
             scene = render_scene(FIRST_HELD_OUT_SEED + index)

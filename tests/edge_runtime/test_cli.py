@@ -21,6 +21,7 @@ from edge_runtime.cli import main
 from edge_runtime.flight.log import FlightLog, load_flight
 from edge_runtime.loaded_bundle import LoadedBundle
 from edge_runtime.reports.report import report_from_json
+from edge_runtime.reports.schema import load_schema
 from edge_runtime.vision.image_processors import ImageLayout
 from edge_runtime.vision.resampling import Float32
 
@@ -529,3 +530,19 @@ def test_a_result_that_finds_no_room_is_one_line(tiny_bundle: Path) -> None:
     assert ended.returncode == 1
     assert ended.stderr.startswith("edge-runtime: cannot write the result to stdout: No space left on device;")
     assert ended.stderr.count("\n") == 1
+
+
+def test_inspect_reports_on_the_schema_that_is_named(
+    roomy_bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = min(photos.iterdir())
+    assert main(["inspect", str(roomy_bundle), str(photo), "--json", "--schema", "solar-panel"]) == 0
+    report = report_from_json(json.loads(capsys.readouterr().out)["report"], load_schema("solar-panel"))
+    assert all(finding.boxes for finding in report.findings)
+
+
+def test_a_schema_that_is_not_there_is_an_error_that_names_those_that_are(
+    tiny_bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(tiny_bundle), str(min(photos.iterdir())), "--schema", "roofs"]) == 1
+    assert "wind-turbine-blade" in capsys.readouterr().err

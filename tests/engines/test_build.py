@@ -11,14 +11,21 @@ import sys
 import termios
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
+from edge_runtime import Inspector
 from edge_runtime.bundle.opening import load_bundle
-from edge_runtime.errors import BudgetExceededError, CheckpointError, RecipeError
+from edge_runtime.errors import BudgetExceededError, CheckpointError, RecipeError, SchemaError
+from edge_runtime.language.grammar import Grammar
+from edge_runtime.reports.report import answer_schema
+from edge_runtime.reports.schema import SHIPPED, load_schema, schema_from_yaml
 from engines.build import build
 from engines.families.synthetic import open_checkpoint
 from engines.planning.plan import plan_bundle
 from engines.quantize.recipe import load_recipe
+from engines.reference.answers import answer_tokens
 from tests.engines.builds import LATE, WatchedCheckpoint, build_tiny, contents
 from tests.engines.checkpoints import write_checkpoint
 
@@ -172,3 +179,43 @@ def test_sharded_and_single_files_give_the_same_engines(tmp_path):
         assert json.loads(result.stdout)["size_bytes"] > 0
 
     assert contents(tmp_path / "bundle1") == contents(tmp_path / "bundle4")
+
+
+ROOFS = schema_from_yaml(b"name: roofs\nsubject: the roof\nclasses: [moss, hole]\nseverities: [small, large]")
+
+
+def test_a_bundle_carries_the_schema_that_it_was_built_for(tmp_path):
+    bundle = build(
+        open_checkpoint("synthetic:tiny-llava"), load_recipe("fp16"), "onnxruntime", tmp_path / "roofs", schema=ROOFS
+    )
+    assert ROOFS.instruction(100) in bundle.manifest.prompt.before_image
+    with Inspector.open(bundle.path, threads=1) as inspector:
+        assert inspector.schema == ROOFS
+        assert inspector.inspect(np.zeros((8, 8, 3), np.uint8)).schema == ROOFS
+
+
+def test_a_schema_that_does_not_fit_into_the_context_is_not_built(tmp_path):
+    with pytest.raises(SchemaError, match="cannot be decoded within a context of 1024"):
+        plan_bundle(
+            open_checkpoint("synthetic:tiny-llava"),
+            load_recipe("fp16"),
+            "onnxruntime",
+            schema=load_schema("solar-panel"),
+        )
+
+
+def test_a_checkpoint_with_a_prompt_of_its_own_is_said_to_keep_it(tmp_path, caplog):
+    checkpoint = replace(open_checkpoint("synthetic:tiny-llava"), prompt={"before_image": "B", "after_image": "A"})
+    bundle = build(checkpoint, load_recipe("fp16"), "onnxruntime", tmp_path / "own", schema=ROOFS)
+    assert bundle.manifest.prompt.before_image == "B"
+    assert "held to the schema roofs, whose classes it need not name" in caplog.text
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_answers_for_calibration_are_answers_of_the_schema(name):
+    tokenizer = Tokenizer.from_str(open_checkpoint("synthetic:tiny-llava").tokenizer_json.decode())
+    schema = load_schema(name)
+    grammar = Grammar(tokenizer, 512, [2], answer_schema(schema))
+    [first, *_] = answer_tokens(tokenizer, answers=4, tokens=10_000, schema=schema)  # which begins where answers do
+    assert len(first) > 100
+    grammar.allowed_along(first)

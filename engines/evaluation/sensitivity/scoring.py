@@ -10,9 +10,11 @@ import numpy as np
 
 from edge_runtime import Inspector
 from edge_runtime.bundle.opening import load_bundle
+from edge_runtime.bundle.report_schema import open_with_schema
 from edge_runtime.language.grammar import Grammar
 from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
 from edge_runtime.reports.report import answer_schema
+from edge_runtime.reports.schema import BRIDGE
 from edge_runtime.vision.image_processors import pixels_from_frame
 from engines.evaluation.execution import open_bundle_tracer
 from engines.evaluation.fidelity import Trace
@@ -37,7 +39,7 @@ def examine(
     Raises:
         BackendError: an engine does not load or run.
     """
-    with Inspector.open(bundle_path, threads=1) as inspector:
+    with Inspector.open(bundle_path, threads=1, schema=BRIDGE) as inspector:  # what rendered scenes show
         reports = [reported(scene, inspector.inspect(scene.image)) for scene in scenes]
     led, forced_answers = (
         traces(bundle_path, scenes[: len(reference)]),
@@ -48,11 +50,11 @@ def examine(
 
 def traces(bundle_path: Path, scenes: Sequence[Scene]) -> list[Trace]:
     """What the bundle makes of scenes, led along the forced_answers of their true answers, and held to the grammar."""
-    bundle = load_bundle(bundle_path, verify_hashes=False)
+    bundle, schema = open_with_schema(load_bundle(bundle_path, verify_hashes=False), BRIDGE)
     manifest, model = bundle.manifest, bundle.manifest.model
     tokenizer = load_tokenizer(bundle.file(manifest.tokenizer))
     prompt = prompt_tokens(tokenizer, manifest.prompt, model.image_token_id)
-    grammar = Grammar(tokenizer, model.vocab_size, model.eos_token_ids, answer_schema())
+    grammar = Grammar(tokenizer, model.vocab_size, model.eos_token_ids, answer_schema(schema))
     with open_bundle_tracer(bundle, prompt) as trace:
         return [
             held_to(grammar, trace(pixels_from_frame(scene.image, manifest.image), forced.tokens))
