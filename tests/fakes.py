@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edge_runtime.memory.monitor import LevelChange
 from edge_runtime.memory.plan import MemoryPlan, MemoryPlanItem
 from edge_runtime.reports.report import Finding, InspectionReport, Region, Timings
+from edge_runtime.reports.schema import BRIDGE
 from edge_runtime.stream.sources import FrameSource, SourcedFrame
 from edge_runtime.vision.resampling import check_frame
 
@@ -83,6 +84,7 @@ class ScriptedInspector:
             raise ValueError(f"the question takes {len(question)} positions, of 500; ask in fewer words")
 
     level_changes: tuple[LevelChange, ...] = ()
+    schema = BRIDGE
 
     def close(self) -> None:
         self.closed = True

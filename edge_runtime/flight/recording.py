@@ -12,8 +12,9 @@ from typing import Any
 
 from edge_runtime.errors import FlightLogError, MissingDependencyError
 from edge_runtime.flight.log import Flight, FlightEnd, FlightHeader, FlightRecord, FrameFailure, choose_flight
+from edge_runtime.reports.schema import BRIDGE, ReportSchema
 from edge_runtime.ros.diagnostic_values import counters_from_values, memory_plan_from_values
-from edge_runtime.ros.messages import nanoseconds, report_from_message
+from edge_runtime.ros.messages import nanoseconds, report_from_message, schema_from_message
 
 SUFFIX = ".mcap"
 
@@ -26,6 +27,7 @@ _REPORT = "inspection_msgs/msg/InspectionReport"
 _FAILURE = "inspection_msgs/msg/FrameFailure"
 _PICTURE = "sensor_msgs/msg/CompressedImage"
 _HEALTH = "diagnostic_msgs/msg/DiagnosticArray"
+_SCHEMA = "inspection_msgs/msg/ReportSchema"
 
 
 def load_recording(path: str | Path, number: int | None = None) -> Flight:
@@ -51,7 +53,13 @@ def load_recording(path: str | Path, number: int | None = None) -> Flight:
         raise FlightLogError(f"recording {path} is damaged, or none: {error!r}") from error
     if flown.started_ns is None:
         raise FlightLogError(f"{path} records no flight: no report and no diagnostics are in it")
-    return flown.flight(choose_flight(path, max(len(flown.parts), 1), number))
+    chosen = choose_flight(path, max(len(flown.parts), 1), number)
+    try:
+        return flown.flight(chosen)
+    except ValueError as error:
+        raise FlightLogError(
+            f"recording {path} has reports in other words than its schema's, or lacks that: {error}"
+        ) from error
 
 
 @dataclass
@@ -77,7 +85,11 @@ class _Flown:
     early: dict[tuple[int, str], bytes] = field(default_factory=dict)  # pictures without a report, by frame
     health_of: dict[str, dict[str, str]] = field(default_factory=dict)  # by the node's namespace, the last one told
     health_since: dict[str, dict[str, str]] = field(default_factory=dict)  # by the activation, in words
+    schemas: dict[int, ReportSchema] = field(default_factory=dict)  # by the activation that told them
     is_whole: bool = False
+
+    def schema(self, topic: str, log_ns: int, message: Any) -> None:
+        self.schemas[nanoseconds(message.activated)] = schema_from_message(message)
 
     def report(self, topic: str, log_ns: int, message: Any) -> None:
         part = self._part(topic, log_ns, message)
@@ -140,7 +152,8 @@ class _Flown:
         health = self._health(activated_ns, part, is_last)
         told = (*part.reports, *part.failures)  # a report first: of a frame that failed, the stamp may be broken, too
         first_ns = nanoseconds(told[0].header.stamp) if told else 0
-        records = tuple(_record(part, *numbered, first_ns) for numbered in enumerate(part.reports))
+        schema = self.schemas.get(activated_ns, BRIDGE)  # recordings from before schemas have none
+        records = tuple(_record(part, *numbered, first_ns, schema) for numbered in enumerate(part.reports))
         failures = tuple(_failure(message, first_ns) for message in part.failures)
         counters = counters_from_values(health)
         end = None
@@ -152,6 +165,7 @@ class _Flown:
                 health.get("bundle", ""),
                 ", ".join(dict.fromkeys(message.camera for message in told)),
                 (self.started_ns if len(self.parts) <= 1 else part.started_ns) / 1e9,
+                schema,
             ),
             records,
             failures,
@@ -162,13 +176,13 @@ class _Flown:
         )
 
 
-def _record(part: _Part, number: int, message: Any, first_ns: int) -> FlightRecord:
+def _record(part: _Part, number: int, message: Any, first_ns: int, schema: ReportSchema) -> FlightRecord:
     stamp_ns = nanoseconds(message.header.stamp)
     return FlightRecord(
         int(message.frame_index),
         (stamp_ns - first_ns) / 1e9,
         message.camera,
-        report_from_message(message),
+        report_from_message(message, schema),
         part.pictures.get(number),
         is_annotated=True,
         place=_place(message),
@@ -200,6 +214,7 @@ def _failure(message: Any, first_ns: int) -> FrameFailure:
 
 _TELLERS = {
     _REPORT: _Flown.report,
+    _SCHEMA: _Flown.schema,
     _FAILURE: _Flown.failure,
     _PICTURE: _Flown.picture,
     _HEALTH: _Flown.diagnostics,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import FrameError
 from edge_runtime.reports.report import Finding, InspectionReport, Region, Timings
+from edge_runtime.reports.schema import BRIDGE, ReportField, ReportSchema, schema_from_document
 from edge_runtime.vision.image_decoding import STANDARD, DecodingRules, check_size, decode_image, eight_bit
 from edge_runtime.vision.truncation import JPEG_START, PNG_START
 
@@ -203,7 +204,10 @@ def message_from_report(report: InspectionReport, types: ModuleType) -> Any:
             types.Finding(
                 defect_class=finding.defect_class,
                 severity=finding.severity,
+                severity_level=report.schema.severity_level(finding.severity),
                 region=types.Region(**vars(finding.region)),
+                boxes=[types.Region(**vars(box)) for box in finding.boxes],
+                fields=[_message_from_field(each, finding.fields[each.name], types) for each in report.schema.fields],
                 confidence=float(finding.confidence),
                 description=finding.description,
                 action=finding.action,
@@ -220,16 +224,82 @@ def message_from_report(report: InspectionReport, types: ModuleType) -> Any:
     )
 
 
-def report_from_message(message: Any) -> InspectionReport:
-    """Inverse of :func:`message_from_report`, exact to the last bit."""
+def _message_from_field(field: ReportField, value: str | int | float, types: ModuleType) -> Any:
+    number = float("nan") if isinstance(value, str) else float(value)
+    return types.FieldValue(name=field.name, text=str(value), number=number, unit=field.unit)
+
+
+def message_from_schema(schema: ReportSchema, types: ModuleType) -> Any:
+    """An ``inspection_msgs/ReportSchema``; ``activated`` is the caller's. ``types`` is ``inspection_msgs.msg``."""
+    return types.ReportSchema(
+        name=schema.name,
+        subject=schema.subject,
+        classes=[types.SchemaTerm(**vars(term)) for term in schema.classes],
+        severities=[types.SchemaTerm(**vars(term)) for term in schema.severities],
+        actions=list(schema.actions),
+        fields=[
+            types.SchemaField(
+                name=each.name,
+                type=each.type,
+                values=list(each.values),
+                minimum=float(each.minimum),
+                maximum=float(each.maximum),
+                decimals=each.decimals,
+                unit=each.unit,
+                max_chars=each.max_chars,
+            )
+            for each in schema.fields
+        ],
+        boxes=schema.boxes,
+        max_findings=schema.max_findings,
+        max_description_chars=schema.max_description_chars,
+        language=schema.language,
+    )
+
+
+def schema_from_message(message: Any) -> ReportSchema:
+    """Inverse of :func:`message_from_schema`.
+
+    Raises:
+        SchemaError: the message holds no schema.
+    """
+    return schema_from_document(
+        {
+            **_values(message, ("name", "subject", "boxes", "language")),
+            **{key: int(getattr(message, key)) for key in ("max_findings", "max_description_chars")},
+            "classes": {term.name: term.definition for term in message.classes},
+            "severities": {term.name: term.definition for term in message.severities},
+            "actions": list(message.actions),
+            "fields": {field.name: _field_document(field) for field in message.fields},
+        }
+    )
+
+
+def _field_document(field: Any) -> dict[str, Any]:
+    said: dict[str, Any] = {"type": field.type}
+    if field.type == "enumeration":
+        return {**said, "values": list(field.values)}
+    if field.type == "text":
+        return {**said, "max_chars": int(field.max_chars)}
+    bounds = {"minimum": float(field.minimum), "maximum": float(field.maximum), "unit": field.unit}
+    return {**said, **bounds, **({"decimals": int(field.decimals)} if field.type == "number" else {})}
+
+
+def report_from_message(message: Any, schema: ReportSchema = BRIDGE) -> InspectionReport:
+    """Inverse of :func:`message_from_report`, exact to the last bit, of a report in the words of ``schema``.
+
+    Raises:
+        ValueError: it is in other words.
+    """
     return InspectionReport(
-        findings=tuple(_finding_from_message(finding) for finding in message.findings),
+        findings=tuple(_finding_from_message(finding, schema) for finding in message.findings),
         truncated=message.truncated,
         tokens=message.tokens,
         timings=Timings(**_values(message.timings, [field.name for field in fields(Timings)])),
         seen=tuple(map(_region_from_message, message.seen)),
         image_tokens=message.image_tokens,
         grid=(int(message.grid[0]), int(message.grid[1])) if len(message.grid) == 2 else None,
+        schema=schema,
     )
 
 
@@ -237,12 +307,25 @@ def _region_from_message(message: Any) -> Region:
     return Region(**_values(message, [field.name for field in fields(Region)]))
 
 
-def _finding_from_message(message: Any) -> Finding:
+def _finding_from_message(message: Any, schema: ReportSchema) -> Finding:
+    schema.severity_level(message.severity)  # raises where the report is in other words
+    kinds = {each.name: each.type for each in schema.fields}
+    said = {each.name: each for each in getattr(message, "fields", ())}  # messages from before schemas have none
+    if set(said) != set(kinds):
+        raise ValueError(f"a finding has the fields {sorted(said)}, and those of {schema.name} are {sorted(kinds)}")
     return Finding(
         region=_region_from_message(message.region),
+        boxes=tuple(map(_region_from_message, getattr(message, "boxes", ()))),
+        fields={name: _field_value(said[name], kind) for name, kind in kinds.items()},
         track_id=message.track_id or None,
         **_values(message, ("defect_class", "severity", "confidence", "description", "action")),
     )
+
+
+def _field_value(message: Any, kind: str) -> str | int | float:
+    if kind in ("enumeration", "text"):
+        return str(message.text)
+    return int(message.number) if kind == "integer" else float(message.number)
 
 
 def nanoseconds(stamp: Any) -> int:

@@ -22,14 +22,18 @@ from edge_runtime.reports.report import (
     Region,
     Timings,
     json_from_report,
+    widest_finding,
 )
+from edge_runtime.reports.schema import SHIPPED, load_schema
 from edge_runtime.ros.messages import (
     fill_compressed,
     fill_image,
     frame_from_compressed,
     frame_from_image,
     message_from_report,
+    message_from_schema,
     report_from_message,
+    schema_from_message,
 )
 from edge_runtime.vision.image_decoding import DecodingRules
 
@@ -337,7 +341,10 @@ class _Message:
         vars(self).update(fields)
 
 
-MESSAGES = SimpleNamespace(InspectionReport=_Message, Finding=_Message, Region=_Message, Timings=_Message)
+MESSAGES = SimpleNamespace(
+    **dict.fromkeys(["InspectionReport", "Finding", "Region", "Timings", "FieldValue"], _Message),
+    **dict.fromkeys(["ReportSchema", "SchemaTerm", "SchemaField"], _Message),
+)
 shares = st.floats(0, 1)
 durations = st.floats(0, 1e6)
 findings = st.builds(
@@ -370,3 +377,21 @@ def test_a_report_survives_the_way_into_a_message_and_back(report):
 def test_a_report_read_from_a_message_can_be_written_as_json():
     report = replace(InspectionReport(), tokens=3)
     json.dumps(json_from_report(report_from_message(message_from_report(report, MESSAGES))))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_schema_survives_the_way_into_a_message_and_back(name):
+    assert schema_from_message(message_from_schema(load_schema(name), MESSAGES)) == load_schema(name)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_report_of_any_schema_survives_the_way_into_a_message_and_back(name):
+    schema = load_schema(name)
+    found = widest_finding(schema)
+    found = replace(found, boxes=(found.region,) * 2 if schema.boxes == "several" else ())
+    report = InspectionReport((found,), schema=schema)
+    message = message_from_report(report, MESSAGES)
+    assert report_from_message(message, schema) == report
+    assert message.findings[0].severity_level == schema.severity_level(found.severity)
+    with pytest.raises(ValueError, match="is no severity of other"):
+        report_from_message(message, replace(schema, name="other", severities=(), fields=()))

@@ -12,23 +12,32 @@ pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_r
 
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped
+from inspection_msgs.msg import ReportSchema as ReportSchemaMessage
 from inspection_ros.health import OK, STALE, WARN
 from inspection_ros.subscriptions import camera_qos
 from lifecycle_msgs.msg import Transition
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, NavSatFix
 from std_msgs.msg import Header
 
 from edge_runtime.errors import BackendError, BundleNotFoundError
+from edge_runtime.inspector import Inspector
 from edge_runtime.memory.monitor import LevelChange
-from edge_runtime.reports.report import InspectionReport
-from edge_runtime.ros.messages import frame_from_compressed, frame_from_image, report_from_message
+from edge_runtime.reports.report import Finding, InspectionReport, Region
+from edge_runtime.reports.schema import load_schema, schema_from_yaml
+from edge_runtime.ros.messages import (
+    frame_from_compressed,
+    frame_from_image,
+    report_from_message,
+    schema_from_message,
+)
 from tests.fakes import CRACK, ScriptedInspector
 from tests.ros2_ws.rig import DIFFERENT, FRAME, WAIT_S
 
 
 def scripted(inspector):
-    return lambda bundle, budget, max_report_tokens: inspector
+    return lambda bundle, budget, max_report_tokens, schema: inspector
 
 
 def test_a_report_carries_the_header_of_its_frame_and_the_findings(rig):
@@ -226,9 +235,9 @@ def test_the_parameters_reach_the_inspector(rig):
         asked.update(keywords, bundle=bundle)
         return ScriptedInspector()
 
-    rig.start_node(open_inspector, bundle="out/bundle", budget="2GB", max_report_tokens=64)
+    rig.start_node(open_inspector, bundle="out/bundle", budget="2GB", max_report_tokens=64, schema="pipeline")
     assert rig.configure()
-    assert asked == {"bundle": "out/bundle", "budget": "2GB", "max_report_tokens": 64}
+    assert asked == {"bundle": "out/bundle", "budget": "2GB", "max_report_tokens": 64, "schema": "pipeline"}
 
 
 def test_a_failed_configure_leaves_a_node_that_can_be_configured(rig):
@@ -455,3 +464,48 @@ def test_of_two_configurations_at_once_one_opens_the_bundle_and_the_other_is_ref
     assert sorted(answers) == [False, True]
     assert len(opened) == 1
     assert rig.state == "inactive"
+
+
+ROOFS = schema_from_yaml(
+    b"name: roofs\nsubject: the roof\nclasses: [moss, hole]\nseverities: [small, large, huge]\nboxes: several\n"
+    b"fields: {share: {type: integer, minimum: 0, maximum: 100, unit: '%'}}"
+)
+
+
+def test_the_schema_is_told_to_whoever_subscribes_late_and_severities_are_numbers(rig):
+    box = Region(0.0, 0.0, 0.5, 0.5)
+    hole = Finding("hole", "large", box, 0.5, "", "", boxes=(box,), fields={"share": 30})
+    inspector = ScriptedInspector([InspectionReport((hole,), schema=ROOFS)])
+    inspector.schema = ROOFS
+    rig.fly(scripted(inspector))
+    rig.publish_frame()
+    rig.wait_until(lambda: rig.reports)
+    told = []
+    qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    rig._client.create_subscription(ReportSchemaMessage, "inspection/schema", told.append, qos)
+    rig.wait_until(lambda: told)
+    assert schema_from_message(told[0]) == ROOFS
+    assert told[0].activated == rig.reports[0].activated
+    assert [finding.severity_level for finding in rig.reports[0].findings] == [1]
+    assert report_from_message(rig.reports[0], ROOFS).findings == (replace(hole, track_id=1),)
+
+
+def test_a_schema_is_not_changed_while_a_flight_runs(rig):
+    rig.fly(scripted(ScriptedInspector()))
+    assert "deactivate and clean the node up" in rig.set_parameter("schema", "pipeline")
+
+
+def test_a_schema_that_is_none_is_refused_with_those_that_are(rig):
+    rig.start_node(scripted(ScriptedInspector()))
+    assert "wind-turbine-blade" in rig.set_parameter("schema", "roofs")
+
+
+def test_wind_turbines_are_reported_on_from_any_weights(rig, roomy_bundle):
+    turbine = load_schema("wind-turbine-blade")
+    rig.start_node(Inspector.open, bundle=str(roomy_bundle), schema="wind-turbine-blade", max_report_tokens=1500)
+    assert rig.configure()
+    assert rig.activate()
+    rig.publish_frame()
+    rig.wait_until(lambda: rig.reports)
+    report = report_from_message(rig.reports[0], turbine)  # which refuses words that the schema does not have
+    assert all(finding.defect_class in turbine.class_names for finding in report.findings)

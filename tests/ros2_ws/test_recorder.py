@@ -37,14 +37,14 @@ from edge_runtime.errors import BackendError, FlightLogError
 from edge_runtime.flight.log import FrameFailure
 from edge_runtime.flight.page.page import page_from_flight
 from edge_runtime.flight.recording import load_recording
-from edge_runtime.reports.report import InspectionReport
+from edge_runtime.reports.report import WHOLE, Finding, InspectionReport
 from edge_runtime.ros.diagnostic_values import counters_from_values
 from edge_runtime.ros.messages import fill_compressed
 from tests.edge_runtime.test_image_decoding import HARM, harmed
 from tests.fakes import CRACK, ScriptedInspector
 from tests.ros2_ws.conftest import PACKAGE
 from tests.ros2_ws.rig import FRAME, WAIT_S
-from tests.ros2_ws.test_node import scripted
+from tests.ros2_ws.test_node import ROOFS, scripted
 
 SEEN = InspectionReport(findings=(CRACK,), tokens=4)
 
@@ -112,6 +112,21 @@ def test_a_recording_holds_reports_pictures_counters_and_memory_plan_and_becomes
     assert capsys.readouterr().out.strip() == str(page)
     assert "1 moderate finding in 3 inspected frames" in page.read_text()
     assert '<td class="left">the engine failed</td>' in page.read_text()
+
+
+def test_a_recording_is_read_back_in_the_words_of_its_schema(rig, tmp_path):
+    hole = Finding("hole", "large", WHOLE, 0.5, "", "", boxes=(WHOLE,), fields={"share": 30})
+    inspector = ScriptedInspector([InspectionReport((hole,), tokens=4, schema=ROOFS)])
+    inspector.schema = ROOFS
+    rig.fly(scripted(inspector))
+    with Recording(tmp_path) as recording:  # later than the schema was told
+        rig.wait_until(lambda: rig.audience("inspection/reports") == 2 and rig.audience("inspection/schema") == 1)
+        rig.publish_frame(stamp=(1, 0))
+        rig.wait_until(lambda: rig.reports)
+        rig.listen(1.2)
+    flight = load_recording(recording.path)
+    assert flight.header.schema == ROOFS
+    assert flight.records[0].report.findings == (replace(hole, track_id=1),)
 
 
 def test_the_page_of_a_recording_draws_no_boxes_over_those_that_its_pictures_have(recorded):

@@ -23,6 +23,7 @@ from edge_runtime.memory.monitor import LevelChange
 from edge_runtime.memory.plan import MemoryPlan, frame_bytes
 from edge_runtime.memory.power import read_power
 from edge_runtime.memory.telemetry import read_temperature_c, resident_bytes
+from edge_runtime.reports.schema import ReportSchema
 from edge_runtime.stream.frame_counters import Status
 from edge_runtime.stream.loop import Failed
 from edge_runtime.vision.image_decoding import DecodingRules
@@ -50,6 +51,10 @@ class OpenInspector(ClosableInspector, Protocol):
     """What the node needs of an inspector: everything that :class:`edge_runtime.inspector.Inspector` has."""
 
     @property
+    def schema(self) -> ReportSchema:
+        """What reports are in the words of."""
+
+    @property
     def memory_plan(self) -> MemoryPlan:
         """Planned and measured bytes."""
 
@@ -65,8 +70,8 @@ class InspectionNode(LifecycleNode):
     """Configure opens the bundle, activate subscribes, deactivate finishes the report in progress, cleanup frees.
 
     A transition that fails says why in the log and frees what it had, so that configure works again.
-    ``open_inspector`` is called as :meth:`Inspector.open` is: with the bundle's path, ``budget`` and
-    ``max_report_tokens``.
+    ``open_inspector`` is called as :meth:`Inspector.open` is: with the bundle's path, ``budget``, ``max_report_tokens``
+    and ``schema``.
     """
 
     def __init__(self, open_inspector: Callable[..., OpenInspector], **node_options: Any) -> None:
@@ -154,7 +159,7 @@ class InspectionNode(LifecycleNode):
             frame_bytes(self._inspector.memory_plan)
         )
         try:
-            self._inspection_publishers.begin_flight()
+            self._inspection_publishers.begin_flight(self._inspector.schema)
             self.pipeline = Pipeline(
                 cameras,
                 lambda message: frame_from_message(message, decoding),
@@ -229,6 +234,7 @@ class InspectionNode(LifecycleNode):
             self._value("bundle"),
             budget=self._value("budget") or None,
             max_report_tokens=self._value("max_report_tokens"),
+            schema=self._value("schema") or None,
         )
 
     def _stop(self, timeout_s: float, cut: bool = False) -> None:

@@ -13,13 +13,20 @@ from inspection_msgs.msg import FrameFailure
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
 from edge_runtime.reports.annotate import draw_report
 from edge_runtime.reports.report import InspectionReport
-from edge_runtime.ros.messages import fill_compressed, fill_image, message_from_report, nanoseconds
+from edge_runtime.reports.schema import ReportSchema
+from edge_runtime.ros.messages import (
+    fill_compressed,
+    fill_image,
+    message_from_report,
+    message_from_schema,
+    nanoseconds,
+)
 from edge_runtime.stream.loop import Failed, Inspected
 from inspection_ros.health import Health
 
@@ -30,6 +37,7 @@ _FILL: dict[Any, Callable[[Any, Any], None]] = {
 }
 # Reliable, as reports are few and none should be lost; deeper, 10 of them wait for a subscriber that is slow.
 REPORT_DEPTH = 10
+SCHEMA_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)  # whoever comes late is told, too
 
 
 class Publishers:
@@ -51,6 +59,7 @@ class Publishers:
         """Take the topics up."""
         for message_type, topic, qos in (
             (inspection_msgs.msg.InspectionReport, "inspection/reports", QoSProfile(depth=REPORT_DEPTH)),
+            (inspection_msgs.msg.ReportSchema, "inspection/schema", SCHEMA_QOS),
             (FrameFailure, "inspection/failures", QoSProfile(depth=REPORT_DEPTH)),
             (Image, "inspection/annotated", QoSProfile(depth=1)),
             (CompressedImage, "inspection/annotated/compressed", QoSProfile(depth=1)),
@@ -64,9 +73,12 @@ class Publishers:
         """Which flight this is: what its reports say of when it began."""
         return nanoseconds(self._activated)
 
-    def begin_flight(self) -> None:
-        """From now on, what is said belongs to another flight."""
+    def begin_flight(self, schema: ReportSchema) -> None:
+        """From now on, what is said belongs to another flight, whose reports are in the words of ``schema``."""
         self._activated = self._clock.now().to_msg()
+        message = message_from_schema(schema, inspection_msgs.msg)
+        message.activated = self._activated
+        self._say(message)
 
     def message_of(self, camera: str, question: str, message: Any, report: InspectionReport) -> Any:
         """The report of a camera's message, with the frame's header, its age and where it was taken."""

@@ -17,6 +17,7 @@ from rclpy.node import Node
 
 from edge_runtime.memory.plan import parse_bytes
 from edge_runtime.reports.report import Region
+from edge_runtime.reports.schema import SHIPPED, load_schema
 from edge_runtime.stream.change_gate import DEFAULT_THRESHOLD, GateRule
 from edge_runtime.stream.loop import Rules
 from edge_runtime.stream.tiling import Tiling
@@ -74,6 +75,11 @@ def _check_cameras(names: Sequence[str]) -> None:
             )
 
 
+def _check_schema(name: str) -> None:
+    if name:
+        load_schema(name)
+
+
 def _check_region(corners: Sequence[float]) -> None:
     if len(corners) == 4:
         x_min, y_min, x_max, y_max = corners
@@ -99,6 +105,13 @@ def _check_finite(value: float) -> None:
 
 SETTINGS = (
     Setting("bundle", "", "Folder of the engine bundle.", CONFIGURE),
+    Setting(
+        "schema",
+        "",
+        f"What to report on: {', '.join(SHIPPED)}, or a YAML file; empty for what the bundle was built for.",
+        CONFIGURE,
+        check=_check_schema,
+    ),
     Setting(
         "budget",
         "",

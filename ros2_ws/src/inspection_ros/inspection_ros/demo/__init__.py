@@ -25,6 +25,7 @@ from lifecycle_msgs.msg import Transition
 from rclpy.signals import SignalHandlerOptions
 
 from edge_runtime.bundle.opening import load_bundle
+from edge_runtime.bundle.report_schema import open_with_schema
 from edge_runtime.cli.arguments import positive
 from edge_runtime.errors import EdgeRuntimeError, SourceError
 from edge_runtime.flight.log import FlightHeader, load_flight
@@ -67,7 +68,7 @@ def fly(node: Sequence[str], camera: Sequence[str], header: FlightHeader, out: P
     def hear_failure(stamp_ns: int, message: FrameFailure) -> None:
         logbook.keep_failure(stamp_ns, message.frame_index, message.reason)
 
-    station = GroundStation(logbook.keep_frame, hear, hear_failure)
+    station = GroundStation(logbook.keep_frame, hear, hear_failure, header.schema)
     try:
         with running(node) as node_process:
             bring_up_and_watch(station, logbook, node_process, camera, timeout_s)
@@ -151,7 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_ros_local()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
-        manifest = load_bundle(asked.bundle).manifest
+        bundle, schema = open_with_schema(load_bundle(asked.bundle), None)
+        manifest = bundle.manifest
         words = f"{manifest.name}, {manifest.recipe}, {manifest.target}"
         reports = fly(
             ros_command("node", bundle=asked.bundle, budget=asked.budget, **LOSE_NO_FRAME),
@@ -162,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 max_frames=asked.frames,
                 wait_for_subscribers=2,
             ),
-            FlightHeader(words, asked.source, time.time()),
+            FlightHeader(words, asked.source, time.time(), schema),
             asked.out,
             timeout_s=CAMERA_START_TIMEOUT_S + 3 * asked.frames / asked.rate,
         )

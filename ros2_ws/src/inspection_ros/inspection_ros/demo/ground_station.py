@@ -16,6 +16,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
 from edge_runtime.errors import BackendError
+from edge_runtime.reports.schema import ReportSchema
 from edge_runtime.ros.diagnostic_values import counters_from_values
 from edge_runtime.ros.messages import Frame, frame_from_image, nanoseconds, report_from_message
 
@@ -25,7 +26,7 @@ _AUDIENCE_QOS = QoSProfile(depth=50)  # reliable: the audience is slow now and t
 
 class GroundStation:
     """Calls ``on_frame(stamp_ns, frame)``, and ``on_report(stamp_ns, message, report)`` or ``on_failure(stamp_ns,
-    message)`` for what became of it; must be closed.
+    message)`` for what became of it, in the words of ``schema``; must be closed.
     """
 
     def __init__(
@@ -33,7 +34,9 @@ class GroundStation:
         on_frame: Callable[[int, Frame], None],
         on_report: Callable[[int, InspectionReport, Any], None],
         on_failure: Callable[[int, FrameFailure], None],
+        schema: ReportSchema,
     ) -> None:
+        self._schema = schema
         self._on_frame = on_frame
         self._on_report = on_report
         self._on_failure = on_failure
@@ -100,7 +103,7 @@ class GroundStation:
         self._on_frame(nanoseconds(message.header.stamp), frame_from_image(message))
 
     def _hear_report(self, message: InspectionReport) -> None:
-        self._on_report(nanoseconds(message.header.stamp), message, report_from_message(message))
+        self._on_report(nanoseconds(message.header.stamp), message, report_from_message(message, self._schema))
 
     def _hear_failure(self, message: FrameFailure) -> None:
         self._on_failure(nanoseconds(message.header.stamp), message)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
-from inspection_msgs.msg import FrameFailure, InspectionReport
+from inspection_msgs.msg import FrameFailure, InspectionReport, ReportSchema
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -21,6 +21,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from edge_runtime.errors import FlightLogError
 from edge_runtime.ros.messages import fill_compressed, frame_from_image
+from inspection_ros.publishers import SCHEMA_QOS
 from inspection_ros.recording.definitions import definition_of
 from inspection_ros.recording.mcap_file import McapFile
 from inspection_ros.spin import run_node
@@ -55,6 +56,7 @@ class FlightRecorder(Node):
         self._file = McapFile(self.path, definition_of)
         self._last_picture_s = float("-inf")
         self._hear_raw(InspectionReport, "inspection/reports", "inspection_msgs/msg/InspectionReport")
+        self._hear_raw(ReportSchema, "inspection/schema", "inspection_msgs/msg/ReportSchema", SCHEMA_QOS)
         self._hear_raw(FrameFailure, "inspection/failures", "inspection_msgs/msg/FrameFailure")
         self._hear_raw(DiagnosticArray, "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")
         if self._value("pictures_hz"):
@@ -67,10 +69,10 @@ class FlightRecorder(Node):
         if self.failure is None:
             self._file.close()
 
-    def _hear_raw(self, message_type: Any, topic: str, type_name: str) -> None:
+    def _hear_raw(self, message_type: Any, topic: str, type_name: str, qos: QoSProfile = RECORD_QOS) -> None:
         name = self.resolve_topic_name(topic)
         self.create_subscription(
-            message_type, topic, lambda data: self._write(name, type_name, bytes(data)), RECORD_QOS, raw=True
+            message_type, topic, lambda data: self._write(name, type_name, bytes(data)), qos, raw=True
         )
 
     def _keep_picture(self, message: Image) -> None:
