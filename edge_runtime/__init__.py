@@ -34,6 +34,7 @@ from edge_runtime.reports.schema import ReportSchema, load_schema
 if TYPE_CHECKING:
     from edge_runtime.bundle.opening import Bundle, load_bundle
     from edge_runtime.inspector import Inspector
+    from edge_runtime.language.questions import Choice, Json, Reply, Text
     from edge_runtime.memory.plan import MemoryPlan, MemoryPlanItem
     from edge_runtime.stream.sources import load_image, open_source
 
@@ -46,19 +47,23 @@ __all__ = [
     "BundleNotFoundError",
     "BundleTargetError",
     "BundleVersionError",
+    "Choice",
     "EdgeRuntimeError",
     "Finding",
     "FlightLogError",
     "FrameError",
     "InspectionReport",
     "Inspector",
+    "Json",
     "MemoryPlan",
     "MemoryPlanItem",
     "MissingDependencyError",
     "Region",
+    "Reply",
     "ReportSchema",
     "SchemaError",
     "SourceError",
+    "Text",
     "Timings",
     "json_from_report",
     "load_bundle",
@@ -70,9 +75,13 @@ __all__ = [
 
 _LAZY = {
     "Bundle": "bundle.opening",
+    "Choice": "language.questions",
     "Inspector": "inspector",
+    "Json": "language.questions",
     "MemoryPlan": "memory.plan",
     "MemoryPlanItem": "memory.plan",
+    "Reply": "language.questions",
+    "Text": "language.questions",
     "load_bundle": "bundle.opening",
     "load_image": "stream.sources",
     "open_source": "stream.sources",

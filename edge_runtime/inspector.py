@@ -5,31 +5,49 @@ Wires the parts in the order of the walk of a frame; each part knows its own bus
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends import check_target, device_memory_bytes
-from edge_runtime.bundle.manifest import prompt_around_image
+from edge_runtime.bundle.manifest import PromptSpec, prompt_around_image
 from edge_runtime.bundle.opening import Bundle, load_bundle
-from edge_runtime.bundle.report_schema import open_with_schema
+from edge_runtime.bundle.report_schema import open_with_schema, question_prompt
 from edge_runtime.errors import BackendError, BudgetExceededError, BundleCorruptError, SchemaError
-from edge_runtime.language.generate import text_of, write_answer
+from edge_runtime.language.generate import Answer, text_of, write_answer
 from edge_runtime.language.grammar import Grammar
-from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
+from edge_runtime.language.questions import Choice, Json, Reply, Text, choice_probabilities, choice_tokens
+from edge_runtime.language.tokenizer import PromptTokens, load_tokenizer, prompt_tokens
 from edge_runtime.loaded_bundle import LoadedBundle
 from edge_runtime.memory.monitor import DegradationLevel, LevelChange, ResourceMonitor, limits_of
 from edge_runtime.memory.plan import MemoryPlan, parse_bytes, plan_memory
 from edge_runtime.memory.telemetry import total_bytes
 from edge_runtime.reports.report import InspectionReport, Timings, answer_from_findings, answer_schema, widest_finding
 from edge_runtime.reports.schema import ReportSchema, load_schema
-from edge_runtime.vision.image_processors import layout_of, pixels_from_frame
+from edge_runtime.vision.image_processors import ImageLayout, layout_of, pixels_from_frame
+from edge_runtime.vision.resampling import Float32
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """A frame that was read with its prompt, up to where the answer goes on."""
+
+    loaded: LoadedBundle
+    level: DegradationLevel
+    room: int  # positions behind the prompt
+    layout: ImageLayout
+    opening: tuple[int, ...]  # of every answer; it was read, too
+    logits: Float32  # (vocabulary,), of what follows
+    times_s: tuple[float, float, float, float]  # at the start, and behind preprocessing, vision and prefill
 
 
 class Inspector:
@@ -85,20 +103,23 @@ class Inspector:
         schema: ReportSchema | None = None,
     ) -> None:
         is_own_schema = schema is None
-        self.bundle, self.schema = bundle, schema = open_with_schema(bundle, schema)
+        bundle, self._reports_asked = open_with_schema(bundle, schema)
+        self.bundle, self.schema = bundle, self._reports_asked.schema
         self._at_work = threading.Lock()
         manifest, model = bundle.manifest, bundle.manifest.model
         check_target(manifest)
         self._tokenizer = tokenizer = load_tokenizer(bundle.file(manifest.tokenizer))
         prompt = prompt_tokens(tokenizer, manifest.prompt, model.image_token_id)
+        self._prefix = prompt.before_image
         self._asked = ("", prompt.after_image)
-        held_to = answer_schema(schema, manifest.coordinates.steps)
+        schema, steps = self.schema, manifest.coordinates.steps
+        held_to = answer_schema(schema, steps)
         self._grammar = Grammar(tokenizer, model.vocab_size, model.eos_token_ids, held_to)
 
         prompt_length = len(prompt.before_image) + manifest.image.max_tokens + len(prompt.after_image)
         opening_length = len(self._grammar.restart())
         positions = manifest.context_tokens
-        finding = answer_from_findings([widest_finding(schema)], schema, manifest.coordinates.steps)
+        finding = answer_from_findings([widest_finding(schema)], schema, steps)
         finding_length = len(tokenizer.encode(finding, add_special_tokens=False).ids)
         if is_own_schema and prompt_length + opening_length > positions:
             raise BundleCorruptError(
@@ -147,68 +168,198 @@ class Inspector:
             ValueError: the question is too long, or holds the token that stands for the image.
             BackendError: the engine failed, the inspector is closed, or another thread is inspecting.
         """
+        with self._alone():
+            return self._report(frame, question, should_continue)
+
+    def ask(
+        self,
+        frame: NDArray[np.uint8],
+        question: str,
+        answer: Text | Choice | Json | Mapping[str, Any] = Text(),  # noqa: B008  frozen
+        should_continue: Callable[[str], bool] = lambda written: True,
+    ) -> Reply:
+        """What the model answers to ``question`` about ``frame``: uint8 (H, W, 3), BGR, of any size.
+
+        ``answer`` says in which form: :class:`Text`, :class:`Choice`, :class:`Json`, or a JSON schema. The question
+        stands behind the image, in place of the instruction that asks for reports; the choices follow it. Another
+        question about the same frame costs its own tokens only; the first one after a report, or a report after it,
+        reads the image's tokens again, but does not look at the frame again. ``should_continue`` is asked before each
+        token with the answer so far; where it says no, the reply is marked truncated.
+
+        Raises:
+            FrameError: the frame cannot be looked at; the next one can.
+            BudgetExceededError: as of :meth:`inspect`.
+            ValueError: the question is empty, too long, or holds the image's token; there are no two choices, or one
+                that cannot be written; answers cannot be held to the JSON schema.
+            BackendError: the engine failed, the inspector is closed, or another thread uses it.
+        """
+        with self._alone():
+            form = Json(answer) if isinstance(answer, Mapping) else answer
+            return self._reply(frame, question, form, should_continue)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
         if not self._at_work.acquire(blocking=False):  # two frames would be mixed in one cache
             raise BackendError("another thread is inspecting with this inspector; take turns, or open one a thread")
         try:
-            return self._report(frame, question, should_continue)
+            yield
         finally:
             self._at_work.release()
 
     def _report(
         self, frame: NDArray[np.uint8], question: str, should_continue: Callable[[str], bool]
     ) -> InspectionReport:
+        prompt = PromptTokens(self._prefix, self._after_image(question))
+        looked = self._look(frame, prompt, self._grammar, should_continue)
+        max_tokens = min(round(self._max_tokens * looked.level.report_share), looked.room)
+        answer = self._write(looked, self._grammar, max_tokens, should_continue)
+        findings = tuple(
+            replace(
+                finding,
+                region=looked.layout.in_frame(finding.region),
+                boxes=tuple(map(looked.layout.in_frame, finding.boxes)),
+            )
+            for finding in answer.findings(self.schema, self.bundle.manifest.coordinates.steps)
+        )
+        return InspectionReport(
+            findings=findings,
+            truncated=not answer.finished,
+            tokens=len(answer.texts),
+            seen=(looked.layout.seen,),
+            image_tokens=looked.layout.tokens,
+            grid=looked.layout.grid,
+            schema=self.schema,
+            timings=self._finish(looked),
+        )
+
+    def _reply(
+        self,
+        frame: NDArray[np.uint8],
+        question: str,
+        form: Text | Choice | Json,
+        should_continue: Callable[[str], bool],
+    ) -> Reply:
+        said = question
+        if isinstance(form, Choice):
+            ways = choice_tokens(self._tokenizer, form.choices)
+            said = f"{question}\nAnswer with one of: {', '.join(form.choices)}."
+            longest = max(len(way) for each in ways for way in each)
+        else:
+            if form.max_tokens < 1:
+                raise ValueError(f"max_tokens is {form.max_tokens}; expected 1 or more")
+            grammar = self._grammar.of_others(form.schema if isinstance(form, Json) else None)
+            longest = len(grammar.restart()) + 1
+        prompt = self._question_prompt(question, said, longest)
+        looked = self._look(frame, prompt, None if isinstance(form, Choice) else grammar, should_continue)
+        if isinstance(form, Choice):
+            return self._choose(looked, form, ways, should_continue)
+        max_tokens = min(form.max_tokens, looked.room)
+        answer = self._write(looked, grammar, max_tokens, should_continue)
+        eos = {grammar.text_of(token) for token in self.bundle.manifest.model.eos_token_ids}
+        ended = bool(answer.texts) and answer.texts[-1] in eos
+        text = replace(answer, texts=answer.texts[:-1] if ended else answer.texts).written
+        value = json.loads(text) if isinstance(form, Json) and answer.finished else None
+        return Reply(
+            text=text if isinstance(form, Json) else text.strip(),
+            log_probability=float(np.log(answer.probabilities).sum()),
+            truncated=not answer.finished,
+            value=value,
+            tokens=len(answer.texts),
+            seen=(looked.layout.seen,),
+            image_tokens=looked.layout.tokens,
+            timings=self._finish(looked),
+        )
+
+    def _choose(
+        self,
+        looked: _Looked,
+        form: Choice,
+        ways: Sequence[Sequence[Sequence[int]]],
+        should_continue: Callable[[str], bool],
+    ) -> Reply:
+        decoder, eos = looked.loaded.decoder, self.bundle.manifest.model.eos_token_ids
+        goes_on = self._in_memory(should_continue)
+        shares, tokens = choice_probabilities(
+            ways, eos, looked.logits, decoder.append, decoder.rewind, lambda: goes_on(b"")
+        )
+        names = [choice.strip() for choice in form.choices]
+        cut = bool(np.isnan(shares).any())
+        best = 0 if cut else int(shares.argmax())
+        return Reply(
+            text="" if cut else names[best],
+            log_probability=float("-inf") if cut else float(np.log(shares[best])),
+            truncated=cut,
+            choices={} if cut else dict(zip(names, shares.tolist(), strict=True)),
+            tokens=tokens,
+            seen=(looked.layout.seen,),
+            image_tokens=looked.layout.tokens,
+            timings=self._finish(looked),
+        )
+
+    def _look(
+        self,
+        frame: NDArray[np.uint8],
+        prompt: PromptTokens,
+        grammar: Grammar | None,
+        should_continue: Callable[[str], bool],
+    ) -> _Looked:
+        """Read the prompt around ``frame``, and the opening of every answer under ``grammar``."""
         if self._loaded is None:
             raise BackendError("the inspector is closed; open another one")
         loaded, monitor = self._loaded, self.monitor
-        after_image = self._after_image(question)
         while (level := monitor.poll()).busy_share == 0:
             if not should_continue(""):
                 raise BudgetExceededError("the frame was not looked at: memory or heat pauses inspections; ask later")
             time.sleep(monitor.rest_s())
-        room = self._fit_cache(loaded, level, len(after_image)) - len(after_image)
+        image = self.bundle.manifest.image
+        self._fit_cache(loaded, level, len(prompt.after_image))
+        room = loaded.capacity - len(prompt.before_image) - image.max_tokens - len(prompt.after_image)
         monitor.begin_report()
         started_s = time.perf_counter()
-        image = self.bundle.manifest.image
         pixels = pixels_from_frame(frame, image)
         layout = layout_of(image, *frame.shape[:2])
         preprocessed_s = time.perf_counter()
         same_image = loaded.encode_image(pixels, layout)  # another question about a frame costs its own tokens only
         seen_s = time.perf_counter()
-        opening = self._grammar.restart()
-        logits = loaded.decoder.prefill((*after_image, *opening), layout.tokens, same_image)
-        prefilled_s = time.perf_counter()
+        opening = grammar.restart() if grammar else ()
+        loaded.decoder.begin_with(prompt.before_image)
+        logits = loaded.decoder.prefill((*prompt.after_image, *opening), layout.tokens, same_image)
+        times_s = (started_s, preprocessed_s, seen_s, time.perf_counter())
+        return _Looked(loaded, level, room, layout, opening, logits, times_s)
 
-        def should_continue_in_memory(written: bytes) -> bool:
-            return should_continue(text_of(written)) and monitor.poll().busy_share > 0
+    def _write(
+        self, looked: _Looked, grammar: Grammar, max_tokens: int, should_continue: Callable[[str], bool]
+    ) -> Answer:
+        goes_on, append = self._in_memory(should_continue), looked.loaded.decoder.append
+        return write_answer(grammar, looked.opening, looked.logits, append, max_tokens, goes_on)
 
-        max_tokens = min(round(self._max_tokens * level.report_share), room)
-        answer = write_answer(
-            self._grammar, opening, logits, loaded.decoder.append, max_tokens, should_continue_in_memory
-        )
-        findings = tuple(
-            replace(finding, region=layout.in_frame(finding.region), boxes=tuple(map(layout.in_frame, finding.boxes)))
-            for finding in answer.findings(self.schema, self.bundle.manifest.coordinates.steps)
-        )
+    def _in_memory(self, should_continue: Callable[[str], bool]) -> Callable[[bytes], bool]:
+        return lambda written: should_continue(text_of(written)) and self.monitor.poll().busy_share > 0
+
+    def _finish(self, looked: _Looked) -> Timings:
+        started_s, preprocessed_s, seen_s, prefilled_s = looked.times_s
         finished_s = time.perf_counter()
-        monitor.end_report()
-        loaded.measure_activations()
-        self._measured = loaded.measured
-        return InspectionReport(
-            findings=findings,
-            truncated=not answer.finished,
-            tokens=len(answer.texts),
-            seen=(layout.seen,),
-            image_tokens=layout.tokens,
-            grid=layout.grid,
-            schema=self.schema,
-            timings=Timings(
-                preprocess_ms=1e3 * (preprocessed_s - started_s),
-                vision_ms=1e3 * (seen_s - preprocessed_s),
-                prefill_ms=1e3 * (prefilled_s - seen_s),
-                decode_ms=1e3 * (finished_s - prefilled_s),
-                total_ms=1e3 * (finished_s - started_s),
-            ),
+        self.monitor.end_report()
+        looked.loaded.measure_activations()
+        self._measured = looked.loaded.measured
+        return Timings(
+            preprocess_ms=1e3 * (preprocessed_s - started_s),
+            vision_ms=1e3 * (seen_s - preprocessed_s),
+            prefill_ms=1e3 * (prefilled_s - seen_s),
+            decode_ms=1e3 * (finished_s - prefilled_s),
+            total_ms=1e3 * (finished_s - started_s),
         )
+
+    def _question_prompt(self, question: str, said: str, answer_length: int) -> PromptTokens:
+        """The prompt that puts ``said`` behind the image; ``question`` is what messages call it."""
+        if not question.strip():
+            raise ValueError("the question is empty; ask something")
+        manifest = self.bundle.manifest
+        prompt = question_prompt(manifest.prompt, self._reports_asked, said)
+        tokens = self._tokens_around_image(prompt, question)
+        room = self._before_question + self._room - len(tokens.before_image) - manifest.image.max_tokens
+        self._check_length(len(tokens.after_image) + answer_length, room)
+        return tokens
 
     def _after_image(self, question: str) -> tuple[int, ...]:
         """Tokens behind the image; those of the last question are kept, as the next frame's is mostly the same."""
@@ -221,19 +372,23 @@ class Inspector:
         self._question_tokens(question)
 
     def _question_tokens(self, question: str) -> tuple[int, ...]:
-        prompt, image_token_id = self.bundle.manifest.prompt, self.bundle.manifest.model.image_token_id
+        prompt = self.bundle.manifest.prompt
         after = f"\n{question}{prompt.after_image}" if question else prompt.after_image
-        asking = prompt_around_image(prompt.before_image, after)
+        tokens = self._tokens_around_image(prompt_around_image(prompt.before_image, after), question).after_image
+        self._check_length(len(tokens) + self._opening_length, self._room)
+        return tokens
+
+    def _tokens_around_image(self, prompt: PromptSpec, question: str) -> PromptTokens:
         try:
-            tokens = prompt_tokens(self._tokenizer, asking, image_token_id).after_image
+            return prompt_tokens(self._tokenizer, prompt, self.bundle.manifest.model.image_token_id)
         except BundleCorruptError as error:
             raise ValueError(f"the question {question[:60]!r} holds the image token; leave it out") from error
-        taken, room = len(tokens) + self._opening_length, self._room
+
+    def _check_length(self, taken: int, room: int) -> None:
         if taken > room:
             raise ValueError(
                 f"the question takes {taken} positions with what opens an answer, of {room}; ask in fewer words"
             )
-        return tokens
 
     def rest_s(self) -> float:
         """How long the next frame had better wait, for memory or for heat; then ask again, before taking the frame.
@@ -254,8 +409,8 @@ class Inspector:
             loaded, self._loaded = self._loaded, None
             loaded.close()
 
-    def _fit_cache(self, loaded: LoadedBundle, level: DegradationLevel, question_length: int) -> int:
-        """Make the cache as large as ``level`` allows a report to be; returns its positions behind the image."""
+    def _fit_cache(self, loaded: LoadedBundle, level: DegradationLevel, question_length: int) -> None:
+        """Make the cache as large as ``level`` allows a report to be."""
         report = max(round(self._max_tokens * level.cache_share), self._opening_length)
         wanted = self._before_question + min(question_length + report, self._room)
         if level.cache_share == 1:
@@ -266,7 +421,6 @@ class Inspector:
             except BaseException:
                 self.close()
                 raise
-        return loaded.capacity - self._before_question
 
     def __enter__(self) -> Inspector:
         return self

@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge_runtime.bundle.manifest import PromptSpec, Segment
+from edge_runtime.bundle.manifest import PromptSpec, Segment, prompt_around_image
 from edge_runtime.bundle.opening import Bundle
 from edge_runtime.errors import BundleCorruptError, BundleVersionError, SchemaError
 from edge_runtime.reports.report import answer_schema
@@ -90,8 +90,23 @@ def load_asked_schema(path: Path, prompt: PromptSpec, coordinate_steps: int) -> 
     return AskedSchema(schema, find_instruction(prompt, said) if isinstance(said, str) and said else None)
 
 
-def open_with_schema(bundle: Bundle, schema: ReportSchema | None) -> tuple[Bundle, ReportSchema]:
-    """The bundle asking for ``schema``, and that schema; None is the bundle's own.
+def question_prompt(prompt: PromptSpec, asked: AskedSchema, question: str) -> PromptSpec:
+    """The prompt with a question behind the image in place of the instruction that asks for reports.
+
+    What stands before the image is the same whatever the question. A checkpoint's own prompt stays, with the question
+    behind the image.
+    """
+    before, after = prompt.before_image, prompt.after_image
+    if asked.instruction is not None and asked.instruction in after:
+        return prompt_around_image(before, after.replace(asked.instruction, question))
+    if asked.instruction is not None:
+        head, _, tail = before.partition(asked.instruction)
+        before = head + tail.lstrip()
+    return prompt_around_image(before, f"\n{question}{after}")
+
+
+def open_with_schema(bundle: Bundle, schema: ReportSchema | None) -> tuple[Bundle, AskedSchema]:
+    """The bundle asking for ``schema``, and how it does; None is the bundle's own.
 
     Raises:
         BundleError: the bundle's own cannot be read.
@@ -102,4 +117,4 @@ def open_with_schema(bundle: Bundle, schema: ReportSchema | None) -> tuple[Bundl
     if schema is not None and schema != asked.schema and asked.instruction is None:
         warn_of_own_prompt(bundle.path, schema)
     prompt, asked = with_schema(manifest.prompt, asked, schema or asked.schema, steps)
-    return replace(bundle, manifest=replace(manifest, prompt=prompt)), asked.schema
+    return replace(bundle, manifest=replace(manifest, prompt=prompt)), asked

@@ -94,6 +94,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect.add_argument("images", nargs="+", metavar="IMAGE", help="image file")
 
+    ask = commands.add_parser(
+        "ask",
+        parents=[opening, bits, deadline, shared],
+        help="put a question to an image",
+        epilog="The question takes the place of the instruction that asks for reports. A text is printed as it is "
+        "written; probabilities are the model's own, and not calibrated.",
+    )
+    ask.add_argument("images", nargs="+", metavar="IMAGE", help="image file; more than one where the model takes more")
+    ask.add_argument("question", metavar="QUESTION", help="in quotes")
+    form = ask.add_mutually_exclusive_group()
+    form.add_argument(
+        "--choices",
+        type=_choices,
+        metavar="A,B,...",
+        help="the answer is one of these; each is printed with its probability among them",
+    )
+    form.add_argument(
+        "--schema", type=file, metavar="FILE", help="the answer is JSON that this file, a JSON schema, allows"
+    )
+    ask.add_argument("--max-tokens", type=positive, metavar="N", help="cut a longer text (default: 128, of JSON 256)")
+
     stream = commands.add_parser(
         "stream",
         parents=[opening, schema, bits, deadline, shared],
@@ -140,6 +161,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _choices(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
 def _not_negative(text: str) -> float:
     with suppress(ValueError):
         if math.isfinite(value := float(text)) and value >= 0:
@@ -152,6 +177,7 @@ examples:
   edge-runtime doctor out/bundle                          is this machine ready, is the bundle whole?
   edge-runtime inspect out/bundle photo.jpg               what is wrong in this picture?
   edge-runtime inspect out/bundle blade.jpg --schema wind-turbine-blade
+  edge-runtime ask out/bundle photo.jpg "Is there a person in the picture?" --choices yes,no
   edge-runtime stream out/bundle 0 --page flight.html     inspect what camera 0 sees; Ctrl-C lands
   edge-runtime stream out/bundle rtsp://camera/stream     inspect a camera in the network; it may come and go
   edge-runtime stream out/bundle film.mp4 --json | jq .report.findings

@@ -18,10 +18,11 @@ import numpy as np
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.cli import doctor
 from edge_runtime.cli.terminal import complain, printable
-from edge_runtime.errors import FrameError, SourceError, UsageError
+from edge_runtime.errors import EdgeRuntimeError, FrameError, SourceError, UsageError
 from edge_runtime.flight.log import FlightEnd, FlightHeader, FlightLog, FlightRecord, FrameFailure
 from edge_runtime.flight.page.page import check_page, write_page
 from edge_runtime.inspector import Inspector
+from edge_runtime.language.questions import Choice, Json, Text, json_from_reply
 from edge_runtime.memory.plan import format_bytes, frame_bytes
 from edge_runtime.memory.telemetry import latency_statistics, read_memory
 from edge_runtime.progress import telling
@@ -69,6 +70,57 @@ def _inspect_file(inspector: Inspector, path: str, rules: DecodingRules, argumen
         return False
     _print_report({"source": shown(path)}, report, as_json)
     return True
+
+
+def _ask(arguments: argparse.Namespace) -> int:
+    form = _form_of_answer(arguments)
+    if len(arguments.images) > 1:
+        raise UsageError(
+            f"there are {len(arguments.images)} images in one question, and the models that bundles are built of so "
+            "far take one: ask about each alone"
+        )
+    [path] = arguments.images
+    streams = isinstance(form, Text) and not arguments.json and os.isatty(1)
+    goes_on, shown_already = within(arguments.deadline), ""
+
+    def show(written: str) -> bool:
+        nonlocal shown_already
+        text = written.lstrip()
+        print(printable(text[len(shown_already) :], but="\n"), end="", flush=True)
+        shown_already = text
+        return goes_on(written)
+
+    with Inspector.open(arguments.bundle, arguments.budget, threads=arguments.threads) as inspector:
+        frame = load_image(path, _rules(inspector, arguments))
+        try:
+            reply = inspector.ask(frame, arguments.question, form, show if streams else goes_on)
+        except ValueError as error:
+            raise error if isinstance(error, EdgeRuntimeError) else UsageError(str(error)) from error
+    if arguments.json:
+        document = {"source": shown(path), "question": arguments.question, "answer": json_from_reply(reply)}
+        print(json.dumps(document))
+    elif reply.choices:
+        for choice, probability in sorted(reply.choices.items(), key=lambda pair: -pair[1]):
+            print(f"{probability:7.2%}  {printable(choice)}")
+    else:
+        print(printable(reply.text[len(shown_already) :], but="\n"))
+    if reply.truncated:
+        complain("edge-runtime: the answer was cut at its limit, of tokens or of time")
+    return 0
+
+
+def _form_of_answer(arguments: argparse.Namespace) -> Text | Choice | Json:
+    if arguments.choices:
+        return Choice(arguments.choices)
+    if arguments.schema is None:
+        return Text(arguments.max_tokens or Text.max_tokens)
+    try:
+        schema = json.loads(arguments.schema.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{arguments.schema} cannot be read as a JSON schema: {error}") from error
+    if not isinstance(schema, dict):
+        raise UsageError(f"{arguments.schema} is no JSON schema, but {type(schema).__name__}; expected an object")
+    return Json(schema, arguments.max_tokens or Json.max_tokens)
 
 
 def _stream(arguments: argparse.Namespace) -> int:
@@ -226,6 +278,7 @@ def _describe(manifest: Manifest) -> str:
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "inspect": _inspect,
+    "ask": _ask,
     "stream": _stream,
     "report": _report,
     "bench": _bench,

@@ -83,6 +83,17 @@ class Decoder:
         """Run ``tokens`` after everything so far. Returns the logits (V,) of what follows, valid until called again."""
         return self._run(tokens)
 
+    def rewind(self, tokens: int) -> None:
+        """Forget the last ``tokens`` that were appended."""
+        self._cache.truncate(self._cache.length - tokens)
+
+    def begin_with(self, prefix: Sequence[int]) -> None:
+        """Let other tokens stand before the image from now on; the image is forgotten where they differ."""
+        if tuple(prefix) != self._prefix:
+            self.holds_image, self._prefix = False, tuple(prefix)
+            self._cache.truncate(0)
+            self._run_prefix()
+
     def forget(self) -> None:
         """Keep the tokens before the image, and nothing else."""
         self.holds_image = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,9 @@ class Grammar:
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: Sequence[int], schema: Mapping[str, Any]):
-        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_flexible": False})
         try:
             self._tokens = LLTokenizer(tokenizer.to_str(), n_vocab=vocab_size, eos_token=list(eos_token_ids))
-            self._matcher = LLMatcher(self._tokens, grammar)
+            self._matcher = LLMatcher(self._tokens, _grammar_of(schema))
         except Exception as error:  # a Rust panic or ValueError, by version
             raise BundleCorruptError(
                 f"decoding cannot be constrained with this tokenizer: {error}; it needs byte-level or byte-fallback BPE"
@@ -36,6 +36,26 @@ class Grammar:
         self._bytes = self._bits.view(np.uint8)[0]
         self._vocab_size = vocab_size
         self._allowed: NDArray[np.intp] = np.empty(0, np.intp)
+
+    def of_others(self, schema: Mapping[str, Any] | None) -> Grammar:
+        """The grammar of other answers in the same tokens: JSON under ``schema``, or any text where that is None.
+
+        Raises:
+            ValueError: the schema is none, or asks for what cannot be held to; the message has the library's reason.
+        """
+        try:
+            text = LLMatcher.grammar_from_regex("(?s:.*)") if schema is None else _grammar_of(schema)
+            reason = str(LLMatcher.validate_grammar(text, self._tokens))
+        except Exception as error:  # a Rust panic, or ValueError, TypeError or RecursionError, by what is wrong
+            reason = str(error) or type(error).__name__
+        if reason:
+            raise ValueError(f"answers cannot be held to this JSON schema: {' '.join(reason.split())[:300]}")
+        other = copy(self)
+        other._matcher = LLMatcher(self._tokens, text)
+        other._bits = allocate_token_bitmask(1, self._vocab_size)
+        other._bytes = other._bits.view(np.uint8)[0]
+        other._check()
+        return other
 
     @property
     def finished(self) -> bool:
@@ -100,3 +120,7 @@ class Grammar:
     def _check(self) -> None:
         if self._matcher.is_error():
             raise BundleCorruptError(f"the answer's grammar failed: {self._matcher.get_error()}")
+
+
+def _grammar_of(schema: Mapping[str, Any]) -> str:
+    return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_flexible": False}))

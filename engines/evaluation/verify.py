@@ -89,8 +89,8 @@ def verify(
     complaints = outside_tolerance(fidelity, manifest, target.arithmetic) if fidelity else []
     if checkpoint is not None and target.computes_float16:
         progress.begin("looking for what float16 cannot hold", 0)
-        _, schema = open_with_schema(bundle, None)
-        complaints += _overflows(manifest, checkpoint, frames, schema)
+        _, asked = open_with_schema(bundle, None)
+        complaints += _overflows(manifest, checkpoint, frames, asked.schema)
     return Verification(len(manifest.files), len(frames), fidelity, not_compared, tuple(complaints))
 
 

@@ -50,11 +50,11 @@ def examine(
 
 def traces(bundle_path: Path, scenes: Sequence[Scene]) -> list[Trace]:
     """What the bundle makes of scenes, led along the forced_answers of their true answers, and held to the grammar."""
-    bundle, schema = open_with_schema(load_bundle(bundle_path, verify_hashes=False), BRIDGE)
+    bundle, _ = open_with_schema(load_bundle(bundle_path, verify_hashes=False), BRIDGE)
     manifest, model = bundle.manifest, bundle.manifest.model
     tokenizer = load_tokenizer(bundle.file(manifest.tokenizer))
     prompt = prompt_tokens(tokenizer, manifest.prompt, model.image_token_id)
-    grammar = Grammar(tokenizer, model.vocab_size, model.eos_token_ids, answer_schema(schema))
+    grammar = Grammar(tokenizer, model.vocab_size, model.eos_token_ids, answer_schema(BRIDGE))
     with open_bundle_tracer(bundle, prompt) as trace:
         return [
             held_to(grammar, trace(pixels_from_frame(scene.image, manifest.image), forced.tokens))

@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_ros_local()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
-        bundle, schema = open_with_schema(load_bundle(asked.bundle), None)
+        bundle, reported = open_with_schema(load_bundle(asked.bundle), None)
         manifest = bundle.manifest
         words = f"{manifest.name}, {manifest.recipe}, {manifest.target}"
         reports = fly(
@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 max_frames=asked.frames,
                 wait_for_subscribers=2,
             ),
-            FlightHeader(words, asked.source, time.time(), schema),
+            FlightHeader(words, asked.source, time.time(), reported.schema),
             asked.out,
             timeout_s=CAMERA_START_TIMEOUT_S + 3 * asked.frames / asked.rate,
         )
