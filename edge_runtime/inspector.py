@@ -38,6 +38,15 @@ from edge_runtime.vision.resampling import Float32
 
 
 @dataclass(frozen=True)
+class _Plan:
+    """A question, ready to be put to a frame."""
+
+    prompt: PromptTokens
+    ways: tuple[tuple[tuple[int, ...], ...], ...]  # to write each choice
+    grammar: Grammar | None  # of a text or of JSON
+
+
+@dataclass(frozen=True)
 class _Looked:
     """A frame that was read with its prompt, up to where the answer goes on."""
 
@@ -195,7 +204,11 @@ class Inspector:
         """
         with self._alone():
             form = Json(answer) if isinstance(answer, Mapping) else answer
-            return self._reply(frame, question, form, should_continue)
+            return self._reply(frame, self._plan_reply(question, form), form, should_continue)
+
+    def check_ask(self, question: str, answer: Text | Choice | Json) -> None:
+        """Raise ValueError, as :meth:`ask` does, where it cannot be asked; any thread may ask."""
+        self._plan_reply(question, answer)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -232,13 +245,8 @@ class Inspector:
             timings=self._finish(looked),
         )
 
-    def _reply(
-        self,
-        frame: NDArray[np.uint8],
-        question: str,
-        form: Text | Choice | Json,
-        should_continue: Callable[[str], bool],
-    ) -> Reply:
+    def _plan_reply(self, question: str, form: Text | Choice | Json) -> _Plan:
+        """The prompt of a question, and what its answers are held to."""
         said = question
         if isinstance(form, Choice):
             ways = choice_tokens(self._tokenizer, form.choices)
@@ -250,9 +258,20 @@ class Inspector:
             grammar = self._grammar.of_others(form.schema if isinstance(form, Json) else None)
             longest = len(grammar.restart()) + 1
         prompt = self._question_prompt(question, said, longest)
-        looked = self._look(frame, prompt, None if isinstance(form, Choice) else grammar, should_continue)
+        return _Plan(prompt, ways, None) if isinstance(form, Choice) else _Plan(prompt, (), grammar)
+
+    def _reply(
+        self,
+        frame: NDArray[np.uint8],
+        plan: _Plan,
+        form: Text | Choice | Json,
+        should_continue: Callable[[str], bool],
+    ) -> Reply:
+        looked = self._look(frame, plan.prompt, plan.grammar, should_continue)
         if isinstance(form, Choice):
-            return self._choose(looked, form, ways, should_continue)
+            return self._choose(looked, form, plan.ways, should_continue)
+        grammar = plan.grammar
+        assert grammar is not None, "only a choice has none"
         max_tokens = min(form.max_tokens, looked.room)
         answer = self._write(looked, grammar, max_tokens, should_continue)
         eos = {grammar.text_of(token) for token in self.bundle.manifest.model.eos_token_ids}

@@ -11,6 +11,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.language.questions import Choice, Json, Reply, Text
 from edge_runtime.memory.monitor import LevelChange
 from edge_runtime.memory.plan import MemoryPlan, MemoryPlanItem
 from edge_runtime.reports.report import Finding, InspectionReport, Region, Timings
@@ -73,6 +74,31 @@ class ScriptedInspector:
                 return replace(step, findings=(), tokens=written, truncated=True)
             time.sleep(self._token_delay_s)
         return step
+
+    def ask(
+        self,
+        frame: NDArray[np.uint8],
+        question: str,
+        answer: Text | Choice | Json,
+        should_continue: Callable[[str], bool] = lambda written: True,
+    ) -> Reply:
+        """The question itself, word by word; the first choice is certain."""
+        self.frame_shapes.append(frame.shape)
+        self.questions.append(question)
+        if isinstance(answer, Choice):
+            shares = {choice: float(number == 0) for number, choice in enumerate(answer.choices)}
+            return Reply(answer.choices[0], 0.0, False, choices=shares, tokens=2)
+        words = question.split()
+        for count in range(len(words)):
+            if not should_continue(" ".join(words[:count])):
+                return Reply(" ".join(words[:count]), -1.0, True, tokens=count)
+            time.sleep(self._token_delay_s)
+        return Reply(question, -1.0, False, tokens=len(words))
+
+    def check_ask(self, question: str, answer: Text | Choice | Json) -> None:
+        """As the real one, of a question that is empty."""
+        if not question.strip():
+            raise ValueError("the question is empty; ask something")
 
     def rest_s(self) -> float:
         """Nothing presses."""

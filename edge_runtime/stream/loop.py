@@ -16,6 +16,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.language.questions import Choice, Json, Reply, Text
 from edge_runtime.reports.report import InspectionReport
 from edge_runtime.stream.camera_state import CameraState
 from edge_runtime.stream.change_gate import GateRule
@@ -36,6 +37,11 @@ class FrameInspector(Protocol):
         self, frame: Frame, question: str = "", should_continue: Callable[[str], bool] = ...
     ) -> InspectionReport:
         """The report of one frame; see :meth:`edge_runtime.inspector.Inspector.inspect`."""
+
+    def ask(
+        self, frame: Frame, question: str, answer: Text | Choice | Json, should_continue: Callable[[str], bool] = ...
+    ) -> Reply:
+        """The answer to a question about one frame; see :meth:`edge_runtime.inspector.Inspector.ask`."""
 
     def rest_s(self) -> float:
         """How long the next frame should wait; see :meth:`edge_runtime.inspector.Inspector.rest_s`."""
@@ -199,17 +205,29 @@ class FrameLoop(Generic[Message]):
         return inspected
 
     def answer(
-        self, message: Message, question: str, should_continue: Callable[[str], bool]
-    ) -> tuple[InspectionReport | None, str]:
-        """The report of a frame that somebody asked about, or why there is none; not counted."""
+        self,
+        message: Message,
+        question: str,
+        should_continue: Callable[[str], bool],
+        form: Text | Choice | Json | None = None,
+    ) -> tuple[InspectionReport | Reply | None, str]:
+        """The report of a frame that somebody asked about, or why there is none; not counted.
+
+        Where ``form`` says in which form, the question is put alone, and the result is its reply.
+        """
         if not self._begin(_UnderWay(time.monotonic())):
             return None, LEFT_BEHIND
-        report, failure = None, ""
+        result: InspectionReport | Reply | None = None
+        failure = ""
         try:
-            report = self._look(self._to_frame(message), self._rules().tiling, question, should_continue)
+            frame = self._to_frame(message)
+            if form is None:
+                result = self._look(frame, self._rules().tiling, question, should_continue)
+            else:
+                result = self._inspector.ask(frame, question, form, self._unless_cut(should_continue))
         except Exception as error:
             failure = words(error)
-        return (report, failure) if self._end() else (None, LEFT_BEHIND)
+        return (result, failure) if self._end() else (None, LEFT_BEHIND)
 
     def cut(self) -> None:
         """End the report in progress after its last complete finding, as a deadline does, and those that follow."""
@@ -227,15 +245,16 @@ class FrameLoop(Generic[Message]):
     def _look(
         self, frame: Frame, tiling: Tiling, question: str, should_continue: Callable[[str], bool]
     ) -> InspectionReport:
-        def unless_cut(written: str) -> bool:
-            return should_continue(written) and not self._is_cut
-
+        unless_cut = self._unless_cut(should_continue)
         return inspect_in_tiles(
             frame,
             tiling,
             lambda tile: self._inspector.inspect(tile, question, unless_cut),
             should_continue=lambda: unless_cut(""),
         )
+
+    def _unless_cut(self, should_continue: Callable[[str], bool]) -> Callable[[str], bool]:
+        return lambda written: should_continue(written) and not self._is_cut
 
     def _begin(self, inspection: _UnderWay[Message]) -> bool:
         """Note that an inspection begins; False where nobody waits for it any more."""

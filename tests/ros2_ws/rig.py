@@ -12,7 +12,7 @@ import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
-from inspection_msgs.action import Inspect
+from inspection_msgs.action import Ask, Inspect
 from inspection_msgs.msg import InspectionReport
 from inspection_ros.node import InspectionNode
 from inspection_ros.spin import spin
@@ -51,7 +51,7 @@ class Rig:
         }
         self._change = self._client.create_client(ChangeState, "inspection/change_state")
         self._state = self._client.create_client(GetState, "inspection/get_state")
-        self._action = None
+        self._actions = {}
         self._node = None
         self._thread = None
         self._done = threading.Event()
@@ -63,8 +63,8 @@ class Rig:
         self._done.set()
         if self._thread is not None:
             self._thread.join(WAIT_S)
-            if self._action is not None:
-                self._action.destroy()
+            for client in self._actions.values():
+                client.destroy()
             assert not self._thread.is_alive(), "the node's thread did not end"
             self._node.release()
             self._node.destroy_node()
@@ -218,12 +218,14 @@ class Rig:
         self.wait_until(answer.done)
         return answer.result()
 
-    def send_goal(self, on_text=lambda text: None, **fields):
-        """Ask for an inspection; the goal's handle, which says whether it was accepted."""
-        self._action = self._action or ActionClient(self._client, Inspect, "inspection/inspect")
-        self.wait_until(self._action.server_is_ready)
-        sent = self._action.send_goal_async(
-            Inspect.Goal(**fields), feedback_callback=lambda message: on_text(message.feedback.text)
+    def send_goal(self, on_text=lambda text: None, action=Inspect, **fields):
+        """Ask for an inspection, or a question; the goal's handle, which says whether it was accepted."""
+        name = {Inspect: "inspection/inspect", Ask: "inspection/ask"}[action]
+        client = self._actions.get(name) or ActionClient(self._client, action, name)
+        self._actions[name] = client
+        self.wait_until(client.server_is_ready)
+        sent = client.send_goal_async(
+            action.Goal(**fields), feedback_callback=lambda message: on_text(message.feedback.text)
         )
         self.wait_until(sent.done)
         return sent.result()

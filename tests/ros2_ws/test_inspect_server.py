@@ -8,10 +8,12 @@ import pytest
 pytest.importorskip("inspection_msgs.msg", reason="no ROS 2: run ros2_ws/setup_ros.py, then tests by ros2_ws/run")
 
 from action_msgs.msg import GoalStatus
+from inspection_msgs.action import Ask
 from inspection_msgs.srv import GetMemoryPlan
 from lifecycle_msgs.msg import Transition
 
 from edge_runtime.errors import BackendError
+from edge_runtime.inspector import Inspector
 from edge_runtime.reports.report import InspectionReport
 from tests.fakes import CRACK, ScriptedInspector
 from tests.ros2_ws.rig import WAIT_S
@@ -157,3 +159,63 @@ def test_the_memory_plan_can_be_asked_for_while_a_bundle_is_open(rig):
         ("weights", 1_000_000, 1_100_000)
     ]
     assert (memory_plan.planned_bytes, memory_plan.budget_bytes) == (1_000_000, 2_000_000)
+
+
+def test_a_question_about_a_given_frame_is_answered_and_its_text_streams(rig):
+    inspector = ScriptedInspector(token_delay_s=0.01)
+    rig.fly(scripted(inspector))
+    texts = []
+    asked = {"action": Ask, "image": [rig.image((5, 6), "hand", LARGE)], "question": "is there any rust on it"}
+    status, result = rig.result_of(rig.send_goal(texts.append, **asked))
+    assert status == GoalStatus.STATUS_SUCCEEDED
+    assert (result.failure, result.answer, result.header.stamp.sec) == ("", "is there any rust on it", 5)
+    assert inspector.frame_shapes == [LARGE.shape]
+    rig.wait_until(lambda: "is there" in texts)
+    assert rig.reports == []
+
+
+def test_a_choice_comes_with_its_probabilities_from_the_next_frame(rig):
+    rig.fly(scripted(ScriptedInspector(SEEN)))
+    goal = rig.send_goal(action=Ask, question="rust?", choices=["yes", "no"])
+    rig.publish_frame(stamp=(3, 0))
+    status, result = rig.result_of(goal)
+    assert (status, result.header.stamp.sec) == (GoalStatus.STATUS_SUCCEEDED, 3)
+    assert (result.answer, list(result.probabilities)) == ("yes", [1.0, 0.0])
+
+
+def test_a_question_is_cut_at_its_deadline(rig):
+    rig.fly(scripted(ScriptedInspector(token_delay_s=0.1)))
+    asked = {"action": Ask, "image": [rig.image()], "question": "a b c d e f g h", "deadline_s": 0.25}
+    status, result = rig.result_of(rig.send_goal(**asked))
+    assert (status, result.truncated) == (GoalStatus.STATUS_SUCCEEDED, True)
+    assert "a b c d e f g h".startswith(result.answer)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"question": ""},
+        {"question": "rust?", "camera": "rear"},
+        {"question": "rust?", "deadline_s": float("nan")},
+        {"question": "rust?", "choices": ["yes", "no"], "json_schema": "{}"},
+        {"question": "rust?", "json_schema": "{"},
+        {"question": "rust?", "json_schema": "[]"},
+    ],
+    ids=str,
+)
+def test_a_question_that_cannot_be_put_is_turned_away(rig, fields):
+    rig.fly(scripted(ScriptedInspector(SEEN)))
+    assert not rig.send_goal(action=Ask, **fields).accepted
+
+
+def test_a_model_answers_in_every_form(rig, tiny_bundle):
+    rig.fly(Inspector.open, bundle=str(tiny_bundle))
+    asked = {"action": Ask, "image": [rig.image()], "question": "is there any rust?"}
+    assert not rig.send_goal(**asked, choices=["yes"]).accepted
+    assert not rig.send_goal(**asked, json_schema='{"type": "nonsense"}').accepted
+    _, chosen = rig.result_of(rig.send_goal(**asked, choices=["yes", "no"]))
+    assert sum(chosen.probabilities) == pytest.approx(1)
+    _, counted = rig.result_of(rig.send_goal(**asked, json_schema='{"type": "integer", "minimum": 0, "maximum": 9}'))
+    assert int(counted.answer) in range(10)
+    _, told = rig.result_of(rig.send_goal(**asked, max_tokens=7))
+    assert (told.tokens, told.truncated) == (7, True)

@@ -18,6 +18,7 @@ from rclpy.parameter import Parameter
 
 from edge_runtime.errors import BackendError, EdgeRuntimeError
 from edge_runtime.inspector import Inspector
+from edge_runtime.language.questions import Choice, Json, Text
 from edge_runtime.memory.footprint import BARE_PROCESS_BYTES
 from edge_runtime.memory.monitor import LevelChange
 from edge_runtime.memory.plan import MemoryPlan, frame_bytes
@@ -64,6 +65,9 @@ class OpenInspector(ClosableInspector, Protocol):
 
     def check_question(self, question: str) -> None:
         """Raise ValueError where the question cannot be put to the model."""
+
+    def check_ask(self, question: str, answer: Text | Choice | Json) -> None:
+        """Raise ValueError where the question cannot be answered alone, in that form."""
 
 
 class InspectionNode(LifecycleNode):
@@ -122,6 +126,15 @@ class InspectionNode(LifecycleNode):
         if self._inspector is not None:
             try:
                 self._inspector.check_question(question)
+            except ValueError as error:
+                return str(error)
+        return ""
+
+    def ask_refusal(self, question: str, answer: Text | Choice | Json) -> str:
+        """Why the question cannot be answered alone, in that form; empty where it can."""
+        if self._inspector is not None:
+            try:
+                self._inspector.check_ask(question, answer)
             except ValueError as error:
                 return str(error)
         return ""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol
 
+from edge_runtime.language.questions import Choice, Json, Reply, Text
 from edge_runtime.reports.report import InspectionReport
 from edge_runtime.stream.frame_counters import Counters, FrameCounters, Status
 from edge_runtime.stream.latest_frame_queue import LatestFrameQueue
@@ -48,17 +49,20 @@ class ClosableInspector(FrameInspector, Protocol):
 class Request(Generic[Message]):
     """A frame to be inspected on demand: ``message``, or the camera's next one where that is None.
 
+    Where ``answer`` says in which form, the question is put alone, and the result is its reply and no report.
+
     ``should_continue`` is asked before each token of the answer, and now and then while no frame comes. ``done`` gets
-    the message with its report, or the reason why there is none; on the worker's thread. ``began`` says that its frame
-    is being looked at, or was.
+    the message with its report or reply, or the reason why there is none; on the worker's thread. ``began`` says that
+    its frame is being looked at, or was.
     """
 
     camera: str
     message: Message | None
     question: str
     should_continue: Callable[[str], bool]
-    done: Callable[[Message | None, InspectionReport | None, str], None]
+    done: Callable[[Message | None, InspectionReport | Reply | None, str], None]
     began: bool = False
+    answer: Text | Choice | Json | None = None
 
 
 class Pipeline(Generic[Message]):
@@ -198,8 +202,8 @@ class Pipeline(Generic[Message]):
     def _serve_requests(self, loop: FrameLoop[Message]) -> None:
         while (request := self._next_request(loop)) is not None:
             assert request.message is not None, "only those with a message are ready"
-            answer = loop.answer(request.message, request.question, request.should_continue)
-            request.done(request.message, *answer)
+            result = loop.answer(request.message, request.question, request.should_continue, request.answer)
+            request.done(request.message, *result)
 
     def _next_request(self, loop: FrameLoop[Message]) -> Request[Message] | None:
         """The request to be served next, once those that are too late are refused."""
