@@ -67,7 +67,7 @@ setup(
         "opencv-python-headless>=4.8,<6",  # headless: a robot has no display, nor the libraries that draw on one
         "simplejpeg>=1.8,<2",  # OpenCV keeps to itself what libjpeg warns of; wheels for x86-64 and aarch64
         "onnxruntime>=1.22,<2",
-        "llguidance>=1.3,<2",
+        "llguidance>=1.8,<2",  # 1.6 takes one end token alone, 1.7 fails in the midst of some schemas' answers
         "tokenizers>=0.20,<1",
         "psutil>=5.9,<8",
         "PyYAML>=6,<7",

@@ -44,6 +44,7 @@ class _Plan:
     prompt: PromptTokens
     ways: tuple[tuple[tuple[int, ...], ...], ...]  # to write each choice
     grammar: Grammar | None  # of a text or of JSON
+    least: int  # positions that an answer takes at least: what opens it, or the longest choice
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,7 @@ class Inspector:
             grammar = self._grammar.of_others(form.schema if isinstance(form, Json) else None)
             longest = len(grammar.restart()) + 1
         prompt = self._question_prompt(question, said, longest)
-        return _Plan(prompt, ways, None) if isinstance(form, Choice) else _Plan(prompt, (), grammar)
+        return _Plan(prompt, ways, None, longest) if isinstance(form, Choice) else _Plan(prompt, (), grammar, longest)
 
     def _reply(
         self,
@@ -267,7 +268,7 @@ class Inspector:
         form: Text | Choice | Json,
         should_continue: Callable[[str], bool],
     ) -> Reply:
-        looked = self._look(frame, plan.prompt, plan.grammar, should_continue)
+        looked = self._look(frame, plan.prompt, plan.grammar, should_continue, plan.least)
         if isinstance(form, Choice):
             return self._choose(looked, form, plan.ways, should_continue)
         grammar = plan.grammar
@@ -321,8 +322,12 @@ class Inspector:
         prompt: PromptTokens,
         grammar: Grammar | None,
         should_continue: Callable[[str], bool],
+        least: int = 0,
     ) -> _Looked:
-        """Read the prompt around ``frame``, and the opening of every answer under ``grammar``."""
+        """Read the prompt around ``frame``, and the opening of every answer under ``grammar``.
+
+        There is room for ``least`` positions behind the prompt.
+        """
         if self._loaded is None:
             raise BackendError("the inspector is closed; open another one")
         loaded, monitor = self._loaded, self.monitor
@@ -331,8 +336,13 @@ class Inspector:
                 raise BudgetExceededError("the frame was not looked at: memory or heat pauses inspections; ask later")
             time.sleep(monitor.rest_s())
         image = self.bundle.manifest.image
-        self._fit_cache(loaded, level, len(prompt.after_image))
+        self._fit_cache(loaded, level, len(prompt.after_image) + least)
         room = loaded.capacity - len(prompt.before_image) - image.max_tokens - len(prompt.after_image)
+        if room < least:
+            raise BudgetExceededError(
+                f"memory is short: the cache has room for {max(room, 0)} tokens of an answer that takes {least}; "
+                "ask later"
+            )
         monitor.begin_report()
         started_s = time.perf_counter()
         pixels = pixels_from_frame(frame, image)

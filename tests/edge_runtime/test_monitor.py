@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_runtime import BudgetExceededError, Inspector
+from edge_runtime import BudgetExceededError, Choice, Inspector
 from edge_runtime.flight.log import FlightHeader, FlightLog, FlightRecord, load_flight
 from edge_runtime.memory.monitor import (
     LEVELS,
@@ -254,6 +254,21 @@ def test_under_pressure_reports_get_shorter_and_the_cache_smaller_and_then_as_be
     assert before is not None
     assert smaller is not None
     assert smaller < before == after
+
+
+def test_under_pressure_questions_are_answered_from_a_smaller_cache(tiny_bundle: Path) -> None:
+    machine = Machine(PLENTY)
+    choice = Choice(("a very long answer indeed, which takes more than a quarter of the room for reports", "no"))
+    with Inspector.open(
+        tiny_bundle, max_report_tokens=200, threads=1, monitor=ResourceMonitor(HASTY, machine)
+    ) as inspector:
+        before = inspector.ask(FRAME, "what is it?", choice)
+        for _ in range(2):
+            machine.now = LOW
+            inspector.monitor.poll()
+            machine.now = replace(PLENTY, available_bytes=GB + 1)
+        assert inspector.monitor.level.cache_share < 1
+        assert inspector.ask(FRAME, "what is it?", choice).choices == pytest.approx(before.choices, rel=1e-4)
 
 
 def test_a_flight_that_memory_ends_keeps_every_report_so_far(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_runtime import BudgetExceededError, BundleTargetError, Finding, Inspector
+from edge_runtime import BudgetExceededError, BundleTargetError, Choice, Finding, Inspector
 from edge_runtime.bundle.opening import load_bundle, sha256_of_file
 from edge_runtime.errors import BackendError
 from edge_runtime.memory.monitor import ResourceMonitor
@@ -164,6 +164,20 @@ def test_what_cannot_be_opened_leaves_nothing(bundle_copy: Path) -> None:
     with pytest.raises(BackendError, match="cannot load lm_head"):
         Inspector.open(bundle_copy)
     assert driver.alive() == nothing
+
+
+def test_a_question_is_answered_as_on_any_cpu(build: Build) -> None:
+    choice, replies = Choice(("yes", "yes, certainly", "no")), []
+    for target in ("onnxruntime", "tensorrt"):
+        with Inspector.open(build(TINY, "fp16", target), threads=1) as inspector:
+            report = inspector.inspect(frame())
+            first = inspector.ask(frame(), "Is there a person?", choice)
+            assert inspector.ask(frame(), "Is there a person?", choice).choices == pytest.approx(
+                first.choices, rel=1e-3
+            )
+            assert inspector.inspect(frame()).findings == report.findings
+            replies.append(first.choices)
+    assert list(replies[1].values()) == pytest.approx(list(replies[0].values()), abs=0.02)
 
 
 def test_every_byte_of_the_device_is_in_the_memory_plan(bundle: Path) -> None:
