@@ -272,3 +272,14 @@ def test_a_schema_that_does_not_fit_into_the_context_is_refused(tiny_bundle: Pat
     schema = schema_from_document({"name": "wordy", "subject": "it", "classes": wordy, "severities": ["bad"]})
     with pytest.raises(SchemaError, match="cannot be decoded within the context"):
         Inspector.open(tiny_bundle, schema=schema)
+
+
+def test_a_prompt_of_the_checkpoints_own_stays_and_the_log_says_so(
+    bundle_copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edit(bundle_copy, prompt={"segments": [{"text": "Report."}, {"text": None}, {"text": "Go:"}]})
+    roofs = schema_from_document({"name": "roofs", "subject": "it", "classes": ["moss"], "severities": ["bad"]})
+    with Inspector.open(bundle_copy, schema=roofs, threads=1) as inspector:
+        assert inspector.bundle.manifest.prompt.before_image == "Report."
+        assert {finding.defect_class for finding in inspector.inspect(frame()).findings} <= {"moss"}
+    assert "held to the schema roofs, whose classes it need not name" in caplog.text
