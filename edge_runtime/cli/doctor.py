@@ -22,7 +22,7 @@ from edge_runtime.memory.plan import format_bytes
 from edge_runtime.memory.telemetry import read_memory, read_temperature_c
 from edge_runtime.vision.image_processors import describe_image
 
-_LIBRARIES = ("numpy", "onnxruntime", "llguidance", "tokenizers", "psutil")
+_LIBRARIES = ("numpy", "onnxruntime", "llguidance", "tokenizers", "psutil", "PyYAML")
 _TEGRA_RELEASE = Path("/etc/nv_tegra_release")
 
 
@@ -122,6 +122,7 @@ def _bundle_checks(path: Path, budget_bytes: int | None) -> list[Check]:
             Check("files", f"{len(manifest.files)}, sizes and SHA-256 as recorded"),
         ]
         with Inspector.open(path, budget_bytes) as inspector:
+            checks.append(Check("reports on", f"{inspector.schema.name}: {', '.join(inspector.schema.class_names)}"))
             report = inspector.inspect(np.full((480, 640, 3), 128, np.uint8))
             memory_plan = inspector.memory_plan
     except EdgeRuntimeError as error:

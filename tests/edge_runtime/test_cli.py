@@ -371,6 +371,11 @@ def test_doctor_finds_a_whole_bundle_whole(tiny_bundle: Path, capsys: pytest.Cap
     assert not any(check["is_problem"] for check in checks.values())
 
 
+def test_doctor_says_what_a_bundle_reports_on(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(tiny_bundle)]) == 0
+    assert "bridge: crack, corrosion, spalling" in capsys.readouterr().out
+
+
 def test_doctor_finds_a_bundle_that_does_not_fit_the_budget(
     tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
