@@ -89,6 +89,9 @@ def build(
             finished components are kept for a resume.
     """
     plan = plan_bundle(checkpoint, precisions, target, context, group_parameters, image, schema)
+    precisions = plan.precisions
+    for note in plan.notes:
+        _log.warning("%s", note)
     if plan.model.only_planned:
         raise CheckpointError(f"{checkpoint.name} can be planned, and not built: {plan.model.only_planned}")
     if schema != BRIDGE and plan.model.asked.instruction is None:

@@ -59,6 +59,7 @@ def calibrate(
     plan = plan_bundle(
         checkpoint, precisions, "tensorrt", group_parameters=group_parameters, image=image, schema=schema
     )
+    precisions = plan.precisions
     if precisions.has_int8:
         warn_where_few(images)
     route = int8_route or default_route(tensorrt_version)

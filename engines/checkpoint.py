@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +31,7 @@ _LARGEST_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itse
 _LARGEST_JSON_BYTES = 64 << 20  # tokenizers reach 20 MB
 _INDEX_NAME = "model.safetensors.index.json"
 _INDEX_ENDING = ".safetensors.index.json"
+_MODELOPT_SETTINGS = "hf_quant_config.json"  # where ModelOpt says how it quantized; newer ones in config.json too
 
 
 class Checkpoint(Protocol):
@@ -110,6 +111,7 @@ class DirectoryCheckpoint:
     tokenizer_config: Mapping[str, Any]
     chat_template: str | None
     prompt: Mapping[str, str] | None
+    quantization: Mapping[str, Any] | None  # what the settings say of it; None: the tensors are plain numbers
     _entries: Mapping[str, _Entry] = field(repr=False)
 
     def __contains__(self, name: object) -> bool:
@@ -140,6 +142,7 @@ class DirectoryCheckpoint:
         """A hash of the files' contents."""
         names = ["config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"]
         names += [
+            _MODELOPT_SETTINGS,
             *_TEMPLATES,
             "tokenizer.json",
             "inspection_prompt.json",
@@ -162,19 +165,21 @@ class DirectoryCheckpoint:
             raise CheckpointError(f"{self.path} holds no tensor {name!r}; is it the whole checkpoint?") from None
 
 
-def load_checkpoint(path: Path) -> DirectoryCheckpoint:
+def load_checkpoint(path: Path, readable: Collection[str] = ()) -> DirectoryCheckpoint:
     """Open a checkpoint's directory: read its settings and its tensors' headers.
 
+    ``readable`` names the methods of quantization whose codes the caller can read.
+
     Raises:
-        CheckpointError: a file is missing, truncated, or not what it claims to be; the weights are quantized, or an
-            adapter belongs to them.
+        CheckpointError: a file is missing, truncated, or not what it claims to be; the weights are quantized by another
+            method, or an adapter belongs to them.
     """
     if not path.is_dir():
         found = f"{path} is a file" if path.exists() else f"there is no checkpoint directory {path}"
         raise CheckpointError(f"{found}; expected a Hugging Face model's directory")
     _check_no_adapter(path)
     config = _load_json(path / "config.json")
-    _check_not_quantized(path, config)
+    quantization = _load_quantization(path, config, readable)
     tokenizer = path / "tokenizer.json"
     _load_json(tokenizer)
     tokenizer_config = _load_json(path / "tokenizer_config.json", required=False)
@@ -188,6 +193,7 @@ def load_checkpoint(path: Path) -> DirectoryCheckpoint:
         tokenizer_config=tokenizer_config,
         chat_template=_load_template(path, tokenizer_config),
         prompt=_load_prompt(path / "inspection_prompt.json"),
+        quantization=quantization,
         _entries=_load_entries(path, config.get("transformers_weights")),
     )
 
@@ -236,19 +242,42 @@ def _check_no_adapter(path: Path) -> None:
     )
 
 
-def _check_not_quantized(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuse weights that are codes of numbers: what they stand for is another library's business."""
+def _load_quantization(path: Path, config: Mapping[str, Any], readable: Collection[str]) -> Mapping[str, Any] | None:
+    """What is said of codes that stand for the weights, with their ``quant_method``; None where nothing is.
+
+    It is said at the top of config.json, in one of its parts, or in a file of ModelOpt's own, which counts most.
+    """
     settings = {"": config, **{name: value for name, value in config.items() if isinstance(value, dict)}}
+    found: dict[str, Any] = {}
+    file = path / "config.json"
     for where, values in settings.items():
         for key in ("quantization_config", "compression_config"):
             if values.get(key) is not None and where != key:
-                found = values[key]
-                method = found.get("quant_method", found) if isinstance(found, dict) else found
-                raise CheckpointError(
-                    f"{path / 'config.json'} says that the weights are quantized ({key} of {method!r}); expected "
-                    "float16, bfloat16 or float32: take the model that it was made from, which is rounded here as the "
-                    "recipe says"
-                )
+                said = values[key]
+                if not isinstance(said, dict) or not isinstance(said.get("quant_method"), str):
+                    method = said.get("quant_method", said) if isinstance(said, dict) else said
+                    raise CheckpointError(_why_unreadable(file, key, method, readable))
+                if said["quant_method"] not in readable:
+                    raise CheckpointError(_why_unreadable(file, key, said["quant_method"], readable))
+                found = found or said
+    if (path / _MODELOPT_SETTINGS).exists():
+        own = _load_json(path / _MODELOPT_SETTINGS).get("quantization")
+        if (
+            not isinstance(own, dict)
+            or "modelopt" not in readable
+            or found.get("quant_method", "modelopt") != "modelopt"
+        ):
+            raise CheckpointError(_why_unreadable(path / _MODELOPT_SETTINGS, "quantization", own, readable))
+        found = {**found, **own, "quant_method": "modelopt"}
+    return found or None
+
+
+def _why_unreadable(file: Path, key: str, method: object, readable: Collection[str]) -> str:
+    codes = f", or 4-bit codes by {', '.join(readable)}" if readable else ""
+    return (
+        f"{file} says that the weights are quantized ({key} of {method!r}); expected float16, bfloat16 or "
+        f"float32{codes}: take the model that it was made from, which is rounded here as the recipe says"
+    )
 
 
 def _load_image_processor(path: Path) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edge_runtime.bundle.manifest import ImageSpec
+from edge_runtime.errors import CheckpointError
 from edge_runtime.reports.schema import BRIDGE, ReportSchema
 from engines.calibration.activation_runner import ActivationRunner
 from engines.calibration.images import CalibrationImages
@@ -31,6 +32,7 @@ from engines.families import read_model
 from engines.families.base import Part
 from engines.layers.folds import Fold
 from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering
+from engines.layers.weights import QuantizedSource
 from engines.onnx.builder import Graph
 from engines.onnx.tensors import linear_inputs, load_graph
 from engines.quantize import CALIBRATED
@@ -43,6 +45,7 @@ from engines.quantize.methods.fold import divided, fold_into_rows, scale_columns
 from engines.quantize.methods.rtn import quantize_rtn
 from engines.quantize.methods.smooth import choose_smoothing
 from engines.quantize.recipe import FLOAT16, Precision, PrecisionPlan
+from engines.quantized_checkpoint import QuantizedMatrix
 
 _HELD_OUT_ROWS = 256  # of the last image, spread over it
 _ONE_LAYER = 1  # parameters of a group: no layer is smaller, so that each is a part of its own
@@ -120,6 +123,21 @@ class CalibratedCheckpoint:
         matrix = CALIBRATED[precision.method].round(weight, block_size, activations).matrix
         warn_where_worse(name, precision.method, weight, matrix, activations)
         return matrix
+
+    def int4(self, name: str) -> QuantizedMatrix:
+        """A matrix that the checkpoint has in 4 bits.
+
+        Raises:
+            CheckpointError: another matrix' scales are to be folded into it.
+        """
+        self.tensor(name)  # walks to its part
+        if name in self._folded:
+            raise CheckpointError(
+                f"{name} is quantized already, and cannot take the scales of what reads its outputs; choose a recipe "
+                "that rounds the rest of its layer by rtn, fitted or gptq"
+            )
+        assert isinstance(self._checkpoint, QuantizedSource)
+        return self._checkpoint.int4(name)
 
     def _is_calibrated(self, part: Part) -> bool:
         precision = self._precisions.components[part.role]

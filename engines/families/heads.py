@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from engines.families.base import Part
 from engines.layers.op_lowering import OpLowering
-from engines.layers.weights import CalibratedSource, TensorSource
+from engines.layers.weights import CalibratedSource, QuantizedSource, TensorSource
 from engines.onnx.builder import Graph
 from engines.quantize.formats.int4 import Int4Matrix
 from engines.quantize.recipe import Precision
+from engines.quantized_checkpoint import QuantizedMatrix
 
 
 def split_head(part: Part, largest: int | None) -> tuple[Part, ...]:
@@ -58,3 +59,9 @@ class _RowsOfOne:
     def rounded(self, name: str, weight: NDArray[Any], precision: Precision) -> Int4Matrix:
         assert isinstance(self.source, CalibratedSource)
         return self.source.rounded(name, weight, precision)  # rows are rounded by themselves
+
+    def int4(self, name: str) -> QuantizedMatrix:
+        assert isinstance(self.source, QuantizedSource)
+        found = self.source.int4(name)
+        rows = slice(self.rows.start, self.rows.stop)
+        return replace(found, matrix=found.matrix.some_rows(rows)) if name == self.name else found

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import CheckpointError
-from engines.checkpoint import Checkpoint, load_checkpoint
+from engines.checkpoint import Checkpoint
 from engines.families.internvl import internvl_parameters, read_internvl_config
 from engines.families.llava import DEFAULT_PROMPT, Layout, LlavaConfig, checkpoint_parameters, read_config
 from engines.families.llava_next import read_next_config
 from engines.families.mllama import mllama_parameters, read_mllama_config
 from engines.families.smolvlm import read_smolvlm_config, smolvlm_parameters
 from engines.layers.parameters import Parameter
+from engines.quantized_checkpoint import load_any_checkpoint
 
 _PREFIX = "synthetic:"
 _VERSION = 1  # to be raised when the same name begins to give other numbers
@@ -332,7 +333,7 @@ def open_checkpoint(where: str) -> Checkpoint:
         CheckpointError: there is none, or it cannot be read.
     """
     if not where.startswith(_PREFIX):
-        return load_checkpoint(Path(where))
+        return load_any_checkpoint(Path(where))
     name = where.removeprefix(_PREFIX)
     if name not in SYNTHETIC_CONFIGS:
         raise CheckpointError(f"there is no {where}; there are {', '.join(_PREFIX + n for n in SYNTHETIC_CONFIGS)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import CheckpointError
 from engines.quantize import CALIBRATED, QUANTIZERS
-from engines.quantize.formats.int4 import Int4Matrix, block_size_for
+from engines.quantize.formats.int4 import Int4Matrix, block_size_for, stacked
 from engines.quantize.formats.int8 import Int8Matrix, quantize_int8
 from engines.quantize.formats.nf4 import Nf4Matrix, quantize_nf4
 from engines.quantize.recipe import Precision
+from engines.quantized_checkpoint import QuantizedMatrix
 
 Matrix = NDArray[np.float16] | Int4Matrix | Int8Matrix | Nf4Matrix
 
@@ -37,13 +38,22 @@ class CalibratedSource(TensorSource, Protocol):
         """A matrix by a method that asks for that."""
 
 
+@runtime_checkable
+class QuantizedSource(TensorSource, Protocol):
+    """A source that has matrices in 4 bits."""
+
+    def int4(self, name: str) -> QuantizedMatrix:
+        """One of them, by its tensor's name."""
+
+
 @dataclass(frozen=True)
 class Linear:
-    """``y = x @ weight.T + bias``; the weight is (N, K), float16 or quantized."""
+    """``y = (x * input_scales) @ weight.T + bias``; the weight is (N, K), float16 or quantized."""
 
     name: str
     weight: Matrix
     bias: NDArray[np.float16] | None
+    input_scales: NDArray[np.float32] | None = None  # (K,), of a checkpoint that is quantized already
 
     @property
     def width(self) -> int:
@@ -88,18 +98,35 @@ class Weights:
             CheckpointError: a tensor is missing, or holds a value that the precision cannot.
         """
         paths = [self.prefix + part for part in parts or (name,)]
-        matrices = [self._float16(f"{path}.weight") for path in paths]
-        weight = np.concatenate([matrix.reshape(matrix.shape[0], -1) for matrix in matrices])
         biases = [self._float16(f"{path}.bias") for path in paths if f"{path}.bias" in self.source]
         if biases and len(biases) < len(paths):
             raise CheckpointError(f"only some of {', '.join(paths)} have a bias; expected all or none")
-        path = self.prefix + name
-        return Linear(path, self._quantized(path, weight), np.concatenate(biases) if biases else None)
+        path, bias = self.prefix + name, np.concatenate(biases) if biases else None
+        if self.precision.of(path).is_stored:
+            found = self._stored(paths)
+            return Linear(path, found.matrix, bias, found.input_scales)
+        matrices = [self._float16(f"{part}.weight") for part in paths]
+        weight = np.concatenate([matrix.reshape(matrix.shape[0], -1) for matrix in matrices])
+        return Linear(path, self._quantized(path, weight), bias)
 
     def rows(self, name: str) -> NDArray[np.float16] | Int4Matrix:
         """The matrix of an embedding, one row a token."""
+        if self.precision.of(self.prefix + name).is_stored:
+            return self._stored([self.prefix + name]).matrix
         weight = self._float16(f"{self.prefix}{name}.weight")
         return weight if self.precision.block_size is None else _rounded(weight, self.precision)
+
+    def _stored(self, paths: Sequence[str]) -> QuantizedMatrix:
+        """Matrices that are codes in the checkpoint, stacked along N."""
+        assert isinstance(self.source, QuantizedSource), "plans say so of no other"
+        found = [self.source.int4(f"{path}.weight") for path in paths]
+        scales = [np.ones(1, np.float32) if each.input_scales is None else each.input_scales for each in found]
+        if not all(np.array_equal(scales[0], other) for other in scales):
+            raise CheckpointError(
+                f"{', '.join(paths)} multiply the same inputs by different scales, and engines stack them to one "
+                "matrix; export the checkpoint with its layers fused, or take the model that it was quantized from"
+            )
+        return QuantizedMatrix(stacked([each.matrix for each in found]), found[0].input_scales)
 
     def _quantized(self, path: str, weight: NDArray[np.float16]) -> Matrix:
         precision = self.precision.of(path)

@@ -20,6 +20,7 @@ from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS, read_model
 from engines.families.base import AS_SUGGESTED, ImageOptions, Model, Part
 from engines.families.heads import split_head
+from engines.planning.quantized import keep_quantized
 from engines.quantize.recipe import COMPUTED, PrecisionPlan
 from engines.targets import target_kind
 from engines.targets.base import TargetKind, component_of
@@ -38,6 +39,8 @@ class BundlePlan:
     memory_plan: MemoryPlan  # what the runtime will hold
     context_tokens: int  # of prompt, image and answer
     image: ImageOptions  # what was chosen of how frames become images
+    precisions: PrecisionPlan  # the recipe's, and the checkpoint's own where that is quantized already
+    notes: tuple[str, ...] = ()  # what a person should know of the two
 
     @property
     def disk_bytes(self) -> int:
@@ -73,6 +76,7 @@ def plan_bundle(
     model = read_model(checkpoint, group_parameters, image, schema)
     parts = tuple(piece for part in model.parts for piece in split_head(part, kind.head_parameters))
     _check_patterns(precisions, parts)
+    precisions, notes = keep_quantized(precisions, checkpoint, model.parts)
     if context is not None and context > model.spec.max_positions:
         raise RecipeError(
             f"a context of {context} tokens is more than the {model.spec.max_positions} positions that "
@@ -102,7 +106,8 @@ def plan_bundle(
         hashes=Hashes(checkpoint=None, calibration=None),
         fidelity=None,
     )
-    return BundlePlan(model, parts, manifest, _plan_memory(manifest, model, context_tokens), context_tokens, image)
+    memory_plan = _plan_memory(manifest, model, context_tokens)
+    return BundlePlan(model, parts, manifest, memory_plan, context_tokens, image, precisions, notes)
 
 
 def prompt_of(checkpoint: Checkpoint, model: Model) -> PromptTokens:

@@ -44,6 +44,7 @@ class Outlook:
         if plan.model.only_planned:
             lines += [f"it can be planned, and not built: {plan.model.only_planned}"]
         lines += [
+            *plan.notes,
             describe_image(plan.model.image),
             "",
             self.memory_plan.table(),
@@ -69,6 +70,7 @@ class Outlook:
             "target": plan.manifest.target,
             "context_tokens": plan.context_tokens,
             "only_planned": plan.model.only_planned,
+            "notes": list(plan.notes),
             "disk_bytes": plan.disk_bytes,
             "memory_bytes": self.memory_plan.planned_bytes,
             "budget_bytes": self.memory_plan.budget_bytes,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
+from edge_runtime.errors import RecipeError
 from edge_runtime.memory.plan import format_bytes
 from engines.checkpoint import Checkpoint
 from engines.planning.devices import known_devices, load_device
@@ -62,7 +64,8 @@ def changes_towards(
     others = (load_recipe(name) for name in known_recipes() if name != precisions.recipe)
     for recipe in others:
         if not target_kind(target).lacks(recipe):
-            found += changes(recipe, f"--recipe {recipe.recipe}")
+            with suppress(RecipeError):  # at odds with a checkpoint that is quantized already
+                found += changes(recipe, f"--recipe {recipe.recipe}")
     return (*sorted(found, key=lambda change: (not change.fits, change.needed_bytes)), *_larger_devices(plan))
 
 

@@ -50,6 +50,8 @@ class Precision:
     method: str  # cast; rtn; int4's quantizer; or how int8 finds the ranges of activations
     block_size: int | None  # largest block of int4; a matrix whose width it doesn't divide gets a smaller one
     exceptions: tuple[tuple[str, Precision], ...] = ()  # by a pattern of matrices' names; the first that fits counts
+    is_stored: bool = False  # the checkpoint has it in int4 already, by another tool's method, and so it stays
+    has_zeros: bool = False  # with zero points
 
     def of(self, matrix: str) -> Precision:
         """The precision of one matrix, by its name in an engine: those that read the same input are one there."""
@@ -88,7 +90,7 @@ class Precision:
     @property
     def looks_at_inputs(self) -> bool:
         """Whether weights follow what calibration images do with them."""
-        return self.method in CALIBRATED or self.is_smoothed
+        return not self.is_stored and (self.method in CALIBRATED or self.is_smoothed)
 
     def without_int8(self) -> Precision:
         """The same with float16 for INT8, methods kept: at what a graph is emitted that an engine makes INT8 itself."""
@@ -98,7 +100,8 @@ class Precision:
     def matrix_bytes(self, rows: int, columns: int) -> int:
         """Bytes of a (rows, columns) matrix as it is stored."""
         if self.block_size is not None:
-            return quantized_bytes(rows, columns, block_size_for(columns, self.block_size))
+            block_size = block_size_for(columns, self.block_size)
+            return quantized_bytes(rows, columns, block_size, has_zeros=self.has_zeros)
         return _BYTES[self.dtype](rows, columns)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from engines.families.base import Part
 from engines.layers.lowering.onnxruntime_amx import AmxInt8CacheLowering, AmxLowering, is_whole, whole_rows
+from engines.layers.lowering.zero_points import offset_bytes
 from engines.quantize.formats.int4 import block_size_for
 from engines.quantize.recipe import COMPUTED, Precision
 from engines.targets import onnxruntime
@@ -27,5 +30,6 @@ def planned_bytes(part: Part, precision: Precision) -> int:
 def _matrix_bytes(precision: Precision, rows: int, columns: int) -> int:
     block_size = precision.block_size and block_size_for(columns, precision.block_size)
     if is_whole(columns, block_size):
-        return precision.matrix_bytes(whole_rows(rows), columns)
+        offsets = offset_bytes(rows, columns, block_size) if block_size and precision.has_zeros else 0
+        return replace(precision, has_zeros=False).matrix_bytes(whole_rows(rows), columns) + offsets
     return onnxruntime.matrix_bytes(precision, rows, columns)

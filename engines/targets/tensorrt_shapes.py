@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from edge_runtime.bundle.manifest import TensorSpec
 from engines.families.base import Part
 from engines.layers.lowering.tensorrt import keeps_int4
+from engines.layers.lowering.zero_points import offset_bytes
 from engines.quantize.formats.int4 import block_size_for
 from engines.quantize.recipe import FLOAT16, Precision
 from engines.targets.base import TargetOptions, stored_bytes
@@ -68,7 +70,8 @@ def _matrix_bytes(precision: Precision, rows: int, columns: int) -> int:
     """Those of a matrix that TensorRT takes as it is, or of what is written out for it."""
     block_size = precision.block_size and block_size_for(columns, precision.block_size)
     written = precision if block_size is None or keeps_int4(columns, block_size) else FLOAT16
-    return written.matrix_bytes(rows, columns)
+    offsets = offset_bytes(rows, columns, block_size) if block_size and written.has_zeros else 0
+    return replace(written, has_zeros=False).matrix_bytes(rows, columns) + offsets
 
 
 # Measured with TensorRT for RTX 1.7.1, on models of 9 million to 13 billion parameters; of any size beyond a few

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from edge_runtime.language.positions import ROTARY_INPUTS
+from engines.layers.lowering.zero_points import scaled_inputs
 from engines.layers.op_lowering import CausalAttention, OpLowering
 from engines.layers.weights import Linear
 from engines.onnx.builder import Graph
@@ -40,15 +41,19 @@ class OnnxRuntimeLowering(OpLowering):
 
     def linear(self, graph: Graph, x: str, linear: Linear) -> str:
         """MatMul and Add, MatMulNBits or MatMulBnb4."""
+        x = scaled_inputs(graph, self, x, linear)
         bias = None if linear.bias is None else self.constant(graph, f"{linear.name}.bias", linear.bias)
         if isinstance(linear.weight, Int4Matrix):
             packed = graph.weight(f"{linear.name}.packed", linear.weight.packed)
             # Packed with the codes while loading, and not read again: in float32 they can stay in the file, and those
             # that a session has to widen stay in memory, beside the packed ones.
             scales = graph.weight(f"{linear.name}.scales", linear.weight.scales.astype(np.float32))
+            zeros = ""
+            if linear.weight.zeros is not None:
+                zeros = graph.weight(f"{linear.name}.zero_points", linear.weight.packed_zeros)
             return graph.node(
                 "com.microsoft.MatMulNBits",
-                [x, packed, scales, *(["", "", bias] if bias else [])],
+                [x, packed, scales, *([zeros, "", bias] if bias else [zeros] if zeros else [])],
                 bits=4,
                 K=linear.weight.columns,
                 N=linear.weight.rows,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.backends.native import DOMAIN
 from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering
+from engines.layers.lowering.zero_points import add_zero_points, scaled_inputs
 from engines.layers.op_lowering import CausalAttention
 from engines.layers.weights import Linear
 from engines.onnx.builder import Graph
@@ -41,12 +42,13 @@ class AmxLowering(OnnxRuntimeLowering):
             operator, attributes = "MatMulFloat16", {"K": weight.shape[1]}
         else:
             return super().linear(graph, x, linear)
+        x = scaled_inputs(graph, self, x, linear)
         if linear.bias is not None:
             parts.append(self.constant(graph, f"{name}.bias", _with_whole_rows(linear.bias)))
         product = graph.node(f"{DOMAIN}.{operator}", [x, *parts], N=width, **attributes)
-        if width == linear.width:
-            return product
-        return graph.node("Slice", [product, graph.ints(0), graph.ints(linear.width), graph.ints(-1)])
+        if width != linear.width:
+            product = graph.node("Slice", [product, graph.ints(0), graph.ints(linear.width), graph.ints(-1)])
+        return add_zero_points(graph, self, x, product, name, weight) if isinstance(weight, Int4Matrix) else product
 
     def rms_norm(self, graph: Graph, x: str, scale: str, epsilon: float) -> str:
         """AddRmsNorm, without anything to add."""

@@ -15,6 +15,7 @@ from onnx import TensorProto
 
 from edge_runtime.language.positions import ROTARY_INPUTS
 from engines.layers.attention import attention_in_products, heads_first, keys_as_columns
+from engines.layers.lowering.zero_points import add_zero_points, scaled_inputs
 from engines.layers.op_lowering import CausalAttention, OpLowering
 from engines.layers.weights import Linear
 from engines.onnx.builder import Graph
@@ -47,7 +48,10 @@ class TensorRTLowering(OpLowering):
 
     def linear(self, graph: Graph, x: str, linear: Linear) -> str:
         """MatMul and Add; a quantized weight is dequantized with nothing between that and the MatMul."""
+        x, weight = scaled_inputs(graph, self, x, linear), linear.weight
         product = graph.node("MatMul", [x, self._weight(graph, linear)])
+        if isinstance(weight, Int4Matrix) and keeps_int4(weight.columns, weight.block_size):
+            product = add_zero_points(graph, self, x, product, linear.name, weight)
         if linear.bias is None:
             return product
         return graph.node("Add", [product, self.constant(graph, f"{linear.name}.bias", linear.bias)])

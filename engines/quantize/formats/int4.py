@@ -1,9 +1,10 @@
-"""The format of blockwise symmetric INT4 matrices: packed codes and scales; knows no way of choosing them."""
+"""The format of blockwise INT4 matrices: packed codes, scales, zero points; knows no way of choosing them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,17 +17,18 @@ _SLAB_ELEMENTS = 1 << 20  # 4 MiB of float32: temporaries stay in the cache, wha
 
 @dataclass(frozen=True)
 class Int4Matrix:
-    """A matrix (N, K) in blocks along K: ``value = (code - 8) * scale``.
+    """A matrix (N, K) in blocks along K: ``value = (code - zero) * scale``.
 
     ``packed`` holds two codes a byte, the low nibble first: uint8 (N, blocks, block_size / 2), which is the layout
     of ONNX Runtime's MatMulNBits. ``scales`` is float16 (N, blocks), all above zero. The last block is padded with
-    zeros.
+    zeros. ``zeros`` is uint8 (N, blocks), 0 to 15; None where all are 8, as in every matrix that is rounded here.
     """
 
     packed: NDArray[np.uint8]
     scales: NDArray[np.float16]
     columns: int  # K
     block_size: int
+    zeros: NDArray[np.uint8] | None = None
 
     @property
     def rows(self) -> int:
@@ -35,11 +37,34 @@ class Int4Matrix:
 
     @property
     def steps(self) -> NDArray[np.int8]:
-        """The codes as steps from -8 to 7, one a byte: (N, K), without the padding."""
+        """The codes as steps from -8 to 7, one a byte: (N, K), without the padding, whatever the zero points."""
         codes = np.stack([self.packed & 0x0F, self.packed >> 4], axis=-1).reshape(self.rows, -1)  # (N, K)
         steps: NDArray[np.int8] = codes[:, : self.columns].astype(np.int8)
         steps -= np.int8(_ZERO_POINT)
         return steps
+
+    @property
+    def offsets(self) -> NDArray[np.float32]:
+        """What each weight of a block has beside its steps' share, ``(8 - zero) * scale``: float32 (N, blocks), exact.
+
+        ``x @ values.T`` is ``x @ (steps * scales).T`` and, of each block, the sum of its inputs times this.
+        """
+        zeros = np.full(self.scales.shape, _ZERO_POINT, np.uint8) if self.zeros is None else self.zeros
+        offsets: NDArray[np.float32] = (np.float32(_ZERO_POINT) - zeros) * self.scales.astype(np.float32)
+        return offsets
+
+    @property
+    def packed_zeros(self) -> NDArray[np.uint8]:
+        """Zero points as MatMulNBits reads them: (N, blocks / 2), the low nibble first, each row in whole bytes."""
+        assert self.zeros is not None, "there are none to be told"
+        even = np.pad(self.zeros, [(0, 0), (0, self.zeros.shape[1] % 2)])
+        packed: NDArray[np.uint8] = even[:, 0::2] | even[:, 1::2] << np.uint8(4)
+        return packed
+
+    def some_rows(self, rows: slice) -> Int4Matrix:
+        """Some of the rows."""
+        zeros = None if self.zeros is None else self.zeros[rows]
+        return replace(self, packed=self.packed[rows], scales=self.scales[rows], zeros=zeros)
 
 
 def step_range(bits: int) -> tuple[int, int]:
@@ -56,8 +81,40 @@ def int4_from_steps(steps: NDArray[np.int8], scales: NDArray[np.float16], column
 
 def dequantize(matrix: Int4Matrix) -> NDArray[np.float32]:
     """The float32 (N, K) values that ``matrix`` stands for."""
-    scales = np.repeat(matrix.scales.astype(np.float32), matrix.block_size, axis=1)[:, : matrix.columns]
-    return matrix.steps * scales
+
+    def by_column(numbers: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.repeat(numbers, matrix.block_size, axis=1)[:, : matrix.columns]
+
+    steps: NDArray[np.int8] | NDArray[np.float32] = matrix.steps
+    if matrix.zeros is not None:
+        steps = steps + by_column(np.float32(_ZERO_POINT) - matrix.zeros)
+    return steps * by_column(matrix.scales.astype(np.float32))
+
+
+def int4_from_codes(
+    codes: NDArray[np.uint8], scales: NDArray[np.float16], zeros: NDArray[np.uint8] | None, block_size: int
+) -> Int4Matrix:
+    """The matrix of ``codes`` (N, K), 0 to 15, at ``scales`` and ``zeros`` (N, K / block_size)."""
+    rows, columns = codes.shape
+    blocks = codes.reshape(rows, columns // block_size, block_size)
+    packed: NDArray[np.uint8] = blocks[:, :, 0::2] | blocks[:, :, 1::2] << np.uint8(4)
+    return Int4Matrix(packed, scales, columns, block_size, zeros)
+
+
+def stacked(matrices: Sequence[Int4Matrix]) -> Int4Matrix:
+    """Matrices of as many columns, one under the other, in the smallest blocks of any: the same values."""
+    block_size = min(matrix.block_size for matrix in matrices)
+
+    def by_block(numbers: NDArray[Any], matrix: Int4Matrix) -> NDArray[Any]:
+        return np.repeat(numbers, matrix.block_size // block_size, axis=1)
+
+    packed = [matrix.packed.reshape(matrix.rows, -1, block_size // 2) for matrix in matrices]
+    scales = [by_block(matrix.scales, matrix) for matrix in matrices]
+    zeros = None
+    if any(matrix.zeros is not None for matrix in matrices):
+        own = [np.full_like(m.scales, _ZERO_POINT, np.uint8) if m.zeros is None else m.zeros for m in matrices]
+        zeros = np.concatenate([by_block(each, matrix) for each, matrix in zip(own, matrices, strict=True)])
+    return Int4Matrix(np.concatenate(packed), np.concatenate(scales), matrices[0].columns, block_size, zeros)
 
 
 def block_size_for(columns: int, largest: int) -> int:
@@ -65,9 +122,10 @@ def block_size_for(columns: int, largest: int) -> int:
     return max(min(columns & -columns, largest), SMALLEST_BLOCK)
 
 
-def quantized_bytes(rows: int, columns: int, block_size: int) -> int:
-    """Bytes of the packed codes and float16 scales of a (rows, columns) matrix."""
-    return rows * -(-columns // block_size) * (block_size // 2 + 2)
+def quantized_bytes(rows: int, columns: int, block_size: int, *, has_zeros: bool = False) -> int:
+    """Bytes of the packed codes, float16 scales and 4-bit zero points of a (rows, columns) matrix."""
+    blocks = -(-columns // block_size)
+    return rows * (blocks * (block_size // 2 + 2) + (-(-blocks // 2) if has_zeros else 0))
 
 
 def int4_by_slabs(
