@@ -21,6 +21,7 @@ from engines.checkpoint import DirectoryCheckpoint, load_checkpoint
 from engines.quantize.formats.int4 import SMALLEST_BLOCK, Int4Matrix, dequantize, int4_from_codes
 
 _LARGEST_BLOCK = 128  # that every target reads; what has one scale for more is stored in several blocks of that scale
+_FLOAT16_ROUNDING = 2.0**-11
 _ZERO = 8  # the code of 0.0 where nothing else is said
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # of eight columns, the one that each nibble of a word holds
 
@@ -93,6 +94,10 @@ class QuantizedCheckpoint(DirectoryCheckpoint):
     def has_zeros(self, name: str) -> bool:
         """Whether a zero point of a quantized matrix is another than 8; reads those."""
         return self._zeros(name) is not None
+
+    def has_wide_scales(self, name: str) -> bool:
+        """Whether the scales of a quantized matrix are float32, which float16 rounds by 2^-11 of each or less."""
+        return bool(self._layout.scales(self._stored(name)).dtype == np.float32)
 
     def int4(self, name: str) -> QuantizedMatrix:
         """A quantized matrix, its codes and zero points as they are.
@@ -451,11 +456,11 @@ def _float16_scales(stored: _Stored) -> NDArray[np.float16]:
         half = wide.astype(np.float16)
     if not np.isfinite(half).all() or (wide < 0).any() or ((half == 0) & (wide != 0)).any():
         raise stored.wrong(f"scales from {wide.min():.3g} to {wide.max():.3g}, of which float16 cannot hold one")
-    error = np.abs(half.astype(np.float32) - wide).max(initial=0.0, where=wide > 0) / max(wide.max(), 1e-30)
-    if error:
-        _log.warning(
-            "%s: its scales are %s, and rounded to float16, by %.1e of the largest", stored.name, scales.dtype, error
-        )
+    error = np.abs(half.astype(np.float32) - wide).max(initial=0.0, where=wide > 0)
+    if (
+        np.abs(half.astype(np.float32) - wide) > _FLOAT16_ROUNDING * wide
+    ).any():  # where float16 has fewer bits
+        _log.warning("%s: scales are rounded to float16, the smallest by up to %.1e", stored.name, error)
     return np.ascontiguousarray(half)
 
 

@@ -30,6 +30,7 @@ def keep_quantized(
     kept: list[str] = []
     widened: list[str] = []
     rounded: list[str] = []
+    coarser: list[str] = []
     for part in parts:
         precision = precisions.components[part.role]
         for stack, names in part.matrices.items():
@@ -50,10 +51,12 @@ def keep_quantized(
             own = _own_precision(checkpoint, found)
             _check_at_one(precisions, part.role, stack, wanted, own, checkpoint)
             kept.append(stack)
+            coarser += [stack] if any(map(checkpoint.has_wide_scales, found)) else []
             before = components[part.role]
             components[part.role] = replace(before, exceptions=((stack, own), *before.exceptions))
     notes = [
         (kept, f"in 4 bits by {checkpoint.method}, stay as the checkpoint has them"),
+        (coarser, "have scales in float32, which are rounded to float16: by 2^-11 of each, or less"),
         (widened, f"in 4 bits by {checkpoint.method}, are widened to float16, as the recipe {precisions.recipe} says"),
         (rounded, f"that the checkpoint left wide, are rounded here, as the recipe {precisions.recipe} says"),
     ]
