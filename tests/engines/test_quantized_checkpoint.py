@@ -1,6 +1,7 @@
 """Checkpoints that are quantized already: read as their tools define them, built as they are, refused where unknown."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -295,3 +296,25 @@ def test_operators_for_amx_split_zero_points_off(tmp_path, block_size):
 
     expected = inputs @ dequantize(matrix).T
     np.testing.assert_allclose(found, expected, atol=2e-2 * np.abs(expected).max())  # inputs are rounded
+
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "quantized-matrices.npz"
+
+
+@pytest.mark.parametrize("tool", ["awq", "gptq", "compressed-tensors", "compressed-tensors-asymmetric", "modelopt"])
+def test_a_matrix_that_the_tool_itself_packed_has_the_numbers_that_it_reads(tiny, tmp_path, tool):
+    with np.load(GOLDEN) as arrays:  # tests/parity/make_quantized_golden.py
+        golden = {name.partition("/")[2]: arrays[name] for name in arrays if name.startswith(f"{tool}/")}
+    expected = golden.pop("numbers")
+    settings = {"checkpoint_format": "gptq_v2"} if tool == "gptq" else {}
+
+    def replace_all(tensors):
+        for name in [name for name in tensors if name.startswith(f"{UP}.")]:
+            del tensors[name]
+        tensors.update({f"{UP}.{name}": array for name, array in golden.items()})
+
+    write_quantized(TOOLS[tool], tmp_path, settings=settings, changed=replace_all)
+
+    found = open_checkpoint(str(tmp_path)).tensor(f"{UP}.weight")
+
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)  # some tools multiply in float16
