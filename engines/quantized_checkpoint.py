@@ -457,9 +457,7 @@ def _float16_scales(stored: _Stored) -> NDArray[np.float16]:
     if not np.isfinite(half).all() or (wide < 0).any() or ((half == 0) & (wide != 0)).any():
         raise stored.wrong(f"scales from {wide.min():.3g} to {wide.max():.3g}, of which float16 cannot hold one")
     error = np.abs(half.astype(np.float32) - wide).max(initial=0.0, where=wide > 0)
-    if (
-        np.abs(half.astype(np.float32) - wide) > _FLOAT16_ROUNDING * wide
-    ).any():  # where float16 has fewer bits
+    if (np.abs(half.astype(np.float32) - wide) > _FLOAT16_ROUNDING * wide).any():  # where float16 has fewer bits
         _log.warning("%s: scales are rounded to float16, the smallest by up to %.1e", stored.name, error)
     return np.ascontiguousarray(half)
 
