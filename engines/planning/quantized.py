@@ -82,7 +82,7 @@ def _check_at_one(
     if wanted.dtype != "int4" or wanted.method not in QUANTIZERS:
         raise RecipeError(
             f"the recipe {precisions.recipe} wants {stack} in {wanted.dtype} by {wanted.method}, and {checkpoint.name} "
-            f"has it in 4 bits by {checkpoint.method} already, which nothing can be learned from anew: choose a recipe "
+            f"has it in 4 bits by {checkpoint.method} already, and rounding again only loses: choose a recipe "
             f"with {role} in float16 or in int4 by {' or '.join(QUANTIZERS)}, as asymmetric-int4, or take the model "
             "that it was quantized from"
         )

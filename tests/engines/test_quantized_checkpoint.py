@@ -23,7 +23,15 @@ from engines.quantize.recipe import load_recipe
 from engines.targets import TARGETS
 from engines.targets.base import TargetOptions
 from tests.engines.checkpoints import write_checkpoint, write_safetensors
-from tests.engines.quantized import DECODER, TOOLS, input_scales, quantized_tensors, write_quantized
+from tests.engines.quantized import (
+    DECODER,
+    TOOLS,
+    input_scales,
+    packed_tensors,
+    quantized_tensors,
+    rounded,
+    write_quantized,
+)
 from tests.engines.targets.amx_products import needs_amx, product, write_product
 from tests.parity.golden import PROMPT, TOKENS, golden_pixels
 
@@ -318,3 +326,27 @@ def test_a_matrix_that_the_tool_itself_packed_has_the_numbers_that_it_reads(tiny
     found = open_checkpoint(str(tmp_path)).tensor(f"{UP}.weight")
 
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)  # some tools multiply in float16
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_an_embedding_in_4_bits_stays_so_unless_it_has_zero_points(tiny, tmp_path, symmetric):
+    name = "language_model.model.embed_tokens"
+    matrix = rounded(tiny.tensor(f"{name}.weight"), 32, symmetric=symmetric)
+
+    def with_embedding(tensors):
+        del tensors[f"{name}.weight"]
+        tensors.update(packed_tensors(name, matrix))
+
+    tool = TOOLS["compressed-tensors" if symmetric else "compressed-tensors-asymmetric"]
+    write_quantized(tool, tmp_path / "checkpoint", changed=with_embedding)
+    checkpoint, recipe = open_checkpoint(str(tmp_path / "checkpoint")), load_recipe("language-int4")
+
+    if not symmetric:
+        with pytest.raises(RecipeError, match="choose a recipe with the embedding in float16"):
+            plan_bundle(checkpoint, recipe, "onnxruntime")
+        return
+    bundle = build(checkpoint, recipe, "onnxruntime", tmp_path / "bundle")
+    steps = np.fromfile(bundle.path / "embedding.q4", np.uint8)
+    steps = np.stack([steps & 15, steps >> 4], axis=-1).reshape(matrix.codes.shape)
+    np.testing.assert_array_equal(steps, matrix.codes)
+    np.testing.assert_array_equal(np.fromfile(bundle.path / "embedding.scales", np.float16), matrix.scales.reshape(-1))
