@@ -33,6 +33,7 @@ from tests.engines.quantized import (
     write_quantized,
 )
 from tests.engines.targets.amx_products import needs_amx, product, write_product
+from tests.engines.targets.graph_execution import GraphDecoder
 from tests.parity.golden import PROMPT, TOKENS, golden_pixels
 
 UP = f"{DECODER}1.mlp.up_proj"
@@ -350,3 +351,22 @@ def test_an_embedding_in_4_bits_stays_so_unless_it_has_zero_points(tiny, tmp_pat
     steps = np.stack([steps & 15, steps >> 4], axis=-1).reshape(matrix.codes.shape)
     np.testing.assert_array_equal(steps, matrix.codes)
     np.testing.assert_array_equal(np.fromfile(bundle.path / "embedding.scales", np.float16), matrix.scales.reshape(-1))
+
+
+@pytest.mark.parametrize("tool", ["awq", "modelopt"])  # zero points, and scales of inputs
+def test_tensorrts_graphs_compute_with_the_numbers_that_codes_stand_for(tiny, tmp_path, tool):
+    numbers = write_quantized(TOOLS[tool], tmp_path / "quantized")
+    write_checkpoint(tiny, tmp_path / "plain")
+    tensors = {name: numbers.get(name, tiny.tensor(name)) for name in tiny}
+    write_safetensors(tmp_path / "plain" / "model.safetensors", tensors)
+    found = []
+    for name, recipe in (("plain", "fp16"), ("quantized", "asymmetric-int4")):
+        checkpoint = open_checkpoint(str(tmp_path / name))
+        precisions = plan_bundle(checkpoint, load_recipe(recipe), "tensorrt").precisions
+        (tmp_path / recipe).mkdir()
+        runner = GraphDecoder(tmp_path / recipe, checkpoint, precisions, PROMPT.before_image)
+        found.append(runner.trace(golden_pixels(checkpoint), PROMPT.after_image, [0] * TOKENS))
+
+    logits = [trace.logits.astype(np.float32) for trace in found]
+
+    np.testing.assert_allclose(logits[1], logits[0], atol=2e-3 * np.abs(logits[0]).max())
