@@ -26,6 +26,16 @@ EVERYTHING = frozenset(DEFECT_CLASSES)
 _TRAINING_COLUMNS = ("file", "source", "classes", "box_or_mask", "note")
 _BOX_COLUMNS = ("file", "class", "kind", "x0", "y0", "x1", "y1")
 _TIGHT = "full"  # a box of another kind is a tile that has a crack somewhere in it
+# What a photograph shows the surface of, where its source or the first word of its note says so.
+_SURFACE_OF_SOURCE = {"sdnet2018_windows": "concrete", "sdnet2018_tiles_masks": "concrete", "metu": "concrete"}
+_SURFACE_OF_MATERIAL = {
+    "concrete": "concrete",
+    "concrete block": "concrete",
+    "brick": "masonry",
+    "stone": "masonry",
+    "steel": "bare steel",
+    "painted steel": "painted steel",
+}
 _MASKED_CLASS = {"vt_corrosion": "corrosion"}  # of other sources, masks show cracks
 _CRACK_IN_DRONE_MASK = 255  # 204 is a formwork joint, which is no defect
 _NOTHING_TO_REPORT = ("caliterra_seq",)  # a flight over open land; its folder has no labels
@@ -60,6 +70,7 @@ class Photograph:
     mask: Mask | None = None
     boxes: tuple[Box, ...] = ()
     faint: bool = False  # its crack can hardly be seen at this size
+    surface: str = ""  # one of surfaces.SURFACES; empty where nothing says so
 
     @property
     def is_undamaged(self) -> bool:
@@ -174,6 +185,8 @@ def _training(folder: Path, rows: list[dict[str, str]]) -> Iterator[Photograph]:
             mask=mask,
             boxes=tuple(boxes.get(row["file"], ())),
             faint=row["note"].endswith("faint"),
+            surface=_SURFACE_OF_SOURCE.get(row["source"])
+            or _SURFACE_OF_MATERIAL.get(row["note"].partition(";")[0].strip(), ""),
         )
 
 

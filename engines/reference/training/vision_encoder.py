@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel
@@ -17,14 +18,15 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from edge_runtime.reports.report import DEFECT_CLASSES, SEVERITIES
 from engines.reference.renderer.distractors import DISTRACTORS
 from engines.reference.renderer.surfaces import SURFACES
-from engines.reference.training.samples import GRID, IMAGE_PX, Sample
+from engines.reference.training.samples import COVERED, GRID, IMAGE_PX, UNCOVERED, Sample
 
 WIDTH = 256
 LAYERS = 6
 CLASSES = len(DEFECT_CLASSES)
 _PLANES = CLASSES + len(DISTRACTORS)
-# A patch shows a layer from this coverage on; between 0 and it, the loss looks away. Cracks are thin.
-_COVERED = torch.tensor([0.02] + [0.12] * (_PLANES - 1))
+_COVERED = torch.tensor(COVERED)
+_FEWEST_CRACKED = 4  # patches that a crack somewhere among them crosses
+_SOMEWHERE_WEIGHT = 0.5
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -45,7 +47,12 @@ def vision_config() -> CLIPVisionConfig:
 
 def pixels(samples: Sequence[Sample]) -> Tensor:
     """Normalised pixel values, (B, 3, 256, 256)."""
-    images = torch.from_numpy(np.stack([sample.image for sample in samples])).float() / 255
+    return normalized(np.stack([sample.image for sample in samples]))
+
+
+def normalized(pictures: NDArray[np.uint8]) -> Tensor:
+    """Pixel values, (B, 3, 256, 256), of pictures (B, 256, 256, 3) in RGB."""
+    images = torch.from_numpy(pictures).float() / 255
     return ((images - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -87,10 +94,14 @@ class DenseHeads(nn.Module):  # type: ignore[misc]
         coverage = torch.from_numpy(np.stack([s.coverage for s in samples])).float().flatten(1, 2) / 255
         coverage = at_patches(coverage, kept)
         shown = coverage >= _COVERED
-        weight = (shown | (coverage < 0.004)).float() * torch.where(shown, 2.0, 1.0)
+        weight = (shown | (coverage < UNCOVERED)).float() * torch.where(shown, 2.0, 1.0)
+        weight = weight * at_patches(_known(samples, coverage.shape[-1]), kept)
         losses = {"layers": _focal(planes, shown.float(), weight)}
+        if any(sample.somewhere is not None for sample in samples):
+            losses["layers"] = losses["layers"] + _somewhere(planes[..., 0], samples, kept)
 
-        inside = shown[..., :CLASSES]  # (B, P, K)
+        levels = torch.from_numpy(np.stack([s.severity for s in samples]))[:, None].expand(-1, patches, -1)
+        inside = shown[..., :CLASSES] & (levels >= 0)  # (B, P, K)
         truth = torch.from_numpy(np.stack([s.boxes for s in samples]))[:, None].expand(-1, patches, -1, -1)
         guess = boxes.view(batch, patches, CLASSES, 4).sigmoid()
         # a crack that crosses the frame has many patches, a spot of rust two: every finding counts the same
@@ -98,10 +109,9 @@ class DenseHeads(nn.Module):  # type: ignore[misc]
         findings = inside.any(1).sum().clamp(min=1)
         losses["boxes"] = ((guess - truth).abs().sum(-1) * share).sum() / findings
 
-        levels = torch.from_numpy(np.stack([s.severity for s in samples]))[:, None].expand(-1, patches, -1)
         logits = severities.view(batch, patches, CLASSES, len(SEVERITIES))
         each = F.cross_entropy(logits.flatten(0, 2), levels.flatten().clamp(min=0), reduction="none").view_as(share)
-        losses["severity"] = (each * share * (levels >= 0)).sum() / findings
+        losses["severity"] = (each * share).sum() / findings
 
         losses["surface"] = _everywhere(surface, [s.surface for s in samples])
         losses["direction"] = _on_patches(direction, [s.direction for s in samples], inside[..., 0])
@@ -116,6 +126,24 @@ def _focal(logits: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     each = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
     wrong = (truth - logits.sigmoid()).abs()
     return (each * wrong.pow(1.0) * weight).sum() / weight.sum() * 20
+
+
+def _known(samples: Sequence[Sample], layers: int) -> Tensor:
+    """1 where a patch's coverage is known, (B, 256, layers)."""
+    everything = np.ones((GRID, GRID, layers), bool)
+    known = [everything if sample.known is None else sample.known for sample in samples]
+    return torch.from_numpy(np.stack(known)).flatten(1, 2).float()
+
+
+def _somewhere(cracks: Tensor, samples: Sequence[Sample], kept: Tensor) -> Tensor:
+    """What is missing to a crack in the patches of which one or more show it; ``cracks``, (B, P), are logits."""
+    nowhere = np.zeros((GRID, GRID), bool)
+    stacked = np.stack([nowhere if sample.somewhere is None else sample.somewhere for sample in samples])
+    among = at_patches(torch.from_numpy(stacked).flatten(1)[..., None], kept)[..., 0]
+    highest = cracks.masked_fill(~among, -1e4).topk(_FEWEST_CRACKED, 1).values
+    open_question = among.sum(1) >= _FEWEST_CRACKED
+    missing = F.softplus(-highest).mean(1)
+    return _SOMEWHERE_WEIGHT * (missing * open_question).sum() / len(samples)
 
 
 def _everywhere(logits: Tensor, labels: list[int]) -> Tensor:
