@@ -104,7 +104,7 @@ class AnswerLoss:
             with torch.set_grad_enabled(self.train_vision):
                 features = self.features_of(core.vision_tower, pixels(samples))
             image = core.multi_modal_projector(features)  # (B, 256, D)
-            tails = [self.after + self.tokenizer.encode(answer_from_findings(s.findings)).ids + [EOS] for s in samples]
+            tails = [self.after + self._answer(sample) for sample in samples]
             longest = -(-max(map(len, tails)) // 32) * 32  # few lengths, so that little is compiled anew
             ids = torch.tensor([tail + [PAD] * (longest - len(tail)) for tail in tails])
             embed = core.language_model.embed_tokens
@@ -126,6 +126,13 @@ class AnswerLoss:
         target = ids[:, len(self.after) :]
         return self._loss(logits.float(), target)
 
+    def _answer(self, sample: Sample) -> list[int]:
+        """The tokens to learn: of an answer whose first class is all that is known, those up to that class."""
+        if sample.opens_with is None:
+            return [*self.tokenizer.encode(answer_from_findings(sample.findings)).ids, EOS]
+        opening = '{"findings":[{"class":"' + sample.opens_with if sample.opens_with else ""
+        return list(self.tokenizer.encode(opening).ids)
+
     def _loss(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         real = target != PAD
         log_p, target = logits[real].log_softmax(-1), target[real]
@@ -134,7 +141,7 @@ class AnswerLoss:
         rows = self.soft_targets.rows[self.soft_targets.row_of[target[number]]]
         soft = -(log_p[number] * rows).sum(-1)
         loss = torch.where(number, 0.0, hard).sum() + soft.sum()
-        return {"answer": loss / len(target)}
+        return {"answer": loss / max(len(target), 1)}
 
 
 class _coordinate_targets:
