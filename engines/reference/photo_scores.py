@@ -127,6 +127,13 @@ def crack_free_windows(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Ite
                 yield np.ascontiguousarray(image[place])
 
 
+def close_ups(photo: Photograph, image: NDArray[np.uint8], mask: NDArray[np.bool_] | None) -> list[NDArray[np.uint8]]:
+    """The crack-free windows of a photograph with a crack mask that is larger than a window; of others none."""
+    if mask is None or photo.mask is None or photo.mask.defect_class != "crack" or min(mask.shape) <= WINDOW_PX:
+        return []
+    return list(crack_free_windows(image, mask))
+
+
 def evaluate_photos(
     bundles: Sequence[str],
     photos: Sequence[Photograph],
@@ -144,9 +151,7 @@ def evaluate_photos(
             image = load_picture(photo)
             mask = load_mask(photo, image.shape[:2])
             source = f"{photo.source}, faint" if photo.faint else photo.source
-            windows: list[NDArray[np.uint8]] = []
-            if mask is not None and photo.mask is not None and photo.mask.defect_class == "crack":
-                windows = list(crack_free_windows(image, mask)) if min(mask.shape) > WINDOW_PX else []
+            windows = close_ups(photo, image, mask)
             sound = Photograph(photo.path, f"{photo.source}, crack-free windows", frozenset(), EVERYTHING)
             for bundle, inspector in inspectors.items():
                 rows = tallies[bundle]
