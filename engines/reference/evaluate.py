@@ -26,16 +26,21 @@ def main() -> int:
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--scenes", type=int, default=2000, help="how many (%(default)s)")
     shown.add_argument("--photos", type=Path, metavar="PATH", help="folder of labelled photographs, or a list in one")
+    parser.add_argument(
+        "--hard", action="store_true", help="scenes with fainter, smaller defects, more stains and noise"
+    )
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
     args = parser.parse_args()
     if args.scenes < 1:
         parser.error(f"--scenes is {args.scenes}; one at least is needed")
+    if args.photos is not None and args.hard:
+        parser.error("--hard is about rendered scenes; drop it, or --photos")
     if args.photos is not None:
         return _on_photos(args.bundle, args.photos, args.json)
     with holding_interrupts():
         from engines.reference.scores import evaluate, table
 
-    results = evaluate(args.bundle, args.scenes, lambda numbers: tqdm(numbers, unit="scene", disable=None))
+    results = evaluate(args.bundle, args.scenes, lambda numbers: tqdm(numbers, unit="scene", disable=None), args.hard)
     if args.json:
         print(json.dumps({bundle: asdict(scores) for bundle, scores in results.items()}, indent=2))
     else:

@@ -13,7 +13,7 @@ from statistics import median
 from edge_runtime import InspectionReport, Inspector
 from edge_runtime.reports.report import DEFECT_CLASSES, SEVERITIES, Finding
 from edge_runtime.reports.schema import BRIDGE
-from engines.reference.renderer.scenes import BACKDROP, FIRST_HELD_OUT_SEED, Scene, render_scene
+from engines.reference.renderer.scenes import AS_TRAINED, BACKDROP, FIRST_HELD_OUT_SEED, HARD, Scene, render_scene
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,16 @@ def _mean(values: Iterable[float]) -> float:
     return _ratio(sum(collected), len(collected))
 
 
-def evaluate(bundles: Sequence[str], scenes: int, progress: Callable[[range], Iterable[int]]) -> dict[str, Scores]:
-    """Scores by bundle path, all on the same ``scenes`` held-out scenes."""
+def evaluate(
+    bundles: Sequence[str], scenes: int, progress: Callable[[range], Iterable[int]], hard: bool = False
+) -> dict[str, Scores]:
+    """Scores by bundle path, all on the same ``scenes`` held-out scenes; ``hard`` shows fainter and smaller defects."""
+    conditions = HARD if hard else AS_TRAINED
     with ExitStack() as stack:
         inspectors = {bundle: stack.enter_context(Inspector.open(bundle, schema=BRIDGE)) for bundle in bundles}
         counts_by_bundle = {bundle: ScoreCounts() for bundle in bundles}
         for index in progress(range(scenes)):
-            scene = render_scene(FIRST_HELD_OUT_SEED + index)
+            scene = render_scene(FIRST_HELD_OUT_SEED + index, conditions=conditions)
             for bundle, inspector in inspectors.items():
                 counts_by_bundle[bundle].add(scene, inspector.inspect(scene.image))
         return {bundle: counts.scores() for bundle, counts in counts_by_bundle.items()}

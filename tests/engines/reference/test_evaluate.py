@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from engines.reference.renderer.scenes import AS_TRAINED, HARD, render_scene
 from engines.reference.scores import evaluate, table
 
 ROOT = Path(__file__).parents[3]
@@ -30,6 +31,32 @@ def test_scores_are_printed_as_json_where_that_is_asked_for(tiny_bundle):
     ended = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True, cwd=ROOT)
     assert json.loads(ended.stdout)[str(tiny_bundle)]["scenes"] == 2
     assert ended.stderr == ""
+
+
+def test_hard_scenes_are_rendered_where_they_are_asked_for(monkeypatch, tiny_bundle):
+    asked = []
+
+    def rendered(seed, conditions):
+        asked.append(conditions)
+        return render_scene(seed, conditions=conditions)
+
+    monkeypatch.setattr("engines.reference.scores.render_scene", rendered)
+    for hard in (True, False):
+        evaluate([str(tiny_bundle)], 1, lambda numbers: numbers, hard)
+    assert asked == [HARD, AS_TRAINED]
+
+
+def test_hard_photographs_there_are_none():
+    ended = subprocess.run(
+        command("nowhere", "--photos", "folder", "--hard"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=ROOT,
+    )
+    assert ended.returncode == 2
+    assert "--hard is about rendered scenes; drop it, or --photos" in ended.stderr
 
 
 def test_a_missing_bundle_is_one_line():
