@@ -16,7 +16,7 @@ from engines.quantize.recipe import load_recipe
 from tests.engines.builds import WatchedCheckpoint
 
 REFERENCE = Path(engines.reference.__file__).with_name("checkpoint")
-SCENES = 12
+SCENES = 32
 
 
 class NoisyConnector(WatchedCheckpoint):
