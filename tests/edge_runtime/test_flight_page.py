@@ -462,7 +462,10 @@ def test_a_page_is_in_the_words_of_its_flights_schema() -> None:
     assert page.all("h1")[0].words() == "1 dropped finding and 1 milder in 1 inspected frame"
     assert [box.attributes["class"] for box in page.all("span", "box")] == ["box level-2", "box level-2", "box level-0"]
     items = [item.words() for item in page.all("figure", "card")[0].all("li")]
-    assert items == ["1 broken tile dropped 50% sure share 30 %", "2 Moos und Flechten clean 50% sure grün share 5 %"]
+    assert items == [
+        "1 broken tile dropped confidence 50% share 30 %",
+        "2 Moos und Flechten clean confidence 50% grün share 5 %",
+    ]
     [card], choices = page.all("figure", "card"), page.all("div", "filter")[0].all("button")
     assert card.attributes["data-classes"].split() == [choice.attributes["value"] for choice in choices[1:]]
 
