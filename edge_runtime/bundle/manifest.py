@@ -18,6 +18,8 @@ FITS = ("letterbox", "squeeze", "crop")
 OVERVIEWS = ("first", "last", "none")
 TILE_RULES = ("most_pixels", "nearest_ratio", "longest_edge")
 ROTARY_SCALINGS = ("default", "linear", "llama3")
+MROPE_ORDERS = ("interleaved", "sectioned")
+DEEPSTACK = "deepstack."  # and the number of the decoder layer behind which the tensor joins the hidden states
 
 BUILD_COMMAND = "edge-engines build CHECKPOINT --recipe RECIPE --target onnxruntime --out BUNDLE"
 
@@ -141,10 +143,43 @@ class TiledImage:
         return tiles + (self.overview != "none" and (tiles > 1 or self.has_newlines))
 
 
-ImageSpec = SingleImage | TiledImage
+@dataclass(frozen=True)
+class NativeImage:
+    """A frame keeps its shape, and becomes as many patches as that takes, in one of the ``grids`` of the engines.
+
+    Its sides are rounded to whole tokens, each of ``merge`` x ``merge`` patches, and its area brought between
+    ``least_pixels`` and ``most_pixels``. A frame of another grid is fitted to the nearest one: squeezed where that is
+    no more than the rounding, padded with ``fill`` otherwise. How Qwen2-VL does it (Wang et al. 2024, section 2.1).
+    """
+
+    kind: Literal["native"]
+    pixels: PixelSpec  # of one patch
+    merge: int  # patches along a side of one token
+    least_pixels: int
+    most_pixels: int
+    grids: tuple[tuple[int, int], ...]  # rows and columns of tokens
+    fill: tuple[int, ...]  # (3,), RGB
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the largest grid."""
+        return max(rows * columns for rows, columns in self.grids)
+
+    @property
+    def max_tensors(self) -> int:
+        """Patches of the largest grid: each is a pixel tensor, and all are seen at once."""
+        return self.max_tokens * self.merge**2
+
+    @property
+    def patch_numbers(self) -> int:
+        """Numbers in one patch."""
+        return 3 * self.pixels.height * self.pixels.width
 
 
-def embedding_rows(image: ImageSpec) -> int:
+ImageSpec = SingleImage | TiledImage | NativeImage
+
+
+def embedding_rows(image: SingleImage | TiledImage) -> int:
     """Rows that the connector puts out of one pixel tensor; of a tile, the last one may be the newline."""
     if isinstance(image, SingleImage):
         return image.tokens
@@ -213,10 +248,17 @@ class RotarySpec:
 
 @dataclass(frozen=True)
 class PositionSpec:
-    """Which position each row of a sequence has: its number, counted from the prompt's first token."""
+    """Which position each row of a sequence has.
 
-    kind: Literal["sequential"]
+    ``sequential``: its number, counted from the prompt's first token. ``mrope``: three of them, in time, height and
+    width, as Qwen2-VL has it (Wang et al. 2024, section 2.1); ``sections`` says how many pairs of a head's numbers each
+    of the three turns, one section after another (``sectioned``) or by turns (``interleaved``).
+    """
+
+    kind: Literal["sequential", "mrope"]
     rotary: RotarySpec
+    sections: tuple[int, ...] = ()  # (3,), of mrope
+    order: str = "sectioned"  # one of MROPE_ORDERS
 
 
 @dataclass(frozen=True)
@@ -314,6 +356,11 @@ class Manifest:
     def lm_heads(self) -> tuple[Component, ...]:
         """The parts of the LM head, in the order of the vocabulary."""
         return tuple(sorted((c for c in self.components if c.role == "lm_head"), key=lambda c: c.name))
+
+    @property
+    def deepstack(self) -> tuple[str, ...]:
+        """Tensors of the vision encoder that join the image's rows between decoder layers: ``deepstack.0``, ..."""
+        return tuple(s.name for s in self.component("vision_encoder").outputs if s.name.startswith(DEEPSTACK))
 
     @property
     def context_tokens(self) -> int:

@@ -13,8 +13,10 @@ from typing import Any
 
 from edge_runtime.bundle.manifest import (
     BUILD_COMMAND,
+    DEEPSTACK,
     FITS,
     MANIFEST_NAME,
+    MROPE_ORDERS,
     OVERVIEWS,
     PRECISIONS,
     ROLES,
@@ -28,6 +30,7 @@ from edge_runtime.bundle.manifest import (
     ImageSpec,
     Manifest,
     ModelSpec,
+    NativeImage,
     PixelSpec,
     PositionSpec,
     PromptSpec,
@@ -187,7 +190,23 @@ def _check_tags(image: ImageSpec, model: ModelSpec) -> None:
         )
 
 
-_CHECK_IMAGE: Mapping[str, Callable[[Any], None]] = {"single": _check_single, "tiles": _check_tiles}
+def _check_native(image: NativeImage) -> None:
+    _check_fill(image.fill)
+    _require(0 < image.merge <= 16, f"image.merge is {image.merge}")
+    _require(
+        0 < image.least_pixels <= image.most_pixels < 2**31,
+        f"image.least_pixels is {image.least_pixels}, and image.most_pixels {image.most_pixels}",
+    )
+    _require(bool(image.grids), "image.grids is empty")
+    _require(all(0 < n <= 4096 for grid in image.grids for n in grid), "image.grids has a grid of no tokens, or absurd")
+    _require(image.max_tokens < 2**20, f"image.grids has a grid of {image.max_tokens} tokens")
+
+
+_CHECK_IMAGE: Mapping[str, Callable[[Any], None]] = {
+    "single": _check_single,
+    "tiles": _check_tiles,
+    "native": _check_native,
+}
 
 
 def _check_fill(fill: Collection[int]) -> None:
@@ -209,6 +228,17 @@ def _check_positions(positions: PositionSpec, model: ModelSpec) -> None:
         rotary.scaling != "llama3" or rotary.low_freq_factor < rotary.high_freq_factor,
         "positions.rotary: low_freq_factor is not below high_freq_factor",
     )
+    sections = positions.sections
+    if positions.kind == "sequential":
+        _require(not sections, "positions.sections are of mrope alone")
+        return
+    _require(positions.order in MROPE_ORDERS, f"positions.order is {positions.order[:60]!r}")
+    _require(
+        len(sections) == 3 and min(sections) > 0 and sum(sections) == rotary.dim // 2,
+        f"positions.sections are {sections[:6]}, expected three that make {rotary.dim // 2} pairs",
+    )
+    if positions.order == "interleaved":
+        _require(max(sections[1:]) * 3 <= rotary.dim // 2, f"positions.sections are {sections}, which don't interleave")
 
 
 def _check_component(component: Component, precisions: Collection[str]) -> None:
@@ -234,8 +264,14 @@ def _check_chain(manifest: Manifest) -> None:
         count = sum(c.role == role for c in manifest.components)
         may_be_split = role in ("decoder", "lm_head")
         _require(count == 1 or (may_be_split and count > 0), f"there are {count} components of role {role}")
-    pixels, found = manifest.image.pixels, manifest.component("vision_encoder").inputs[0].shape
-    _require(found[-2:] == (pixels.height, pixels.width), f"the vision encoder sees {found}, not image.pixels")
+    image, found = manifest.image, manifest.component("vision_encoder").inputs[0].shape
+    pixels = image.pixels
+    is_seen = (
+        found[-1:] == (image.patch_numbers,)
+        if isinstance(image, NativeImage)
+        else found[-2:] == (pixels.height, pixels.width)
+    )
+    _require(is_seen, f"the vision encoder sees {found}, not image.pixels")
     next_layer = 0
     for group in manifest.decoder_groups:
         first, end = group.layers or (-1, -1)
@@ -255,7 +291,10 @@ def _check_sizes(manifest: Manifest) -> None:
     model, connector = manifest.model, manifest.component("connector")
     hidden = (model.hidden_size,)
     _check_ends(connector, "features", _sizes(manifest.component("vision_encoder"), "features"))
-    _check_ends(connector, "image_embeddings", (embedding_rows(manifest.image), *hidden))
+    image = manifest.image
+    rows = () if isinstance(image, NativeImage) else (embedding_rows(image),)  # or as many as a frame takes
+    _check_ends(connector, "image_embeddings", (*rows, *hidden))
+    _check_deepstack(manifest)
     for group in manifest.decoder_groups:
         _check_ends(group, "hidden_states", hidden)
         _check_ends(group, "hidden_states_out", hidden)
@@ -264,8 +303,23 @@ def _check_sizes(manifest: Manifest) -> None:
                 _check_ends(group, f"{past}.{layer}", (model.num_kv_heads, model.head_dim))
     for head in manifest.lm_heads:
         _check_ends(head, "hidden_states", hidden)
-    rows = sum(_sizes(head, "logits")[-1] for head in manifest.lm_heads)
-    _require(rows == model.vocab_size, f"model.vocab_size is {model.vocab_size}, and the LM head has {rows} rows")
+    words = sum(_sizes(head, "logits")[-1] for head in manifest.lm_heads)
+    _require(words == model.vocab_size, f"model.vocab_size is {model.vocab_size}, and the LM head has {words} rows")
+
+
+def _check_deepstack(manifest: Manifest) -> None:
+    """See whether what the vision encoder puts out for decoder layers is what they take, each in its own group."""
+    encoder, taken = manifest.component("vision_encoder"), []
+    for group in manifest.decoder_groups:
+        mine = [spec.name for spec in group.inputs if spec.name.startswith(DEEPSTACK)]
+        within = {f"{DEEPSTACK}{layer}" for layer in range(*(group.layers or ()))}
+        _require(within.issuperset(mine), f"component {group.name!r} takes {', '.join(mine)}, of layers that it lacks")
+        taken += mine
+    given = manifest.deepstack
+    _require(sorted(taken) == sorted(given), f"the vision encoder gives {given}, and the decoder takes {tuple(taken)}")
+    _require(not given or isinstance(manifest.image, NativeImage), f"{given[:1]} is of an image that is not native")
+    for name in given:
+        _check_ends(encoder, name, (manifest.model.hidden_size,))
 
 
 def _check_ends(component: Component, name: str, expected: tuple[int, ...]) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge_runtime import progress
 from edge_runtime.backends.base import Array, Backend, Engine, Memory, Run
-from edge_runtime.bundle.manifest import Manifest
+from edge_runtime.bundle.manifest import DEEPSTACK, Manifest
 from edge_runtime.language.embedding import Embedding
 from edge_runtime.language.kv_cache import open_cache
 
@@ -49,6 +49,8 @@ class Decoder:
         width, dtype = manifest.model.hidden_size, manifest.decoder_groups[0].inputs[0].dtype
         step = (1, min(backend.step_rows, capacity), width)
         self._rows: Array = backend.shared((1, capacity, width), dtype)  # the image's, then those of what is run
+        # What joins the hidden states of those rows behind a layer: the image's, and zeros for text.
+        self._joining: dict[str, Array] = {name: backend.shared(self._rows.shape, dtype) for name in manifest.deepstack}
         self._between = [backend.private(step, dtype) for _ in groups[1:3]]  # groups write to them in turn
         self._last_row = backend.private((1, 1, width), dtype)  # what the last group puts out
         self._logits: Array = backend.shared((1, 1, sum(head_widths)), np.float32)
@@ -56,6 +58,7 @@ class Decoder:
 
         self._behind_image = manifest.image.max_tokens  # where the tokens behind the image lie among the rows
         self._image_tokens = 0  # of the image that the cache holds
+        self._image_grid: tuple[int, int] | None = None
         self._prefix = tuple(prefix)
         self._is_spoiled = False  # what a frame left in the cache is no numbers
         self.holds_image = False  # behind the prefix, what the image's rows were at the last prefill
@@ -64,6 +67,14 @@ class Decoder:
     def image_rows(self, tokens: int) -> Array:
         """Where an image of so many tokens is written before it is prefilled: (1, tokens, D)."""
         return self._rows[:, self._behind_image - tokens : self._behind_image]
+
+    def joining_rows(self, tokens: int) -> dict[str, Array]:
+        """Where more of an image of so many tokens is written, by the vision encoder's names for it: (1, tokens, D)."""
+        return {name: rows[:, self._behind_image - tokens : self._behind_image] for name, rows in self._joining.items()}
+
+    def place_image(self, grid: tuple[int, int] | None) -> None:
+        """Say in how many rows and columns the next image's tokens lie."""
+        self._image_grid = grid
 
     def prefill(self, tokens: Sequence[int], image_tokens: int, same_image: bool = False) -> Float32:
         """Forget the last frame; run the image's rows and then ``tokens``. Returns the logits (V,) of what follows.
@@ -75,6 +86,7 @@ class Decoder:
             return self._run(tokens)
         progress.begin("reading the prompt", image_tokens + len(tokens))
         self.forget()
+        self._cache.place_image(len(self._prefix), self._image_grid)
         logits = self._run(tokens, image_tokens)
         self.holds_image, self._image_tokens = True, image_tokens
         return logits
@@ -121,7 +133,7 @@ class Decoder:
             self._backend.synchronize()  # the last step reads the cache's length, which changes now
             self._cache.grow(end - first)
             kind = (first, end, self._cache.reach)
-            step = self._steps.get(kind) or self._bind_step(kind, self._rows[:, first:end])
+            step = self._steps.get(kind) or self._bind_step(kind)
             for run in step.run_groups:
                 run()
                 progress.advance((end - first) / len(step.run_groups))
@@ -132,14 +144,17 @@ class Decoder:
         self._is_spoiled = not np.isfinite(logits.max())  # a row that is no number makes all behind it so
         return logits
 
-    def _bind_step(self, kind: tuple[int, int, int], hidden_states: Array) -> _Step:
-        length = hidden_states.shape[1]
+    def _bind_step(self, kind: tuple[int, int, int]) -> _Step:
+        first_row, end_row, _ = kind
+        length = end_row - first_row
         groups: list[tuple[Run, Run]] = []
-        source: Memory = hidden_states
+        source: Memory = self._rows[:, first_row:end_row]
         for index, (engine, layers) in enumerate(self._groups):
             is_last = index + 1 == len(self._groups)
             target = self._last_row if is_last else self._between[index % 2][:, :length]
-            groups.append(self._cache.bind(engine, layers, source, target))
+            names = [f"{DEEPSTACK}{layer}" for layer in layers]
+            joining = {name: self._joining[name][:, first_row:end_row] for name in names if name in self._joining}
+            groups.append(self._cache.bind(engine, layers, source, target, joining))
             source = target
         heads: list[Run] = []
         first = 0

@@ -10,13 +10,14 @@ There are two layouts, and a decoder group's inputs say which one it was built f
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 
 from edge_runtime.backends.base import Array, Backend, Engine, Memory, Run
 from edge_runtime.bundle.manifest import Manifest, ModelSpec
-from edge_runtime.language.positions import ROTARY_INPUTS, rotary_tables
+from edge_runtime.language.positions import ROTARY_INPUTS, position_tables
 
 _REACH_STEP = 256  # reading up to 255 empty rows costs less than binding engines anew for every token
 
@@ -31,11 +32,12 @@ class KVCache(ABC):
         self._backend = backend
         self.capacity = capacity
         self.length = 0
-        rotary = manifest.positions.rotary
-        self._tables: dict[str, Array] = {}  # of positions: row i belongs to row i of the cache
-        for name, values in zip(ROTARY_INPUTS, rotary_tables(rotary, capacity), strict=True):
-            self._tables[name] = backend.shared(values.shape, np.float32)
-            self._tables[name][...] = values
+        self._positions = manifest.positions
+        self._tables: dict[str, Array] = {  # of positions: row i belongs to row i of the cache
+            name: backend.shared((capacity, self._positions.rotary.dim // 2), np.float32) for name in ROTARY_INPUTS
+        }
+        self._image: tuple[int, tuple[int, int] | None] | None = None  # that the tables are of
+        self.place_image(0, None)
 
     @property
     @abstractmethod
@@ -73,12 +75,29 @@ class KVCache(ABC):
         for block in self._blocks():
             self._backend.clear(block)
 
+    def place_image(self, at: int, grid: tuple[int, int] | None) -> None:
+        """Let the image, whose first row is ``at``, have ``grid`` rows and columns; None: every row only counts."""
+        placed = (at, grid) if self._positions.kind == "mrope" else (0, None)
+        if self._image == placed:
+            return
+        for name, values in zip(ROTARY_INPUTS, position_tables(self._positions, self.capacity, at, grid), strict=True):
+            self._tables[name][...] = values
+        self._image = placed
+
     @abstractmethod
-    def bind(self, engine: Engine, layers: range, hidden_states: Memory, hidden_states_out: Memory) -> tuple[Run, Run]:
+    def bind(
+        self,
+        engine: Engine,
+        layers: range,
+        hidden_states: Memory,
+        hidden_states_out: Memory,
+        joining: Mapping[str, Memory] = MappingProxyType({}),
+    ) -> tuple[Run, Run]:
         """Bind the decoder group of ``layers`` for a step of (1, T, D) at the reach of now.
 
-        The first call runs it, the second appends its T rows, which must have happened before another group's step of
-        several tokens is run.
+        ``joining`` are rows (1, T, D), by the group's names for them, that it adds behind layers. The first call runs
+        it, the second appends its T rows, which must have happened before another group's step of several tokens is
+        run.
         """
 
     @abstractmethod
@@ -116,12 +135,19 @@ class InPlaceCache(KVCache):
         """The capacity: engines know how far to read."""
         return self.capacity
 
-    def bind(self, engine: Engine, layers: range, hidden_states: Memory, hidden_states_out: Memory) -> tuple[Run, Run]:
+    def bind(
+        self,
+        engine: Engine,
+        layers: range,
+        hidden_states: Memory,
+        hidden_states_out: Memory,
+        joining: Mapping[str, Memory] = MappingProxyType({}),
+    ) -> tuple[Run, Run]:
         """The present is the same memory as the past, so rows are appended in place."""
         past = {f"past_{name}": memory for name, memory in self._rows(layers)}
         present = {f"present_{name}": memory for name, memory in self._rows(layers)}
         lengths = {"seqlens_k": self._last, "total_sequence_length": self._total}
-        inputs = {"hidden_states": hidden_states, **past, **lengths, **self._tables}
+        inputs = {"hidden_states": hidden_states, **joining, **past, **lengths, **self._tables}
         return engine.bind(inputs, {"hidden_states_out": hidden_states_out, **present}), lambda: None
 
     def _announce(self, length: int, tokens: int) -> None:
@@ -159,7 +185,14 @@ class TokenMajorCache(KVCache):
         steps = max(-(-int(self._past_length[0]) // _REACH_STEP), 1)
         return min(steps * _REACH_STEP, self.capacity)
 
-    def bind(self, engine: Engine, layers: range, hidden_states: Memory, hidden_states_out: Memory) -> tuple[Run, Run]:
+    def bind(
+        self,
+        engine: Engine,
+        layers: range,
+        hidden_states: Memory,
+        hidden_states_out: Memory,
+        joining: Mapping[str, Memory] = MappingProxyType({}),
+    ) -> tuple[Run, Run]:
         """Keys and values lie in turn: (key, value) of the first layer, of the second, ..."""
         past, tokens = self._past[layers], hidden_states.shape[1]
         new = self._new_row[layers] if tokens == 1 else self._new[: 2 * len(layers), :tokens]
@@ -167,7 +200,7 @@ class TokenMajorCache(KVCache):
         before = {f"past_{name}": past[i : i + 1, : self.reach] for i, name in enumerate(names)}
         after = {f"new_{name}": new[i : i + 1] for i, name in enumerate(names)}
         inputs = {"hidden_states": hidden_states, "past_length": self._past_length, **before, **self._tables}
-        run = engine.bind(inputs, {"hidden_states_out": hidden_states_out, **after})
+        run = engine.bind({**inputs, **joining}, {"hidden_states_out": hidden_states_out, **after})
         return run, lambda: self._backend.append_rows(new, past, self.length - tokens)
 
     def _blocks(self) -> Iterable[Memory]:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.bundle.manifest import RotarySpec
+from edge_runtime.bundle.manifest import PositionSpec, RotarySpec
 
 Float32 = NDArray[np.float32]
 
@@ -33,6 +33,38 @@ def rotary_tables(rotary: RotarySpec, rows: int) -> tuple[Float32, Float32]:
     """Cosines and sines of positions 0 to ``rows`` - 1: f32 (rows, dim / 2) each."""
     angles = np.outer(np.arange(rows), rotary_frequencies(rotary))
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+def position_tables(
+    positions: PositionSpec, rows: int, image_at: int = 0, image_grid: tuple[int, int] | None = None
+) -> tuple[Float32, Float32]:
+    """Cosines and sines of the rows of a sequence whose image, of a grid (rows, columns), begins at ``image_at``.
+
+    Text counts. By mrope, an image that begins at position s has rows and columns counted from s, and all of it the
+    time s; what follows goes on behind the largest of them.
+    """
+    if positions.kind == "sequential" or image_grid is None:
+        return rotary_tables(positions.rotary, rows)
+    places = np.empty((rows, 3))
+    places[:image_at] = np.arange(image_at)[:, None]
+    height, width = image_grid
+    image = np.zeros((height, width, 3))
+    image[:, :, 1], image[:, :, 2] = np.arange(height)[:, None], np.arange(width)
+    behind = image_at + height * width
+    places[image_at:behind] = image_at + image.reshape(-1, 3)[: max(rows - image_at, 0)]
+    places[behind:] = (image_at + max(image_grid) + np.arange(max(rows - behind, 0)))[:, None]
+    angles = places[:, _axes(positions)] * rotary_frequencies(positions.rotary)
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+def _axes(positions: PositionSpec) -> NDArray[np.intp]:
+    """By which of time, height and width each pair of a head turns: (dim / 2,)."""
+    if positions.order == "sectioned":
+        return np.repeat(np.arange(3), positions.sections)
+    axes = np.zeros(positions.rotary.dim // 2, np.intp)  # time, wherever the others are not
+    for axis in (1, 2):
+        axes[axis : 3 * positions.sections[axis] : 3] = axis
+    return axes
 
 
 def table_bytes(rotary: RotarySpec, rows: int) -> int:

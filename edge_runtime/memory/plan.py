@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edge_runtime.bundle.manifest import ROLES, Component, Manifest, SingleImage, embedding_rows
+from edge_runtime.bundle.manifest import ROLES, Component, Manifest, NativeImage, TiledImage, embedding_rows
 from edge_runtime.errors import BudgetExceededError
 from edge_runtime.language.kv_cache import cache_bytes, cache_dtype
 from edge_runtime.language.positions import table_bytes
@@ -196,12 +196,12 @@ def _load_peak_bytes(manifest: Manifest, footprint: Footprint, working_bytes: in
 
 
 def _rows(manifest: Manifest, cache_tokens: int, footprint: Footprint) -> int:
-    """Rows that components pass on: the image's and the prompt's, those of a step between two groups, and of tiles."""
+    """Rows that components pass on: the image's and the prompt's, as often as they join hidden states again; those of a
+    step between two groups, and of tiles."""
     image = manifest.image
-    tiles = 0 if isinstance(image, SingleImage) else image.max_tensors * embedding_rows(image)
-    return (
-        tiles + cache_tokens + min(len(manifest.decoder_groups) - 1, 2) * _step_rows(manifest, cache_tokens, footprint)
-    )
+    tiles = image.max_tensors * embedding_rows(image) if isinstance(image, TiledImage) else 0
+    between = min(len(manifest.decoder_groups) - 1, 2) * _step_rows(manifest, cache_tokens, footprint)
+    return tiles + (1 + len(manifest.deepstack)) * cache_tokens + between
 
 
 def _step_rows(manifest: Manifest, cache_tokens: int, footprint: Footprint) -> int:
@@ -217,13 +217,15 @@ def _activation_bytes(manifest: Manifest, cache_tokens: int, footprint: Footprin
     rows = _step_rows(manifest, cache_tokens, footprint)
     decoding = _WIDTHS * rows * model.hidden_size * footprint.number_bytes + 4 * model.num_heads * rows * cache_tokens
     encoder = manifest.component("vision_encoder")
-    features = [[n for n in spec.shape if isinstance(n, int)] for spec in encoder.outputs]  # (1, P, Dv)
+    image = manifest.image
+    patches = image.max_tensors if isinstance(image, NativeImage) else 1  # where they are as many as a frame takes
+    seen = [spec.shape for spec in encoder.outputs if spec.name == "features"]
+    features = [[n if isinstance(n, int) else patches for n in shape] for shape in seen]  # (1, P, Dv)
     seeing = sum(_ENCODER_WIDTHS * math.prod(shape) for shape in features)
     if encoder.products:
         seeing += sum(
             _ENCODER_SCORES * rows * math.prod(shape) // _HEAD_WIDTH for shape in features for rows in shape[1:2]
         )
-    image = manifest.image
     pixels = 4 * 3 * image.pixels.height * image.pixels.width * image.max_tensors
-    resized = 0 if isinstance(image, SingleImage) else image.resized_bytes
+    resized = image.resized_bytes if isinstance(image, TiledImage) else 0
     return max(decoding, seeing * footprint.number_bytes) + pixels + resized + 4 * model.vocab_size

@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.bundle.manifest import ImageSpec, PixelSpec, SingleImage, TiledImage, TileTags, embedding_rows
+from edge_runtime.bundle.manifest import (
+    ImageSpec,
+    NativeImage,
+    PixelSpec,
+    SingleImage,
+    TiledImage,
+    TileTags,
+    embedding_rows,
+)
 from edge_runtime.errors import FrameError
 from edge_runtime.reports.report import WHOLE, Region
 from edge_runtime.vision.resampling import (
@@ -50,7 +58,7 @@ class ImageLayout:
     sources: tuple[TensorSource, ...]  # one a pixel tensor
     tokens: int  # that the image takes in the prompt
     gather: Indices | None  # (tokens,): rows of the tensors' embeddings, one tensor after another; None: as they are
-    grid: tuple[int, int] | None  # rows and columns of tiles
+    grid: tuple[int, int] | None  # rows and columns of tiles, or of the tokens of an image of its own shape
     picture: Region  # where the fitted picture lies, in fractions of the frame: beyond 0 and 1 where it is padded
     seen: Region  # part of the frame that the model looks at
     through: tuple[tuple[int, int], ...] = ()  # heights and widths that the frame is resized to before, one by one
@@ -100,7 +108,9 @@ def _seen_of(image: ImageSpec, width: int, height: int) -> str:
         layout = layout_of(image, height, width)
     except FrameError:
         return f"{width}x{height} takes too many tokens"
-    grid = f"{layout.grid[0]}x{layout.grid[1]} tiles, " if layout.grid and len(layout.sources) > 1 else ""
+    kind = "= " if isinstance(image, NativeImage) else "tiles, "
+    is_told = isinstance(image, NativeImage) or len(layout.sources) > 1
+    grid = f"{layout.grid[0]}x{layout.grid[1]} {kind}" if layout.grid and is_told else ""
     return f"{layout.seen.area:.0%} of {width}x{height} is seen, in {grid}{layout.tokens} tokens"
 
 
@@ -109,11 +119,14 @@ _FIT_WORDS = {
     "squeeze": "frames are squeezed to the encoder's shape",
     "crop": "frames are cropped to the encoder's shape",
     "tiles": "frames are cut into tiles",
+    "native": "frames keep their shape",
 }
 
 
 def pixels_from_frame(frame: NDArray[np.uint8], image: ImageSpec) -> Float32:
     """The pixel tensors f32 (N, 3, H, W), RGB and normalised, of ``frame``: uint8 (H, W, 3), BGR.
+
+    Of an image of its own shape the tensors are patches, those of one token beside each other: (1, N, 3 * H * W).
 
     Equal to what the Hugging Face image processor (Pillow backend) makes of the fitted picture, within one of 255 steps
     before normalising.
@@ -124,6 +137,8 @@ def pixels_from_frame(frame: NDArray[np.uint8], image: ImageSpec) -> Float32:
     check_frame(frame)
     layout = layout_of(image, *frame.shape[:2])
     sources = layout.sources
+    if isinstance(image, NativeImage):
+        return _patches(frame, image, layout)
     pixels = np.empty((len(sources), 3, image.pixels.height, image.pixels.width), np.float32)
     for size in layout.through:
         frame = resize_whole_like_pillow(frame, *size, image.pixels.resample)
@@ -194,14 +209,18 @@ def _fit_crop(image: SingleImage, height: int, width: int) -> tuple[TensorSource
 
 def _fit_letterbox(image: SingleImage, height: int, width: int) -> tuple[TensorSource, Region]:
     """Padded to the tensor's shape on both sides, the odd pixel behind it, and resized."""
-    spec = image.pixels
-    full_height = max(height, round(width * spec.height / spec.width))
-    full_width = max(width, round(height * spec.width / spec.height))
-    top, left = (full_height - height) // 2, (full_width - width) // 2
-    source = _squeezed(spec)
-    canvas = Canvas(full_height, full_width, top, left, image.fill)
-    picture = Region(-left / width, -top / height, (full_width - left) / width, (full_height - top) / height)
+    source = _squeezed(image.pixels)
+    canvas, picture = _letterboxed(height, width, image.pixels.height / image.pixels.width, image.fill)
     return TensorSource(source.rows, source.columns, canvas), picture
+
+
+def _letterboxed(height: int, width: int, ratio: float, fill: tuple[int, ...]) -> tuple[Canvas, Region]:
+    """A canvas whose height is ``ratio`` times its width, with the frame in its middle, and where it lies in the
+    frame."""
+    full_height, full_width = max(height, round(width * ratio)), max(width, round(height / ratio))
+    top, left = (full_height - height) // 2, (full_width - width) // 2
+    picture = Region(-left / width, -top / height, (full_width - left) / width, (full_height - top) / height)
+    return Canvas(full_height, full_width, top, left, fill), picture
 
 
 _FITS: Mapping[str, Callable[[SingleImage, int, int], tuple[TensorSource, Region]]] = {
@@ -395,4 +414,77 @@ def _unpadding(rows: int, columns: int, height: int, width: int) -> tuple[int, i
     return 0, (columns - kept) // 2
 
 
-_LAYOUTS: Mapping[str, Callable[[Any, int, int], ImageLayout]] = {"single": _single, "tiles": _tiles}
+_LARGEST_RATIO = 200  # of a frame's sides, as transformers has it
+
+
+def _native(image: NativeImage, height: int, width: int) -> ImageLayout:
+    """In the grid that the model would choose, or the nearest one that there is."""
+    if max(height, width) > _LARGEST_RATIO * min(height, width):
+        raise FrameError(
+            f"the frame is {width}x{height}, and no side must be more than {_LARGEST_RATIO} times the other; cut it"
+        )
+    chosen = native_grid(image, height, width)
+    grid = chosen if chosen in image.grids else _nearest_grid(image, height, width)
+    full_height, full_width = (n * side for n, side in zip(grid, _token_sides(image), strict=True))
+    picture, canvas = WHOLE, None
+    if grid not in (chosen, _rounded(image, height, width, full_height * full_width)):
+        canvas, picture = _letterboxed(height, width, full_height / full_width, image.fill)
+    source = TensorSource(OutputWindow(full_height, 0, full_height), OutputWindow(full_width, 0, full_width), canvas)
+    return ImageLayout((height, width), (source,), grid[0] * grid[1], None, grid, picture, WHOLE)
+
+
+def native_grid(image: NativeImage, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of tokens that the model itself would give a frame: transformers' ``smart_resize``."""
+    sides = _token_sides(image)
+    grid = round(height / sides[0]), round(width / sides[1])
+    pixels = grid[0] * sides[0] * grid[1] * sides[1]
+    if image.least_pixels <= pixels <= image.most_pixels:
+        return grid
+    if pixels > image.most_pixels:
+        shrink = math.sqrt(height * width / image.most_pixels)
+        return max(math.floor(height / shrink / sides[0]), 1), max(math.floor(width / shrink / sides[1]), 1)
+    grow = math.sqrt(image.least_pixels / (height * width))
+    return math.ceil(height * grow / sides[0]), math.ceil(width * grow / sides[1])
+
+
+def _token_sides(image: NativeImage) -> tuple[int, int]:
+    """Height and width of a token, in pixels."""
+    return image.merge * image.pixels.height, image.merge * image.pixels.width
+
+
+def _nearest_grid(image: NativeImage, height: int, width: int) -> tuple[int, int]:
+    """Of the nearest ratio, within a hundredth; then of the nearest area."""
+    sides = _token_sides(image)
+
+    def distance(grid: tuple[int, int]) -> tuple[int, float]:
+        full_height, full_width = grid[0] * sides[0], grid[1] * sides[1]
+        ratio = abs(math.log(full_height / full_width) - math.log(height / width))
+        return round(100 * ratio), abs(math.log(full_height * full_width / (height * width)))
+
+    return min(image.grids, key=distance)
+
+
+def _rounded(image: NativeImage, height: int, width: int, pixels: int) -> tuple[int, int]:
+    """The grid of a frame that is resized to so many pixels, and then rounded to whole tokens."""
+    scale = math.sqrt(pixels / (height * width))
+    sides = _token_sides(image)
+    return round(height * scale / sides[0]), round(width * scale / sides[1])
+
+
+def _patches(frame: NDArray[np.uint8], image: NativeImage, layout: ImageLayout) -> Float32:
+    """One picture in patches (1, N, 3 * H * W): token after token, and rows of its patches one after another."""
+    [source] = layout.sources
+    picture = np.empty((3, source.rows.count, source.columns.count), np.float32)
+    fill_tensor(picture, frame, source, image.pixels, image.fill)
+    rows, columns = layout.grid or (0, 0)
+    merge, height, width = image.merge, image.pixels.height, image.pixels.width
+    blocks = picture.reshape(3, rows, merge, height, columns, merge, width)
+    patches: Float32 = blocks.transpose(1, 4, 2, 5, 0, 3, 6).reshape(1, -1, image.patch_numbers)
+    return patches
+
+
+_LAYOUTS: Mapping[str, Callable[[Any, int, int], ImageLayout]] = {
+    "single": _single,
+    "tiles": _tiles,
+    "native": _native,
+}

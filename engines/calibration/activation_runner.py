@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from onnx import ValueInfoProto
 from tqdm import tqdm
 
-from edge_runtime.bundle.manifest import ImageSpec, PositionSpec, SingleImage
+from edge_runtime.bundle.manifest import ImageSpec, NativeImage, PositionSpec, SingleImage
 from edge_runtime.errors import CalibrationError
 from edge_runtime.language.embedding import Embedding
 from edge_runtime.language.tokenizer import PromptTokens
@@ -244,6 +245,9 @@ def _frame_size(image: ImageSpec) -> tuple[int, int]:
     """Height and width that frames have: a camera's that the bundle is for, or those of the grid of most tokens."""
     if isinstance(image, SingleImage):
         return image.pixels.height, image.pixels.width
+    if isinstance(image, NativeImage):
+        rows, columns = max(image.grids, key=math.prod)
+        return rows * image.merge * image.pixels.height, columns * image.merge * image.pixels.width
     if image.frames:
         return image.frames[0][::-1]
     sizes = [(rows * image.pixels.height, columns * image.pixels.width) for rows, columns in image.grids]

@@ -153,7 +153,7 @@ def test_a_manifest_that_was_edited_by_hand_is_refused(bundle_copy: Path) -> Non
     ("place", "value", "says"),
     [
         (("task",), "sing", "task is 'sing', and this runtime does generate"),
-        (("image", "kind"), "mosaic", "image.kind is 'mosaic', expected single or tiles"),
+        (("image", "kind"), "mosaic", "image.kind is 'mosaic', expected native or single or tiles"),
         (("image", "fit"), "stretch", "image.fit is 'stretch', expected letterbox, squeeze, crop"),
         (("image", "fill"), [0, 0, 256], "image.fill is no colour"),
         (("image", "pixels", "rescale_factor"), -1.0, "rescale_factor is -1.0, expected a positive number"),
@@ -163,14 +163,18 @@ def test_a_manifest_that_was_edited_by_hand_is_refused(bundle_copy: Path) -> Non
         (("positions", "kind"), "spiral", "positions.kind"),
         (("positions", "rotary", "scaling"), "yarn", "positions.rotary.scaling is 'yarn'"),
         (("positions", "rotary", "dim"), 7, "positions.rotary.dim is 7"),
+        (("positions", "sections"), [2, 3, 3], "positions.sections are of mrope alone"),
+        (("positions", "kind"), "mrope", "positions.sections are (), expected three that make 16 pairs"),
         (("state",), [], "state says what 0 layers keep"),
+        (("components", 3, "inputs", 1, "name"), "deepstack.0", "gives (), and the decoder takes ('deepstack.0',)"),
+        (("components", 3, "inputs", 1, "name"), "deepstack.9", "takes deepstack.9, of layers that it lacks"),
     ],
 )
 def test_a_record_that_no_builder_writes_is_named(
-    tiny_bundle: Path, place: tuple[str, ...], value: Any, says: str
+    tiny_bundle: Path, place: tuple[str | int, ...], value: Any, says: str
 ) -> None:
     manifest = json.loads((tiny_bundle / "bundle.json").read_text())
-    inner = manifest
+    inner: Any = manifest
     for key in place[:-1]:
         inner = inner[key]
     inner[place[-1]] = value
@@ -225,6 +229,42 @@ def test_a_bundle_for_another_engine_is_refused_with_the_rebuild_command(bundle_
     edit(bundle_copy, target="tensorrt")
     with pytest.raises(BundleTargetError, match="--target onnxruntime"):
         load_bundle(bundle_copy, target="onnxruntime")
+
+
+NATIVE = {
+    "kind": "native",
+    "pixels": {
+        "height": 14,
+        "width": 14,
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+    },
+    "merge": 2,
+    "least_pixels": 784,
+    "most_pixels": 784,
+    "grids": [[1, 1]],
+    "fill": [0, 0, 0],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"merge": 0}, "image.merge is 0"),
+        ({"least_pixels": 785}, "image.least_pixels is 785, and image.most_pixels 784"),
+        ({"grids": []}, "image.grids is empty"),
+        ({"grids": [[0, 3]]}, "image.grids has a grid of no tokens"),
+        ({"fill": [0, 0]}, "image.fill is no colour"),
+        ({}, "the vision encoder sees (1, 3, 56, 56), not image.pixels"),
+    ],
+)
+def test_a_native_image_that_no_builder_writes_is_named(tiny_bundle: Path, change: dict[str, Any], says: str) -> None:
+    manifest = json.loads((tiny_bundle / "bundle.json").read_text())
+    manifest["image"] = {**NATIVE, **change}
+    with pytest.raises(BundleCorruptError, match=re.escape(says)):
+        manifest_from_json(sealed(manifest))
 
 
 @pytest.mark.parametrize(

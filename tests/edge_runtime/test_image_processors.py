@@ -7,17 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edge_runtime.bundle.manifest import PixelSpec, SingleImage, TiledImage
+from edge_runtime.bundle.manifest import NativeImage, PixelSpec, SingleImage, TiledImage
 from edge_runtime.errors import FrameError
 from edge_runtime.reports.report import Finding, InspectionReport, Region
 from edge_runtime.stream.tiling import Tiling, inspect_in_tiles
-from edge_runtime.vision.image_processors import describe_image, layout_of, pixels_from_frame
+from edge_runtime.vision.image_processors import describe_image, layout_of, native_grid, pixels_from_frame
 
 PIXELS = PixelSpec(336, 336, 3, 1 / 255, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 SINGLE = SingleImage("single", PIXELS, "letterbox", None, (0, 0, 0), 576)
 CROP = replace(SINGLE, fit="crop", shortest_edge=336)
 GRIDS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
 TILES = TiledImage("tiles", PIXELS, GRIDS, "first", (0, 0, 0), (24, 24), (), 2928)
+NATIVE = NativeImage(
+    "native", replace(PIXELS, height=16, width=16), 2, 65536, 1 << 24, ((22, 40), (15, 20)), (127, 127, 127)
+)
 PLACES = [(x / 10, y / 10) for y in (0, 2, 4, 6, 8) for x in (0, 3, 6, 8)]  # of a patch's corner, 20 of them
 SIZE = (0.16, 0.2)  # of a patch, in fractions of the frame
 
@@ -132,3 +135,66 @@ def test_a_record_is_described_with_what_it_makes_of_a_frame() -> None:
     assert "100% of 1920x1080 is seen, in 576 tokens" in describe_image(SINGLE)
     assert "56% of 1920x1080 is seen" in describe_image(CROP)
     assert "2x2 tiles, 1948 tokens" in describe_image(TILES)
+
+
+@pytest.mark.parametrize(
+    ("size", "factor", "least", "most", "grid"),
+    [  # transformers' smart_resize
+        ((720, 1280), 32, 65536, 1 << 24, (22, 40)),
+        ((1080, 1920), 32, 65536, 1 << 24, (34, 60)),
+        ((1920, 1080), 32, 65536, 262144, (21, 12)),
+        ((333, 1001), 32, 65536, 262144, (9, 27)),
+        ((16, 16), 32, 65536, 1 << 24, (8, 8)),
+        ((10, 1500), 28, 3136, 1003520, (1, 25)),
+        ((720, 1280), 28, 3136, 1003520, (26, 46)),
+    ],
+)
+def test_a_frame_of_its_own_shape_has_the_grid_that_transformers_gives_it(
+    size: tuple[int, int], factor: int, least: int, most: int, grid: tuple[int, int]
+) -> None:
+    pixels = replace(PIXELS, height=factor // 2, width=factor // 2)
+    assert native_grid(replace(NATIVE, pixels=pixels, least_pixels=least, most_pixels=most), *size) == grid
+
+
+@pytest.mark.parametrize(
+    ("size", "grid", "is_padded"),
+    [
+        ((720, 1280), (22, 40), False),
+        ((1080, 1920), (22, 40), False),  # squeezed to 704 x 1280, which rounding would give it at that area too
+        ((480, 640), (15, 20), False),
+        ((480, 480), (15, 20), True),
+        ((8, 9), (15, 20), True),
+    ],
+)
+def test_a_frame_is_fitted_to_the_nearest_grid_that_engines_were_built_for(
+    size: tuple[int, int], grid: tuple[int, int], is_padded: bool
+) -> None:
+    layout = layout_of(NATIVE, *size)
+    assert (layout.grid, layout.tokens) == (grid, grid[0] * grid[1])
+    assert (layout.sources[0].canvas is not None) == is_padded
+    assert layout.seen.area == 1
+
+
+def test_a_region_of_a_padded_picture_is_told_where_it_is_in_the_frame() -> None:
+    layout = layout_of(NATIVE, 480, 480)  # in a picture of 640 x 480
+    found = layout.in_frame(Region((80 + 120) / 640, 0.25, (80 + 240) / 640, 0.5))
+    assert (found.x_min, found.y_min, found.x_max, found.y_max) == pytest.approx((0.25, 0.25, 0.5, 0.5))
+
+
+def test_patches_of_one_token_lie_beside_each_other() -> None:
+    frame = np.zeros((480, 640, 3), np.uint8)
+    frame[16:32, 32:48, 2] = 255  # red: of the second token, the first patch of its second row
+    patches = pixels_from_frame(frame, NATIVE)
+    assert patches.shape == (1, 15 * 20 * 4, 3 * 16 * 16)
+    assert list(np.nonzero(patches[0].any(axis=1))[0]) == [4 + 2]
+    assert patches[0, 6, : 16 * 16].min() == 1
+    assert not patches[0, 6, 16 * 16 :].any()
+
+
+def test_a_frame_that_is_all_length_is_refused() -> None:
+    with pytest.raises(FrameError, match="200 times the other"):
+        layout_of(NATIVE, 4, 900)
+
+
+def test_grids_of_their_own_shape_are_described() -> None:
+    assert "100% of 640x480 is seen, in 15x20 = 300 tokens" in describe_image(NATIVE)
