@@ -31,7 +31,14 @@ from edge_runtime.loaded_bundle import LoadedBundle
 from edge_runtime.memory.monitor import DegradationLevel, LevelChange, ResourceMonitor, limits_of
 from edge_runtime.memory.plan import MemoryPlan, parse_bytes, plan_memory
 from edge_runtime.memory.telemetry import total_bytes
-from edge_runtime.reports.report import InspectionReport, Timings, answer_from_findings, answer_schema, widest_finding
+from edge_runtime.reports.report import (
+    InspectionReport,
+    Region,
+    Timings,
+    answer_from_findings,
+    answer_schema,
+    widest_finding,
+)
 from edge_runtime.reports.schema import ReportSchema, load_schema
 from edge_runtime.vision.image_processors import ImageLayout, layout_of, pixels_from_frame
 from edge_runtime.vision.resampling import Float32
@@ -227,13 +234,14 @@ class Inspector:
         looked = self._look(frame, prompt, self._grammar, should_continue)
         max_tokens = min(round(self._max_tokens * looked.level.report_share), looked.room)
         answer = self._write(looked, self._grammar, max_tokens, should_continue)
+        coordinates, layout = self.bundle.manifest.coordinates, looked.layout
+
+        def in_frame(region: Region) -> Region:
+            return layout.in_frame(layout.in_picture(region, coordinates))
+
         findings = tuple(
-            replace(
-                finding,
-                region=looked.layout.in_frame(finding.region),
-                boxes=tuple(map(looked.layout.in_frame, finding.boxes)),
-            )
-            for finding in answer.findings(self.schema, self.bundle.manifest.coordinates.steps)
+            replace(finding, region=in_frame(finding.region), boxes=tuple(map(in_frame, finding.boxes)))
+            for finding in answer.findings(self.schema, coordinates.steps)
         )
         return InspectionReport(
             findings=findings,

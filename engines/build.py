@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edge_runtime.bundle.manifest import MANIFEST_NAME, Component, manifest_to_json
+from edge_runtime.bundle.manifest import MANIFEST_NAME, Component, ImageSpec, NativeImage, manifest_to_json
 from edge_runtime.bundle.opening import Bundle, load_bundle, sha256_of_file
 from edge_runtime.bundle.report_schema import SCHEMA_NAME, warn_of_own_prompt
 from edge_runtime.cli.exit_codes import NO_ROOM
@@ -32,6 +32,7 @@ from engines.calibration.rounding import open_calibrated
 from engines.checkpoint import Checkpoint
 from engines.families import DEFAULT_GROUP_PARAMETERS
 from engines.families.base import AS_SUGGESTED, ImageOptions, Part
+from engines.layers.native_tower import Grids
 from engines.layers.weights import TensorSource
 from engines.onnx.builder import HashedFile
 from engines.planning.plan import BundlePlan, plan_bundle, prompt_of
@@ -113,6 +114,7 @@ def build(
         precisions.has_int8,
         int8_route,
         precisions.kv_cache,
+        _patches_of(plan.model.image),
     )
     compiler = TARGETS[target].open(options)
     versions = {**_versions(), **compiler.versions}
@@ -181,6 +183,11 @@ def build(
 def _bytes_of(partial: Path, component: str) -> int:
     """What is there of a component's files."""
     return sum(path.stat().st_size for path in partial.glob(f"{component}.*") if path.is_file())
+
+
+def _patches_of(image: ImageSpec) -> tuple[int, ...]:
+    """Patches of each grid that a vision encoder of pictures of their own shape is built for; none of others."""
+    return Grids(image.grids, image.merge).patches if isinstance(image, NativeImage) else ()
 
 
 def _longest_step(plan: BundlePlan, checkpoint: Checkpoint) -> int:

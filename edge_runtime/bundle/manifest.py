@@ -159,6 +159,7 @@ class NativeImage:
     most_pixels: int
     grids: tuple[tuple[int, int], ...]  # rows and columns of tokens
     fill: tuple[int, ...]  # (3,), RGB
+    multiple: int = 1  # tokens that rows and columns are multiples of: a window's side, where attention has windows
 
     @property
     def max_tokens(self) -> int:
@@ -223,9 +224,13 @@ def prompt_around_image(before: str, after: str) -> PromptSpec:
 
 @dataclass(frozen=True)
 class CoordinateSpec:
-    """What the model writes for a corner of a box: whole steps of the fitted picture's width and height."""
+    """What the model writes for a corner of a box: whole steps of the fitted picture's width and height.
+
+    They are as many as ``steps``, or, in ``pixels``, as many as the picture has, and ``steps`` at most.
+    """
 
     steps: int  # 100: hundredths; 1000: thousandths
+    unit: Literal["steps", "pixels"] = "steps"
 
 
 @dataclass(frozen=True)

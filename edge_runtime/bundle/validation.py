@@ -200,6 +200,10 @@ def _check_native(image: NativeImage) -> None:
     _require(bool(image.grids), "image.grids is empty")
     _require(all(0 < n <= 4096 for grid in image.grids for n in grid), "image.grids has a grid of no tokens, or absurd")
     _require(image.max_tokens < 2**20, f"image.grids has a grid of {image.max_tokens} tokens")
+    _require(
+        0 < image.multiple <= 64 and all(n % image.multiple == 0 for grid in image.grids for n in grid),
+        f"image.multiple is {image.multiple}, and image.grids has other sides",
+    )
 
 
 _CHECK_IMAGE: Mapping[str, Callable[[Any], None]] = {

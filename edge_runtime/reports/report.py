@@ -94,7 +94,7 @@ class InspectionReport:
     timings: Timings = field(default_factory=Timings)
     seen: tuple[Region, ...] = (WHOLE,)  # parts of the frame that the model looked at; nothing is known of the rest
     image_tokens: int = 0  # that the frame took in the prompt
-    grid: tuple[int, int] | None = None  # rows and columns of tiles that the frame was cut into for the vision encoder
+    grid: tuple[int, int] | None = None  # rows and columns of tiles, or of the tokens of a picture of its own shape
     schema: ReportSchema = BRIDGE  # whose words the findings are in
 
     @property

@@ -11,8 +11,8 @@ from itertools import accumulate
 import numpy as np
 
 from edge_runtime import progress
-from edge_runtime.backends.base import Array, Backend, Engine, Run
-from edge_runtime.bundle.manifest import Manifest, NativeImage, SingleImage, TensorSpec, embedding_rows
+from edge_runtime.backends.base import Array, Backend, Engine, Memory, Run
+from edge_runtime.bundle.manifest import Component, Manifest, NativeImage, SingleImage, TensorSpec, embedding_rows
 from edge_runtime.language.decoder import Decoder
 from edge_runtime.vision.image_processors import ImageLayout
 from edge_runtime.vision.resampling import Float32
@@ -38,13 +38,24 @@ class ImageEncoder:
     """
 
     def __init__(
-        self, backend: Backend, manifest: Manifest, vision: Engine, connector: Engine, decoder: Decoder
+        self,
+        backend: Backend,
+        manifest: Manifest,
+        vision: Engine,
+        connector: Engine,
+        decoder: Decoder,
+        *,
+        shows_features: bool = False,
     ) -> None:
+        """``shows_features`` puts those of an image of its own shape where Python can read them."""
         self._backend = backend
         self._decoder = decoder
         self._bound_to_grid: Callable[[tuple[int, int]], tuple[Array, tuple[Run, ...]]] | None = None
         if isinstance(manifest.image, NativeImage):
-            self._bound_to_grid = _bind_grids(backend, manifest, manifest.image, vision, connector, decoder)
+            place = backend.shared if shows_features else backend.private
+            spec = _output(manifest.component("vision_encoder"), "features")
+            self.features: Memory = place((1, manifest.image.max_tensors, int(spec.shape[-1])), spec.dtype)
+            self._bound_to_grid = _bind_grids(backend, manifest, vision, connector, decoder, self.features)
         else:
             is_gathered = not isinstance(manifest.image, SingleImage)
             self._bound = _bind(backend, manifest, vision, connector, None if is_gathered else decoder)
@@ -82,13 +93,12 @@ class ImageEncoder:
 
 
 def _bind_grids(
-    backend: Backend, manifest: Manifest, image: NativeImage, vision: Engine, connector: Engine, decoder: Decoder
+    backend: Backend, manifest: Manifest, vision: Engine, connector: Engine, decoder: Decoder, features: Memory
 ) -> Callable[[tuple[int, int]], tuple[Array, tuple[Run, ...]]]:
     """Memory for the largest grid, and for each grid the part that it takes with a run that encodes it."""
-    encoder = manifest.component("vision_encoder")
-    [seen] = [spec for spec in encoder.outputs if spec.name == "features"]
+    encoder, image = manifest.component("vision_encoder"), manifest.image
+    assert isinstance(image, NativeImage)
     pixels = backend.shared((1, image.max_tensors, image.patch_numbers), encoder.inputs[0].dtype)
-    features = backend.private((1, image.max_tensors, int(seen.shape[-1])), seen.dtype)
     counts = [rows * columns * image.merge**2 for rows, columns in image.grids]
     firsts = dict(zip(image.grids, [0, *accumulate(counts)], strict=False))
     is_any = any(spec.name == PATCH_ROWS for spec in encoder.inputs)
@@ -119,7 +129,7 @@ def _bind(backend: Backend, manifest: Manifest, vision: Engine, connector: Engin
     if decoder is not None:
         embeddings = decoder.image_rows(image.max_tokens)
     else:
-        [spec] = [spec for spec in manifest.component("connector").outputs if spec.name == "image_embeddings"]
+        spec = _output(manifest.component("connector"), "image_embeddings")
         embeddings = backend.shared((count, embedding_rows(image), manifest.model.hidden_size), spec.dtype)
     runs = [
         backend.record(
@@ -131,6 +141,11 @@ def _bind(backend: Backend, manifest: Manifest, vision: Engine, connector: Engin
         for i in range(count)
     ]
     return _Bound(pixels, tuple(runs), embeddings)
+
+
+def _output(component: Component, name: str) -> TensorSpec:
+    [spec] = [spec for spec in component.outputs if spec.name == name]
+    return spec
 
 
 def _size(spec: TensorSpec) -> tuple[list[int], str]:

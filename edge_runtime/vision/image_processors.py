@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.bundle.manifest import (
+    CoordinateSpec,
     ImageSpec,
     NativeImage,
     PixelSpec,
@@ -70,6 +71,14 @@ class ImageLayout:
         np.take(rows, self.gather, axis=0, out=out)
         if self.text:
             out[list(self.text)] = embedding_rows(list(self.text.values()))
+
+    def in_picture(self, region: Region, coordinates: CoordinateSpec) -> Region:
+        """A region as the model wrote it, over the ``steps`` of its coordinates, in fractions of the fitted picture."""
+        if coordinates.unit == "steps":
+            return region
+        [source] = self.sources
+        across, down = coordinates.steps / source.columns.full, coordinates.steps / source.rows.full
+        return Region(region.x_min * across, region.y_min * down, region.x_max * across, region.y_max * down)
 
     def in_frame(self, region: Region) -> Region:
         """A region in fractions of the fitted picture as one in fractions of the frame, cut at its edges."""
@@ -435,16 +444,16 @@ def _native(image: NativeImage, height: int, width: int) -> ImageLayout:
 
 def native_grid(image: NativeImage, height: int, width: int) -> tuple[int, int]:
     """Rows and columns of tokens that the model itself would give a frame: transformers' ``smart_resize``."""
-    sides = _token_sides(image)
-    grid = round(height / sides[0]), round(width / sides[1])
-    pixels = grid[0] * sides[0] * grid[1] * sides[1]
-    if image.least_pixels <= pixels <= image.most_pixels:
-        return grid
+    high, wide = (image.multiple * side for side in _token_sides(image))
+    rows, columns = round(height / high), round(width / wide)
+    pixels = rows * high * columns * wide
     if pixels > image.most_pixels:
         shrink = math.sqrt(height * width / image.most_pixels)
-        return max(math.floor(height / shrink / sides[0]), 1), max(math.floor(width / shrink / sides[1]), 1)
-    grow = math.sqrt(image.least_pixels / (height * width))
-    return math.ceil(height * grow / sides[0]), math.ceil(width * grow / sides[1])
+        rows, columns = max(math.floor(height / shrink / high), 1), max(math.floor(width / shrink / wide), 1)
+    elif pixels < image.least_pixels:
+        grow = math.sqrt(image.least_pixels / (height * width))
+        rows, columns = math.ceil(height * grow / high), math.ceil(width * grow / wide)
+    return rows * image.multiple, columns * image.multiple
 
 
 def _token_sides(image: NativeImage) -> tuple[int, int]:
@@ -466,9 +475,9 @@ def _nearest_grid(image: NativeImage, height: int, width: int) -> tuple[int, int
 
 def _rounded(image: NativeImage, height: int, width: int, pixels: int) -> tuple[int, int]:
     """The grid of a frame that is resized to so many pixels, and then rounded to whole tokens."""
-    scale = math.sqrt(pixels / (height * width))
-    sides = _token_sides(image)
-    return round(height * scale / sides[0]), round(width * scale / sides[1])
+    scale, multiple = math.sqrt(pixels / (height * width)), image.multiple
+    high, wide = (multiple * side for side in _token_sides(image))
+    return round(height * scale / high) * multiple, round(width * scale / wide) * multiple
 
 
 def _patches(frame: NDArray[np.uint8], image: NativeImage, layout: ImageLayout) -> Float32:

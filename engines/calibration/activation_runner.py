@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 from onnx import ValueInfoProto
 from tqdm import tqdm
 
-from edge_runtime.bundle.manifest import ImageSpec, NativeImage, PositionSpec, SingleImage
+from edge_runtime.bundle.manifest import DEEPSTACK, ImageSpec, NativeImage, PositionSpec, SingleImage
 from edge_runtime.errors import CalibrationError
 from edge_runtime.language.embedding import Embedding
+from edge_runtime.language.positions import ROTARY_INPUTS, position_tables
 from edge_runtime.language.tokenizer import PromptTokens
-from edge_runtime.vision.image_processors import layout_of, pixels_from_frame
+from edge_runtime.vision.image_processors import ImageLayout, layout_of, pixels_from_frame
 from engines.calibration.images import CalibrationImages
 from engines.calibration.observe import Observation, open_observed
 from engines.calibration.samples import Rows, Samples, shape_at
@@ -78,7 +79,6 @@ class ActivationRunner:
     ) -> None:
         self._images = images
         self._image = image
-        self._positions = positions
         self._layout = layout_of(image, *_frame_size(image))
         texts = [prompt.before_image, *((*prompt.after_image, *answer) for answer in answers)]
         rows = embedding.rows([token for text in texts for token in text])  # at once: a table is read whole for it
@@ -89,8 +89,14 @@ class ActivationRunner:
         self._rows: Rows | None = None  # what the component up next reads; None: pixels, which are not made yet
         self._skipped: list[Path] = []
         self._tensors: list[NDArray[Any]] = []  # embeddings of an image of which tensors are still to come
+        self._joining: dict[str, Rows] = {}  # what the vision encoder made of the images for layers of the decoder
         self._steps = 0
-        self._tokens = 0  # that the component up next reads at once
+        is_native = isinstance(image, NativeImage)
+        self._tokens = image.max_tensors if is_native else 0  # that the component up next reads at once
+        self._first_patch = _first_patch(image, self._layout) if isinstance(image, NativeImage) else 0
+        length = len(self._before) + self._layout.tokens + len(self._after[0])
+        tables = position_tables(positions, length, len(self._before), self._layout.grid)
+        self._tables = dict(zip(ROTARY_INPUTS, tables, strict=True))
         self._data = hashlib.sha256(
             json.dumps([images.sha256, asdict(image), asdict(positions), asdict(prompt)]).encode()
         )
@@ -194,11 +200,15 @@ class ActivationRunner:
             for index, sample in enumerate(progress):
                 outputs = engine.evaluate(sample)
                 observation.add({**sample, **outputs})
+                if following is not None:
+                    self._keep_joining(outputs)
                 if following is not None and output is not None:
                     self._hand_on(following, output, outputs[output], index)
         if following is not None:
             samples.rows.delete()
             self._rows = following
+            for name in [value.name for value in samples.inputs if value.name in self._joining]:
+                self._joining.pop(name).delete()
         return observation
 
     def _samples(self, graph: Path) -> Samples:
@@ -207,7 +217,7 @@ class ActivationRunner:
         rows = self._rows = self._pixels() if self._rows is None else self._rows
         if rows.name not in names:
             raise CalibrationError(f"{graph.name} reads {', '.join(sorted(names))}, and {rows.name} are up next")
-        return Samples(rows, inputs, self._positions.rotary)
+        return Samples(rows, inputs, self._tables, self._first_patch, self._joining)
 
     def _pixels(self) -> Rows:
         rows = self._new_rows("pixel_values")
@@ -236,9 +246,22 @@ class ActivationRunner:
         following.append(np.concatenate([self._before, packed, after])[None])  # (1, T, D)
         self._tensors.clear()
 
+    def _keep_joining(self, outputs: Mapping[str, NDArray[Any]]) -> None:
+        """What joins the image's rows behind layers, zeros where text is."""
+        before, after = len(self._before), len(self._after[0])
+        for name in (name for name in outputs if name.removeprefix(DEEPSTACK).isdecimal()):
+            rows = self._joining.get(name) or self._joining.setdefault(name, self._new_rows(name))
+            rows.append(np.pad(outputs[name], [(0, 0), (before, after), (0, 0)]))
+
     def _new_rows(self, name: str) -> Rows:
         self._steps += 1
         return Rows(name, self._folder / f"{self._steps}.f32")
+
+
+def _first_patch(image: NativeImage, layout: ImageLayout) -> int:
+    """Where the patches of the layout's grid begin among those of all grids."""
+    before = image.grids[: image.grids.index(layout.grid or (0, 0))]
+    return sum(rows * columns * image.merge**2 for rows, columns in before)
 
 
 def _frame_size(image: ImageSpec) -> tuple[int, int]:

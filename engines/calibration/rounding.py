@@ -29,7 +29,7 @@ from engines.calibration.images import CalibrationImages
 from engines.calibration.model import open_model_runner
 from engines.checkpoint import Checkpoint
 from engines.families import read_model
-from engines.families.base import Part
+from engines.families.base import AS_SUGGESTED, Part, options_of
 from engines.layers.folds import Fold
 from engines.layers.lowering.onnxruntime import OnnxRuntimeLowering
 from engines.layers.weights import QuantizedSource
@@ -70,7 +70,7 @@ def open_calibrated(
     Raises:
         CheckpointError: it is not supported.
     """
-    model = read_model(checkpoint, _ONE_LAYER, schema=schema)
+    model = read_model(checkpoint, _ONE_LAYER, options_of(image) if image else AS_SUGGESTED, schema)
     model = replace(model, image=image or model.image)
     with (
         open_model_runner(checkpoint, model, images, directory) as runner,

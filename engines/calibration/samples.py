@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ValueInfoProto, helper
 
-from edge_runtime.bundle.manifest import RotarySpec
 from edge_runtime.errors import CalibrationError
-from edge_runtime.language.positions import ROTARY_INPUTS, rotary_tables
+from edge_runtime.language.positions import ROTARY_INPUTS
+from edge_runtime.vision.image_encoder import PATCH_ROWS
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
@@ -75,15 +75,19 @@ class Samples:
 
     rows: Rows
     inputs: Sequence[ValueInfoProto]
-    rotary: RotarySpec
+    tables: Mapping[str, Float32]  # of positions, with a row for each that a sequence may have
+    first_patch: int = 0  # of the picture's grid, among those of all grids that the vision encoder is built for
+    joining: Mapping[str, Rows] = field(default_factory=dict)  # what joins the rows behind layers, by the input's name
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[Mapping[str, Array]]:
-        return map(self._fill, self.rows)
+        named = [name for name in self.joining if any(value.name == name for value in self.inputs)]
+        for rows, *joining in zip(self.rows, *(self.joining[name] for name in named), strict=True):
+            yield self._fill(rows, dict(zip(named, joining, strict=True)))
 
-    def _fill(self, rows: Float32) -> dict[str, Array]:
+    def _fill(self, rows: Float32, joining: Mapping[str, Float32]) -> dict[str, Array]:
         tokens = rows.shape[1]
         counters = {"past_length": 0, "seqlens_k": tokens - 1, "total_sequence_length": tokens}
         arrays = {}
@@ -94,8 +98,11 @@ class Samples:
             elif value.name in counters:
                 arrays[value.name] = np.array([counters[value.name]], dtype)
             elif value.name in ROTARY_INPUTS:
-                tables = dict(zip(ROTARY_INPUTS, rotary_tables(self.rotary, tokens), strict=True))
-                arrays[value.name] = tables[value.name].astype(dtype)
+                arrays[value.name] = self.tables[value.name][:tokens].astype(dtype)
+            elif value.name in joining:
+                arrays[value.name] = joining[value.name].astype(dtype)
+            elif value.name == PATCH_ROWS:
+                arrays[value.name] = np.arange(self.first_patch, self.first_patch + tokens, dtype=dtype)
             else:
                 arrays[value.name] = np.zeros(shape_at(value, tokens), dtype)
         return arrays

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edge_runtime import progress
 from edge_runtime.backends import open_backend
 from edge_runtime.backends.base import Engine
-from edge_runtime.bundle.manifest import Component
+from edge_runtime.bundle.manifest import Component, NativeImage
 from edge_runtime.bundle.opening import Bundle
 from edge_runtime.language.decoder import Decoder
 from edge_runtime.language.embedding import open_embedding
@@ -22,6 +22,10 @@ from edge_runtime.vision.image_processors import ImageLayout, layout_of
 from engines.evaluation.fidelity import Trace
 
 Float32 = NDArray[np.float32]
+
+
+_CAPACITY = 4096  # rows of the cache, where a model has as many positions: newer ones have hundreds of thousands
+_ANSWER_TOKENS = 1024
 
 
 class BundleTracer(Protocol):
@@ -55,8 +59,8 @@ def open_bundle_tracer(bundle: Bundle, prompt: PromptTokens) -> Iterator[BundleT
             progress.advance(sum(file.size_bytes for file in component.files))
             return engine
 
-        encoder = manifest.component("vision_encoder")
-        vision, connector = load(encoder), load(manifest.component("connector"))
+        vision, connector = load(manifest.component("vision_encoder")), load(manifest.component("connector"))
+        prompt_rows = len(prompt.before_image) + manifest.image.max_tokens + len(prompt.after_image)
         decoder = Decoder(
             backend,
             manifest,
@@ -64,9 +68,25 @@ def open_bundle_tracer(bundle: Bundle, prompt: PromptTokens) -> Iterator[BundleT
             [load(group) for group in manifest.decoder_groups],
             [load(head) for head in manifest.lm_heads],
             prompt.before_image,
-            capacity=manifest.model.max_positions,
+            capacity=min(manifest.model.max_positions, max(prompt_rows + _ANSWER_TOKENS, _CAPACITY)),
         )
-        images = ImageEncoder(backend, manifest, vision, connector, decoder)
+        images = ImageEncoder(backend, manifest, vision, connector, decoder, shows_features=True)
+
+        def follow(features: Float32, tokens: Sequence[int], layout: ImageLayout) -> Trace:
+            placed = decoder.image_rows(layout.tokens)[0].astype(np.float32)
+            logits = [decoder.prefill(prompt.after_image, layout.tokens).copy()]
+            logits += [decoder.append([token]).copy() for token in tokens[:-1]]
+            return Trace(features, placed, np.stack(logits), tuple(tokens))
+
+        def trace_native(tensors: Float32, tokens: Sequence[int], layout: ImageLayout | None = None) -> Trace:
+            assert layout is not None, "patches do not say in which rows they lie"
+            images.encode(tensors, layout)
+            return follow(np.asarray(images.features[0, : tensors.shape[1]]).astype(np.float32), tokens, layout)
+
+        if isinstance(manifest.image, NativeImage):
+            yield trace_native
+            return
+        encoder = manifest.component("vision_encoder")
         sizes = [size for size in encoder.outputs[0].shape if isinstance(size, int)]
         size = manifest.image.pixels
         pixels = backend.shared((1, 3, size.height, size.width), encoder.inputs[0].dtype)
@@ -84,9 +104,6 @@ def open_bundle_tracer(bundle: Bundle, prompt: PromptTokens) -> Iterator[BundleT
             layout = layout or layout_of(manifest.image, *tensors.shape[-2:])
             seen = np.concatenate([features_of(tensor) for tensor in tensors])
             images.encode(tensors, layout)
-            placed = decoder.image_rows(layout.tokens)[0].astype(np.float32)
-            logits = [decoder.prefill(prompt.after_image, layout.tokens).copy()]
-            logits += [decoder.append([token]).copy() for token in tokens[:-1]]
-            return Trace(seen, placed, np.stack(logits), tuple(tokens))
+            return follow(seen, tokens, layout)
 
         yield trace

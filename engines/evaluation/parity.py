@@ -61,6 +61,8 @@ def open_transformers(checkpoint: Path, prompt: PromptTokens, eos_token_ids: Seq
             embeddings[[place not in layout.text for place in range(len(image))]] = shown
             head = [*prompt.before_image, *image, *prompt.after_image]
             inputs = {"input_ids": torch.tensor([head]), **images}
+            if "image_grid_thw" in images:  # places in time, height and width are counted by what a token is of
+                inputs["mm_token_type_ids"] = (inputs["input_ids"] == image_token_id).int()
             logits: list[NDArray[np.float32]] = []
             tokens: list[int] = []
             past = None
@@ -97,6 +99,21 @@ def _see_internvl(torch: Any, model: Any, tensors: Any, layout: ImageLayout) -> 
     return model.model.vision_tower(tensors).last_hidden_state[:, 1:], {"pixel_values": tensors}
 
 
+def see_qwen(torch: Any, model: Any, tensors: Any, layout: ImageLayout) -> tuple[Any, dict[str, Any]]:
+    """A still, which stands for all frames of a patch: (1, P, 3 h w) to (P, 3 * frames * h w)."""
+    config = model.config.vision_config
+    channels = tensors[0].reshape(tensors.shape[1], 3, 1, -1).expand(-1, -1, config.temporal_patch_size, -1)
+    rows, columns = (n * config.spatial_merge_size for n in layout.grid or (0, 0))
+    patches, grid = channels.reshape(tensors.shape[1], -1), torch.tensor([[1, rows, columns]])
+    features = model.model.visual(patches, grid_thw=grid).last_hidden_state
+    if hasattr(config, "window_size"):  # then they come one window after another
+        side = config.window_size // config.spatial_merge_size // config.patch_size
+        tokens = torch.arange(rows * columns // config.spatial_merge_size**2)
+        windows = tokens.reshape((layout.grid or (0, 0))[0] // side, side, -1, side).transpose(1, 2).reshape(-1)
+        features = features.reshape(len(tokens), -1)[torch.argsort(windows)].reshape(len(patches), -1)
+    return features, {"pixel_values": patches, "image_grid_thw": grid}
+
+
 # What each family's vision encoder puts out, and what the model calls a frame's tensors.
 _VISION: Mapping[str, Callable[[Any, Any, Any, ImageLayout], tuple[Any, dict[str, Any]]]] = {
     "llava": _see_llava,
@@ -104,4 +121,6 @@ _VISION: Mapping[str, Callable[[Any, Any, Any, ImageLayout], tuple[Any, dict[str
     "smolvlm": _see_smolvlm,
     "idefics3": _see_smolvlm,
     "internvl": _see_internvl,
+    "qwen2_5_vl": see_qwen,
+    "qwen3_vl": see_qwen,
 }

@@ -27,6 +27,7 @@ from engines.evaluation.execution import open_bundle_tracer
 from engines.evaluation.fidelity import Fidelity, Trace, compare_traces, outside_tolerance
 from engines.evaluation.parity import open_transformers
 from engines.families import read_model
+from engines.families.base import options_of
 from engines.reference.rendered import FIRST_HELD_OUT_SEED, render_scene
 from engines.targets import TARGETS
 
@@ -124,7 +125,8 @@ def _overflows(
 ) -> list[str]:
     """Layers whose activations exceed float16 on ``frames``, and which were not kept in float32."""
     images = CalibrationImages("the images of this verification", "", len(frames), lambda: iter(frames))
-    model = replace(read_model(checkpoint, schema=schema), image=manifest.image)
+    model = read_model(checkpoint, options=options_of(manifest.image), schema=schema)
+    model = replace(model, image=manifest.image)
     found = find_model_overflow(checkpoint, model, images)
     kinds = {part.name: part.role for part in model.parts}
     kept = {(c.role, _layer_of(node)) for c in manifest.components for node in c.float32_nodes}

@@ -12,12 +12,16 @@ from engines.families.internvl import read_internvl
 from engines.families.llava import read_llava
 from engines.families.llava_next import read_llava_next
 from engines.families.mllama import read_mllama
+from engines.families.qwen2_5_vl import read_qwen2_5_vl
+from engines.families.qwen3_vl import read_qwen3_vl
 from engines.families.smolvlm import read_smolvlm
 
 FAMILIES: Mapping[str, Callable[[Checkpoint, int, ImageOptions], Model]] = {
     "llava": read_llava,
     "llava_next": read_llava_next,
     "mllama": read_mllama,
+    "qwen2_5_vl": read_qwen2_5_vl,
+    "qwen3_vl": read_qwen3_vl,
     "smolvlm": read_smolvlm,
     "idefics3": read_smolvlm,  # SmolVLM's first version has that name, and the same code
     "internvl": read_internvl,

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import ml_dtypes
 import numpy as np
 
-from edge_runtime.bundle.manifest import CoordinateSpec, ImageSpec, ModelSpec, PositionSpec, PromptSpec
+from edge_runtime.bundle.manifest import CoordinateSpec, ImageSpec, ModelSpec, NativeImage, PositionSpec, PromptSpec
 from edge_runtime.bundle.report_schema import AskedSchema
 from edge_runtime.errors import CheckpointError
 from edge_runtime.reports.report import REGION_STEPS
@@ -104,6 +104,14 @@ class ImageOptions:
 AS_SUGGESTED = ImageOptions()
 
 
+def options_of(image: ImageSpec) -> ImageOptions:
+    """Options by which a family builds a vision encoder for pictures as ``image`` has them, in the same grids."""
+    if not isinstance(image, NativeImage):
+        return AS_SUGGESTED  # its vision encoder is the same for all
+    height, width = image.merge * image.pixels.height, image.merge * image.pixels.width
+    return ImageOptions(frames=tuple((columns * width, rows * height) for rows, columns in image.grids))
+
+
 @dataclass(frozen=True)
 class VisionWork:
     """What seeing one image takes, in all its tiles."""
@@ -111,6 +119,7 @@ class VisionWork:
     rows: int  # patches and class tokens
     at_a_time: tuple[int, int]  # rows that the encoder sees in one run, and their width
     attention_operations: int  # beside the products with weights; a multiplication and an addition are two
+    deepstack: tuple[tuple[int, int], ...] = ()  # rows and width of each map that the encoder puts out beside features
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,11 @@ from engines.families.internvl import internvl_parameters, read_internvl_config
 from engines.families.llava import DEFAULT_PROMPT, Layout, LlavaConfig, checkpoint_parameters, read_config
 from engines.families.llava_next import read_next_config
 from engines.families.mllama import mllama_parameters, read_mllama_config
+from engines.families.qwen2_5_vl import read_qwen2_5_vl_config, window_merger
+from engines.families.qwen3_vl import qwen_parameters, read_qwen3_vl_config
 from engines.families.smolvlm import read_smolvlm_config, smolvlm_parameters
+from engines.layers.decoder import LlamaConfig
+from engines.layers.native_tower import NativeVitConfig, PatchMerger
 from engines.layers.parameters import Parameter
 from engines.quantized_checkpoint import load_any_checkpoint
 
@@ -55,6 +59,24 @@ def _llava_16(text_config: dict[str, Any]) -> dict[str, Any]:
     grids = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
     model = {"model_type": "llava_next", "text_config": text_config, "image_grid_pinpoints": grids}
     return {**_llava_15(4096, 14336, 32, 32), **model}
+
+
+def _qwen3_vl(vision: dict[str, Any], text: dict[str, Any], *, is_tied: bool) -> dict[str, Any]:
+    rope = {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [24, 20, 20]}
+    decoder = {"vocab_size": 151936, "head_dim": 128, "rms_norm_eps": 1e-6, "max_position_embeddings": 262144}
+    settings = {"model_type": "qwen3_vl_text", "rope_theta": 5000000.0, "rope_scaling": rope, "bos_token_id": 1}
+    return {
+        "model_type": "qwen3_vl",
+        "image_token_id": 151655,
+        "tie_word_embeddings": is_tied,
+        "vision_config": {"model_type": "qwen3_vl", "out_hidden_size": text["hidden_size"], **vision},
+        "text_config": {**settings, "eos_token_id": 2, **decoder, **text},
+    }
+
+
+def _qwen_vision(width: int, inner: int, layers: int, taps: list[int]) -> dict[str, Any]:
+    sizes = {"hidden_size": width, "intermediate_size": inner, "depth": layers, "num_heads": 16}
+    return {**sizes, "patch_size": 16, "num_position_embeddings": 2304, "deepstack_visual_indexes": taps}
 
 
 def _sizes(width: int, inner: int, layers: int, heads: int, kv_heads: int | None = None) -> dict[str, Any]:
@@ -110,6 +132,24 @@ def _tiny_internvl(**text: Any) -> dict[str, Any]:
     vision = {**_sizes(64, 96, 3, 4), "image_size": [56, 56], "patch_size": [14, 14]}
     return {**config, "image_seq_length": 4, "vision_config": {**config["vision_config"], **vision}}
 
+
+def _qwen2_5_vl(vision: dict[str, Any], text: dict[str, Any], *, is_tied: bool) -> dict[str, Any]:
+    sizes = {"hidden_size": 1280, "intermediate_size": 3420, "depth": 32, "num_heads": 16, "patch_size": 14}
+    windows = {"window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31]}
+    decoder = {"rms_norm_eps": 1e-6, "max_position_embeddings": 128000, "rope_theta": 1000000.0}
+    rope = {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}
+    settings = {"model_type": "qwen2_5_vl_text", "bos_token_id": 1, "eos_token_id": 2, "use_sliding_window": False}
+    tower = {"model_type": "qwen2_5_vl", "out_hidden_size": text["hidden_size"]}
+    return {
+        "model_type": "qwen2_5_vl",
+        "image_token_id": 151655,
+        "tie_word_embeddings": is_tied,
+        "vision_config": {**tower, **sizes, **windows, **vision},
+        "text_config": {**settings, **rope, **decoder, **text},
+    }
+
+
+_QWEN_300M = _qwen_vision(1024, 4096, 24, [5, 11, 17])
 
 # Small, and awkward on purpose: widths that differ, grouped queries, an inner width of 3 x 64, an odd patch.
 _TINY: dict[str, Any] = {
@@ -182,6 +222,11 @@ SYNTHETIC_CONFIGS: Mapping[str, dict[str, Any]] = {
     "internvl3.5-2b": _internvl_35(2048, 6144, 28, 16, 8),
     "internvl3.5-4b": _internvl_35(2560, 9728, 36, 32, 8),
     "internvl3.5-8b": _internvl_35(4096, 12288, 36, 32, 8),
+    "qwen3-vl-2b": _qwen3_vl(_QWEN_300M, _sizes(2048, 6144, 28, 16, 8), is_tied=True),
+    "qwen3-vl-4b": _qwen3_vl(_QWEN_300M, _sizes(2560, 9728, 36, 32, 8), is_tied=True),
+    "qwen3-vl-8b": _qwen3_vl(_qwen_vision(1152, 4304, 27, [8, 16, 24]), _sizes(4096, 12288, 36, 32, 8), is_tied=False),
+    "qwen2.5-vl-3b": _qwen2_5_vl({}, {**_sizes(2048, 11008, 36, 16, 2), "vocab_size": 151936}, is_tied=True),
+    "qwen2.5-vl-7b": _qwen2_5_vl({}, {**_sizes(3584, 18944, 28, 28, 4), "vocab_size": 152064}, is_tied=False),
     # This one can be planned, and not built.
     "llama-3.2-vision-11b": {
         "model_type": "mllama",
@@ -190,6 +235,43 @@ SYNTHETIC_CONFIGS: Mapping[str, dict[str, Any]] = {
         "vision_config": {"model_type": "mllama_vision_model", "image_size": 560},
     },
     "tiny-llava": _TINY,
+    "tiny-qwen3-vl": {
+        **_qwen3_vl(
+            {**_qwen_vision(64, 96, 4, [0, 2, 3]), "num_heads": 4, "patch_size": 8, "num_position_embeddings": 64},
+            {
+                **_sizes(128, 192, 5, 4, 2),
+                "head_dim": 48,
+                "vocab_size": 512,
+                "max_position_embeddings": 1024,
+                "rope_theta": 5000.0,
+                "rope_scaling": {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [8, 8, 8]},
+            },
+            is_tied=True,
+        ),
+        "image_token_id": 300,
+    },
+    "tiny-qwen2.5-vl": {
+        **_qwen2_5_vl(
+            {
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "depth": 4,
+                "num_heads": 4,
+                "patch_size": 8,
+                "window_size": 32,
+                "fullatt_block_indexes": [1, 3],
+            },
+            {
+                **_sizes(128, 192, 4, 4, 2),
+                "vocab_size": 512,
+                "max_position_embeddings": 1024,
+                "rope_theta": 5000.0,
+                "rope_scaling": {"type": "mrope", "mrope_section": [4, 6, 6]},
+            },
+            is_tied=False,
+        ),
+        "image_token_id": 300,
+    },
     "tiny-llava-next": {
         **_TINY,
         "model_type": "llava_next",
@@ -302,6 +384,26 @@ def _internvl_shape(values: Mapping[str, Any]) -> _Shape:
     return _Shape(side, vocab_size, config.image_token_id, parameters, processor, ("<img>", "</img>"))
 
 
+def _qwen3_vl_shape(values: Mapping[str, Any]) -> _Shape:
+    config = read_qwen3_vl_config(values, {})
+    return _qwen_shape(values, config.vit, PatchMerger("merger.", config.vit), config.llama)
+
+
+def _qwen2_5_vl_shape(values: Mapping[str, Any]) -> _Shape:
+    config = read_qwen2_5_vl_config(values, {})
+    return _qwen_shape(values, config.vit, window_merger(config.vit), config.llama)
+
+
+def _qwen_shape(values: Mapping[str, Any], vit: NativeVitConfig, merger: PatchMerger, llama: LlamaConfig) -> _Shape:
+    patch, statistics = vit.patch_size, {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    # As Qwen's, in pixels; but no image of the tiny one takes more than a quarter of its positions.
+    size = {"shortest_edge": 256 * patch**2, "longest_edge": min(65536, llama.max_positions) * patch**2}
+    sizes = {"size": size, "patch_size": patch, "temporal_patch_size": vit.frames, "merge_size": 2}
+    parameters = qwen_parameters(vit, merger, llama, is_tied=bool(values.get("tie_word_embeddings")))
+    processor = {"image_processor_type": "Qwen2VLImageProcessorFast", **sizes, "resample": 3, **statistics}
+    return _Shape(patch, llama.vocab_size, int(values["image_token_id"]), parameters, processor)
+
+
 def _llava_shape(config: LlavaConfig, *more: tuple[str, Parameter]) -> _Shape:
     parameters = {**checkpoint_parameters(config, Layout()), **dict(more)}
     return _Shape(config.vit.image_size, config.llama.vocab_size, config.image_token_id, parameters)
@@ -323,6 +425,8 @@ _SHAPES: Mapping[str, Callable[[Mapping[str, Any]], _Shape]] = {
     "mllama": _mllama_shape,
     "smolvlm": _smolvlm_shape,
     "internvl": _internvl_shape,
+    "qwen2_5_vl": _qwen2_5_vl_shape,
+    "qwen3_vl": _qwen3_vl_shape,
 }
 
 

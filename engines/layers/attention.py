@@ -77,7 +77,7 @@ def attention_in_products(
 ) -> str:
     """The same in ONNX's own operators, the softmax in float32."""
     query, key, value = (
-        graph.node("Reshape", [part, graph.ints(1, -1, num_heads, width // num_heads)])
+        graph.node("Reshape", [part, graph.ints(0, -1, num_heads, width // num_heads)])
         for part in graph.nodes("Split", [qkv, graph.ints(width, width, width)], 3, axis=-1)
     )
     scale = (width // num_heads) ** -0.5
@@ -85,7 +85,7 @@ def attention_in_products(
     scores = scores_of(graph, heads_first(graph, query), keys_as_columns(graph, key))  # (1, H, T, T)
     shares = lowering.from_float32(graph, graph.node("Softmax", [lowering.to_float32(graph, scores)], axis=-1))
     context = context_of(graph, shares, heads_first(graph, value))
-    return graph.node("Reshape", [heads_first(graph, context), graph.ints(1, -1, width)])
+    return graph.node("Reshape", [heads_first(graph, context), graph.ints(0, -1, width)])
 
 
 def heads_first(graph: Graph, x: str) -> str:

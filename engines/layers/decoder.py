@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edge_runtime.bundle.manifest import RotarySpec
+from edge_runtime.bundle.manifest import DEEPSTACK, RotarySpec
 from engines.layers.folds import Fold
 from engines.layers.mlp import GatedMlp
 from engines.layers.norm import Norm
@@ -35,6 +35,7 @@ class LlamaConfig:
     activation: str
     has_query_key_norms: bool = False  # each head of queries and keys is normalized before it is turned
     has_qkv_biases: bool = False
+    deepstack_layers: int = 0  # the first ones, behind which maps of the vision encoder are added
 
     @property
     def heads(self) -> CausalAttention:
@@ -102,6 +103,7 @@ def decoder_layer(config: LlamaConfig, number: int, attention: str = "self_attn"
         ),
         attention=CachedAttention(number, config.heads, tuple(Norm(f"{attention}.{n}", size, eps) for n in names)),
         out=projection(f"{attention}.o_proj", width, queries, kind="o"),
+        joined_by=f"{DEEPSTACK}{number}" if number < config.deepstack_layers else None,
         mlp_norm=Norm("post_attention_layernorm", width, eps),
         mlp=GatedMlp(
             Projection(

@@ -53,6 +53,7 @@ class TransformerLayer:
     mlp_norm: Norm
     mlp: Mlp | GatedMlp
     scales: tuple[str, str] | None = None  # vectors by which attention's and the perceptron's outputs are multiplied
+    joined_by: str | None = None  # an input of the graph (1, T, D) that is added behind the layer
     keeps_last_row: bool = False  # whether nothing but the last row is read of what it puts out
 
     def parameters(self) -> dict[str, Parameter]:
@@ -98,7 +99,12 @@ class TransformerLayer:
             attended = _scaled(graph, lowering, mine, attended, self.scales[0])
         normed, hidden = self.mlp_norm.emit_sum(graph, lowering, mine, attended, hidden)
         outer = self.mlp.emit(graph, lowering, mine, normed)
-        return (outer if self.scales is None else _scaled(graph, lowering, mine, outer, self.scales[1])), hidden
+        if self.scales is not None:
+            outer = _scaled(graph, lowering, mine, outer, self.scales[1])
+        if self.joined_by is not None:
+            joining = graph.input(self.joined_by, lowering.dtype, (1, "T", self.out.rows))
+            outer = graph.node("Add", [outer, _last_row(graph, joining) if self.keeps_last_row else joining])
+        return outer, hidden
 
 
 def _scaled(graph: Graph, lowering: OpLowering, weights: Weights, x: str, name: str) -> str:

@@ -8,7 +8,16 @@ from fnmatch import fnmatchcase
 
 from tokenizers import Tokenizer
 
-from edge_runtime.bundle.manifest import SCHEMA_VERSION, Component, FileEntry, Hashes, LayerState, Manifest, TensorSpec
+from edge_runtime.bundle.manifest import (
+    DEEPSTACK,
+    SCHEMA_VERSION,
+    Component,
+    FileEntry,
+    Hashes,
+    LayerState,
+    Manifest,
+    TensorSpec,
+)
 from edge_runtime.bundle.report_schema import SCHEMA_NAME
 from edge_runtime.errors import CheckpointError, EdgeRuntimeError, RecipeError, SchemaError
 from edge_runtime.language.tokenizer import PromptTokens, prompt_tokens
@@ -191,7 +200,9 @@ def _planned_component(part: Part, precisions: PrecisionPlan, kind: TargetKind, 
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     if part.role == "vision_encoder":
-        outputs = (TensorSpec("features", "float32", (1, *model.vision.at_a_time)),)
+        maps = ((f"{DEEPSTACK}{i}", size) for i, size in enumerate(model.vision.deepstack))
+        sizes = {"features": model.vision.at_a_time, **dict(maps)}
+        outputs = tuple(TensorSpec(name, "float32", (1, *size)) for name, size in sizes.items())
     if part.role == "decoder":
         cache_dtype = kind.cache_dtype(model.spec.head_dim) if precisions.kv_cache == COMPUTED else precisions.kv_cache
         inputs = (TensorSpec("past_key", cache_dtype, ()),)

@@ -30,6 +30,7 @@ class TargetOptions:
     has_int8: bool = False  # whether the recipe asks for INT8 anywhere
     int8_route: str | None = None  # "implicit" or "explicit"; None: what TensorRT's version suggests
     kv_cache: str = COMPUTED  # how keys and values are kept
+    patches: tuple[int, ...] = ()  # of each picture that a vision encoder takes, where they are not always as many
 
 
 @dataclass(frozen=True)

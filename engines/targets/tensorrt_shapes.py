@@ -26,8 +26,13 @@ def profiles_of(
     """The shapes that a component's engine is built for; none where nothing is free.
 
     A decoder's first profile is prefill's (any number of tokens), its second decode's (one token), unless that would
-    store its weights twice: see :func:`_count_of_profiles`. An LM head sees one row.
+    store its weights twice: see :func:`_count_of_profiles`. An LM head sees one row; a vision encoder of pictures of
+    their own shape has one profile for all, and is best at the largest.
     """
+    if kind in ("vision_encoder", "connector"):
+        free = {"P": (min(options.patches, default=1), *(max(options.patches, default=1),) * 2)}
+        ranges = {spec.name: _ranges(spec, free) for spec in inputs if "P" in spec.shape}
+        return [ranges] if ranges else []
     prefill = (1, options.step_tokens, options.step_tokens)
     decode = (1, 1, 1)
     context = in_buckets(options.context_tokens)
@@ -84,7 +89,7 @@ _CODE_BYTES = {
 }
 
 
-def _ranges(spec: TensorSpec, free: Mapping[str, tuple[int, int, int]]) -> tuple[Shape, Shape, Shape]:
+def _ranges(spec: TensorSpec, free: Mapping[str, tuple[int, ...]]) -> tuple[Shape, Shape, Shape]:
     smallest, likeliest, largest = (
         tuple(free[size][i] if isinstance(size, str) else size for size in spec.shape) for i in range(3)
     )

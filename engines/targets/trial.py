@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from edge_runtime.backends import open_backend
 from edge_runtime.backends.base import Array, Backend
-from edge_runtime.bundle.manifest import Component, TensorSpec
+from edge_runtime.bundle.manifest import Component, Manifest, NativeImage, TensorSpec
 from edge_runtime.bundle.opening import Bundle
 from edge_runtime.errors import BackendError, BuildError, BundleTargetError, MissingDependencyError
 
@@ -48,11 +50,12 @@ def try_engines(bundle: Bundle) -> None:
 
 
 def _try_component(backend: Backend, bundle: Bundle, component: Component) -> None:
-    inputs = {spec.name: _filled(backend, spec) for spec in component.inputs}
+    sizes = _SIZES | _picture_sizes(bundle.manifest, component)
+    inputs = {spec.name: _filled(backend, spec, sizes) for spec in component.inputs}
     outputs = {
         spec.name: inputs[past]
         if (past := spec.name.replace("present_", "past_")) in inputs
-        else _filled(backend, spec)
+        else _filled(backend, spec, sizes)
         for spec in component.outputs
     }
     try:
@@ -71,8 +74,17 @@ def _try_component(backend: Backend, bundle: Bundle, component: Component) -> No
         raise BuildError(f"{component.name} was written and gives {wrong[0]} that is not finite; choose another recipe")
 
 
-def _filled(backend: Backend, spec: TensorSpec) -> Array:
-    shape = [size if isinstance(size, int) else _SIZES.get(size, _OTHER_SIZE) for size in spec.shape]
+def _picture_sizes(manifest: Manifest, component: Component) -> dict[str, int]:
+    """Patches and tokens of the smallest picture, for components that take it as a whole."""
+    image = manifest.image
+    if not isinstance(image, NativeImage) or component.role not in ("vision_encoder", "connector"):
+        return {}
+    tokens = min(map(math.prod, image.grids))
+    return {"P": tokens * image.merge**2, "T": tokens}
+
+
+def _filled(backend: Backend, spec: TensorSpec, sizes: Mapping[str, int]) -> Array:
+    shape = [size if isinstance(size, int) else sizes.get(size, _OTHER_SIZE) for size in spec.shape]
     array = backend.shared(shape, spec.dtype)
     if spec.name in _VALUES:
         array[...] = _VALUES[spec.name]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edge_runtime.bundle.manifest import NativeImage, PixelSpec, SingleImage, TiledImage
+from edge_runtime.bundle.manifest import CoordinateSpec, NativeImage, PixelSpec, SingleImage, TiledImage
 from edge_runtime.errors import FrameError
 from edge_runtime.reports.report import Finding, InspectionReport, Region
 from edge_runtime.stream.tiling import Tiling, inspect_in_tiles
@@ -198,3 +198,10 @@ def test_a_frame_that_is_all_length_is_refused() -> None:
 
 def test_grids_of_their_own_shape_are_described() -> None:
     assert "100% of 640x480 is seen, in 15x20 = 300 tokens" in describe_image(NATIVE)
+
+
+def test_a_region_in_pixels_of_the_picture_is_told_in_fractions_of_it() -> None:
+    layout = layout_of(NATIVE, 480, 640)  # in a picture of its own size
+    written = Region(160 / 1280, 120 / 1280, 320 / 1280, 480 / 1280)  # of 1280 pixels at most
+    found = layout.in_picture(written, CoordinateSpec(1280, "pixels"))
+    assert (found.x_min, found.y_min, found.x_max, found.y_max) == pytest.approx((0.25, 0.25, 0.5, 1.0))

@@ -22,6 +22,8 @@ from tests.parity.golden import (
     golden_pixels,
     write_golden_checkpoint,
 )
+from tests.parity.golden_native import FRAMES, NAMES, ROWS, GoldenPicture, patch_bytes, write_native_checkpoint
+from tests.parity.golden_native import TOKENS as PICTURE_TOKENS
 from tests.parity.golden_tiles import GOLDEN as GOLDEN_TILES
 from tests.parity.golden_tiles import NAME, SHAPES, GoldenFrame, bytes_of, golden_frame, write_next_checkpoint
 from tests.parity.golden_tiles import TOKENS as TILE_TOKENS
@@ -55,6 +57,30 @@ def make_golden_tiles(directory: Path) -> dict[str, GoldenFrame]:
     return found
 
 
+def make_golden_pictures(name: str, directory: Path) -> dict[str, GoldenPicture]:
+    """What transformers makes of frames of every shape, its own processor's patches included."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    checkpoint = write_native_checkpoint(name, directory)
+    image = read_model(checkpoint, options=FRAMES).image
+    settings = {key: value for key, value in checkpoint.image_processor.items() if key != "image_processor_type"}
+    processor = Qwen2VLImageProcessorPil(**settings)
+    trace = open_transformers(checkpoint.path, PROMPT, eos_token_ids=())
+    found = {}
+    for shape in SHAPES:
+        frame = golden_frame(shape)
+        picture = Image.fromarray(np.ascontiguousarray(frame[..., ::-1]))
+        if image.multiple > 1:  # whole windows, which the processor then leaves as they are
+            [source] = layout_of(image, *frame.shape[:2]).sources
+            picture = picture.resize((source.columns.full, source.rows.full), Image.Resampling.BICUBIC)
+        made = processor(picture, return_tensors="np")["pixel_values"]
+        frames = settings["temporal_patch_size"]
+        still = np.asarray(made, np.float32).reshape(len(made), 3, frames, -1)[:, :, 0].reshape(len(made), -1)
+        patches = np.rint(patch_bytes(still, settings)).astype(np.uint8)
+        found[shape] = GoldenPicture(patches, trace(still[None], PICTURE_TOKENS, layout_of(image, *frame.shape[:2])))
+    return found
+
+
 def main() -> None:
     """Write every array that tests compare with."""
     GOLDEN.mkdir(exist_ok=True)
@@ -76,6 +102,15 @@ def main() -> None:
                 arrays[f"{shape} {field}"] = np.asarray(getattr(golden.trace, field))
         np.savez_compressed(GOLDEN_TILES, **arrays)
         print(f"{NAME}: {GOLDEN_TILES.stat().st_size} bytes")
+        for name in NAMES:
+            arrays = {}
+            for shape, picture in make_golden_pictures(name, Path(directory)).items():
+                arrays[f"{shape} patches"] = picture.patches
+                arrays[f"{shape} logits"] = picture.trace.logits[:ROWS]
+                for field in ("features", "image_embeddings", "tokens"):
+                    arrays[f"{shape} {field}"] = np.asarray(getattr(picture.trace, field))
+            np.savez_compressed(GOLDEN / f"{name}.npz", **arrays)
+            print(f"{name}: {(GOLDEN / f'{name}.npz').stat().st_size} bytes")
     golden_processors.main()
     golden_families.main()
 

@@ -8,13 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_runtime.language.embedding import open_embedding
 from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
 from edge_runtime.vision.image_processors import layout_of, pixels_from_frame
 from engines.build import build
+from engines.calibration.activation_runner import open_runner
+from engines.calibration.images import CalibrationImages
 from engines.checkpoint import load_checkpoint
 from engines.evaluation.execution import open_bundle_tracer
 from engines.evaluation.fidelity import compare_traces
-from engines.evaluation.parity import open_transformers
+from engines.evaluation.parity import open_transformers, see_qwen
+from engines.families.base import ImageOptions
 from engines.quantize.recipe import load_recipe
 from engines.reference.renderer.scenes import FIRST_HELD_OUT_SEED, render_scene
 from tests.parity.golden import CHECKPOINTS, PROMPT, load_golden
@@ -24,9 +28,10 @@ from tests.parity.golden_families import (
     make_golden_families,
     write_family_checkpoint,
 )
+from tests.parity.golden_native import NAMES, ROWS, load_golden_pictures, write_native_checkpoint
 from tests.parity.golden_processors import golden_frame, load_golden_processors, make_golden_processors
 from tests.parity.golden_tiles import load_golden_tiles
-from tests.parity.make_golden import make_golden, make_golden_tiles
+from tests.parity.make_golden import make_golden, make_golden_pictures, make_golden_tiles
 
 pytestmark = pytest.mark.parity
 
@@ -87,6 +92,57 @@ def test_idefics3_is_the_code_of_smolvlm(tmp_path):
     found = trace(pixels_from_frame(frame, image), len(golden.tokens), layout_of(image, *frame.shape[:2]))
 
     assert found.tokens == golden.tokens
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_golden_pictures_are_what_transformers_makes_today(name, tmp_path):
+    made, stored = make_golden_pictures(name, tmp_path), load_golden_pictures(name)
+
+    for shape, golden in stored.items():
+        np.testing.assert_array_equal(made[shape].patches, golden.patches)
+        assert made[shape].trace.tokens == golden.trace.tokens
+        for field, rows in (("features", None), ("image_embeddings", None), ("logits", ROWS)):
+            expected = getattr(golden.trace, field)
+            found = getattr(made[shape].trace, field)[:rows]
+            np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_layer_reads_what_it_reads_in_transformers(name, tmp_path):
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    checkpoint = write_native_checkpoint(name, tmp_path)
+    options = ImageOptions(frames=((176, 96),))
+    bundle = build(
+        checkpoint, load_recipe("fp16"), "onnxruntime", tmp_path / "bundle", image=options, group_parameters=1
+    )
+    manifest = bundle.manifest
+    layout = layout_of(manifest.image, 96, 176)
+    [source] = layout.sources
+    frame = np.random.default_rng(0).integers(64, 192, (source.rows.full, source.columns.full, 3), dtype=np.uint8)
+    images, found = CalibrationImages("a frame", "", 1, lambda: iter([frame])), []
+    with open_runner(images, manifest.image, manifest.positions, PROMPT, open_embedding(bundle)) as runner:
+        for component in manifest.components:
+            path = bundle.path / f"{component.name}.onnx"
+            if component.role == "decoder":
+                found += [sample["hidden_states"][0] for sample in runner.samples(path)]
+            if component.role in ("vision_encoder", "connector", "decoder"):
+                runner.through(path)
+
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint.path, dtype=torch.float32).eval()
+    expected = []
+    for layer in model.model.language_model.layers:
+        layer.register_forward_pre_hook(lambda _, inputs: expected.append(inputs[0][0].numpy()))
+    with torch.inference_mode():
+        tokens = [*PROMPT.before_image, *[model.config.image_token_id] * layout.tokens, *PROMPT.after_image]
+        ids = torch.tensor([tokens])
+        _, inputs = see_qwen(torch, model, torch.from_numpy(pixels_from_frame(frame, manifest.image)), layout)
+        model(input_ids=ids, mm_token_type_ids=(ids == model.config.image_token_id).int(), **inputs)
+
+    assert len(found) == len(expected) == manifest.model.num_layers
+    for mine, theirs in zip(found, expected, strict=True):
+        assert (mine * theirs).sum() / np.linalg.norm(mine) / np.linalg.norm(theirs) > 0.9999
 
 
 @pytest.mark.timeout(1800)

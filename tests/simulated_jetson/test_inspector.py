@@ -26,7 +26,7 @@ from tests.simulated_jetson import driver
 pytestmark = pytest.mark.simulated_jetson
 
 TINY = "synthetic:tiny-llava"
-Build = Callable[[str, str, str], Path]
+Build = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +34,13 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     """Bundles by checkpoint, recipe and target, each built once; read-only."""
     folder, built = tmp_path_factory.mktemp("bundles"), {}
 
-    def build(checkpoint: str, recipe: str, target: str) -> Path:
+    def build(checkpoint: str, recipe: str, target: str, *frames: str) -> Path:
         key = (checkpoint, recipe, target)
         if key not in built:
             out = folder / str(len(built))
             where = ["--timing-cache", str(folder / "timing")] if target == "tensorrt" else []
             command = ["build", checkpoint, "--recipe", recipe, "--target", target, "--out", str(out), *where]
+            command += [f"--frame={frame}" for frame in frames]
             assert build_command(command) == 0
             built[key] = out
         return built[key]
@@ -62,6 +63,10 @@ def frame(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
 
+def picture(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
 def said(finding: Finding) -> tuple[object, ...]:
     """A finding but for its confidence, which float16 rounds."""
     return (finding.defect_class, finding.severity, finding.region, finding.description, finding.action)
@@ -81,17 +86,33 @@ def test_every_family_reports_as_by_the_bundle_for_any_cpu(build: Build, checkpo
 
 @pytest.mark.parametrize(("height", "width"), [(96, 96), (72, 128), (128, 72), (60, 180)])
 def test_a_frame_in_tiles_is_reported_as_by_the_bundle_for_any_cpu(build: Build, height: int, width: int) -> None:
-    picture = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
     reports = []
     for target in ("tensorrt", "onnxruntime"):
         with Inspector.open(
             build("synthetic:tiny-llava-next", "fp16", target), threads=1, max_report_tokens=40
         ) as inspector:
-            reports.append(inspector.inspect(picture))
+            reports.append(inspector.inspect(picture(height, width)))
     on_jetson, on_cpu = reports
     assert (on_jetson.grid, on_jetson.image_tokens) == (on_cpu.grid, on_cpu.image_tokens)
     assert [*map(said, on_jetson.findings)] == [*map(said, on_cpu.findings)]
     assert on_jetson.tokens == on_cpu.tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"), [("qwen3-vl", "fp16"), ("qwen3-vl", "asymmetric-int4"), ("qwen2.5-vl", "fp16")]
+)
+def test_frames_of_their_own_shape_are_reported_as_by_the_bundle_for_any_cpu(
+    build: Build, name: str, recipe: str
+) -> None:
+    reports = []
+    for target in ("tensorrt", "onnxruntime"):
+        bundle = build(f"synthetic:tiny-{name}", recipe, target, "160x90", "90x160", "96x96")
+        with Inspector.open(bundle, threads=1, max_report_tokens=40) as inspector:
+            reports.append([inspector.inspect(picture(*size)) for size in ((90, 160), (160, 90), (96, 96), (90, 160))])
+    for on_jetson, on_cpu in zip(*reports, strict=True):
+        assert (on_jetson.grid, on_jetson.image_tokens) == (on_cpu.grid, on_cpu.image_tokens)
+        assert [*map(said, on_jetson.findings)] == [*map(said, on_cpu.findings)]
+        assert on_jetson.tokens == on_cpu.tokens
 
 
 @pytest.mark.parametrize("recipe", ["fp16", "asymmetric-int4", "uniform-int4"])

@@ -3,17 +3,22 @@
 from itertools import pairwise
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
 from edge_runtime.errors import BackendError, CalibrationError
-from edge_runtime.vision.image_processors import pixels_from_frame
+from edge_runtime.language.embedding import open_embedding
+from edge_runtime.vision.image_processors import layout_of, pixels_from_frame
 from engines.build import build
 from engines.calibration.activation_runner import open_runner
 from engines.calibration.images import open_images
 from engines.calibration.scales import calibrate_on_cpu
 from engines.evaluation.execution import open_bundle_tracer
+from engines.families import read_model
+from engines.families.base import ImageOptions
+from engines.families.synthetic import open_checkpoint
 from engines.onnx.tensors import activation_names, linear_inputs, load_graph, tensors_in_products
 from engines.quantize.recipe import load_recipe
 from engines.reference.answers import answer_tokens
@@ -46,6 +51,22 @@ def test_the_model_computes_on_the_way_what_it_computes_in_flight(runner, parts,
     images = [pixels_from_frame(frame, MODEL.image) for frame in open_images("rendered:3")]
     with open_bundle_tracer(bundle, PROMPT) as trace:
         logits = [trace(image, [1]).logits for image in images]
+
+    assert largest == pytest.approx(np.abs(logits).max(), rel=1e-4)
+
+
+def test_an_image_of_its_own_shape_is_computed_as_in_flight(tmp_path):
+    checkpoint, options = open_checkpoint("synthetic:tiny-qwen3-vl"), ImageOptions(frames=((96, 96), (160, 90)))
+    bundle = build(checkpoint, load_recipe("fp16"), "onnxruntime", tmp_path / "bundle", image=options)
+    model = read_model(checkpoint, options=options)
+    with open_runner(open_images("rendered:2"), model.image, model.positions, PROMPT, open_embedding(bundle)) as runner:
+        go(runner, {part.name: bundle.path / f"{part.name}.onnx" for part in model.parts}, *ORDER[:2], "decoder.00")
+        largest = runner.through(bundle.path / "lm_head.onnx", peaks_of=["logits"]).peaks["logits"]
+
+    layout = layout_of(model.image, 96, 176)  # of the largest grid, 6 x 11, as all images are calibrated
+    frames = [cv2.resize(frame, (176, 96), interpolation=cv2.INTER_AREA) for frame in open_images("rendered:2")]
+    with open_bundle_tracer(bundle, PROMPT) as trace:
+        logits = [trace(pixels_from_frame(frame, model.image), [1], layout).logits for frame in frames]
 
     assert largest == pytest.approx(np.abs(logits).max(), rel=1e-4)
 

@@ -42,7 +42,14 @@ OF_EVERY_FORM = [*UNCALIBRATED, "asymmetric-int8"]  # other recipes choose other
     + [(tiny_modern(), recipe) for recipe in ("fp16", "asymmetric-int4")]
     + [
         (open_checkpoint(f"synthetic:{name}"), recipe)
-        for name in ("tiny-llava-next", "tiny-smolvlm", "tiny-internvl", "tiny-internvl-qwen3")
+        for name in (
+            "tiny-llava-next",
+            "tiny-smolvlm",
+            "tiny-internvl",
+            "tiny-internvl-qwen3",
+            "tiny-qwen3-vl",
+            "tiny-qwen2.5-vl",
+        )
         for recipe in ("fp16", "asymmetric-int4")
     ]
     + [(open_checkpoint(TINY), recipe) for recipe in RECIPES if recipe not in OF_EVERY_FORM],

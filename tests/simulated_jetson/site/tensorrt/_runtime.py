@@ -167,7 +167,7 @@ class ICudaEngine:
         largest = {name: self.get_tensor_profile_shape(name, profile_index)[2] for name in self._inputs}
         sizes = _free_sizes(self, largest)
         shapes = {name: _resolved(value, sizes) for name, value in self._values.items()}
-        elements = sum(math.prod(shape) for name, shape in shapes.items() if not name.startswith("past_"))
+        elements = sum(abs(math.prod(shape)) for name, shape in shapes.items() if not name.startswith("past_"))
         return 4 * 4 * elements
 
     def create_execution_context(self, strategy: Any = _STRATEGY.STATIC) -> IExecutionContext | None:
@@ -278,12 +278,20 @@ class IExecutionContext:
 
 def _execute(engine: ICudaEngine, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]) -> None:
     binding = engine._session.io_binding()
+    computed = [name for name, shape in shapes.items() if -1 in shape]  # whose sizes no input's dimension names
     for name, value in engine._values.items():
+        if name in computed:
+            binding.bind_output(name, "cpu")
+            continue
         dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         array = _cuda.array_at(addresses[name], shapes[name], dtype)  # refuses what is not the device's
         bind = binding.bind_input if name in engine._inputs else binding.bind_output
         bind(name, "cpu", 0, np.dtype(dtype).type, shapes[name], array.ctypes.data)
     engine._session.run_with_iobinding(binding)
+    outputs = [value.name for value in engine._session.get_outputs()]
+    for name in computed:
+        found = binding.get_outputs()[outputs.index(name)].numpy()
+        _cuda.array_at(addresses[name], found.shape, found.dtype)[...] = found
 
 
 def _free_sizes(engine: ICudaEngine, shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
