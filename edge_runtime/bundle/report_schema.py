@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge_runtime.bundle.manifest import PromptSpec, Segment, prompt_around_image
+from edge_runtime.bundle.manifest import CoordinateSpec, PromptSpec, Segment, prompt_around_image
 from edge_runtime.bundle.opening import Bundle
 from edge_runtime.errors import BundleCorruptError, BundleVersionError, SchemaError
 from edge_runtime.reports.report import answer_schema
@@ -43,14 +43,14 @@ def find_instruction(prompt: PromptSpec, instruction: str) -> str | None:
 
 
 def with_schema(
-    prompt: PromptSpec, asked: AskedSchema, schema: ReportSchema, coordinate_steps: int
+    prompt: PromptSpec, asked: AskedSchema, schema: ReportSchema, coordinates: CoordinateSpec
 ) -> tuple[PromptSpec, AskedSchema]:
     """The prompt asking for ``schema`` instead of what it asks for; a checkpoint's own prompt stays as it is."""
     if schema == asked.schema:
         return prompt, asked
     if asked.instruction is None:
         return prompt, AskedSchema(schema, None)
-    before, after = asked.instruction, schema.instruction(coordinate_steps)
+    before, after = asked.instruction, schema.instruction(coordinates.steps, coordinates.unit)
     segments = [Segment(None if each.text is None else each.text.replace(before, after)) for each in prompt.segments]
     return PromptSpec(tuple(segments)), AskedSchema(schema, after)
 
@@ -65,7 +65,7 @@ def warn_of_own_prompt(whose: str | Path, schema: ReportSchema) -> None:
     )
 
 
-def load_asked_schema(path: Path, prompt: PromptSpec, coordinate_steps: int) -> AskedSchema:
+def load_asked_schema(path: Path, prompt: PromptSpec, coordinates: CoordinateSpec) -> AskedSchema:
     """Read a bundle's ``schema.json``.
 
     Raises:
@@ -76,8 +76,8 @@ def load_asked_schema(path: Path, prompt: PromptSpec, coordinate_steps: int) -> 
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise BundleCorruptError(f"{path} cannot be read as JSON ({error}); copy the bundle again") from error
-    if document == answer_schema(BRIDGE, coordinate_steps):  # before bundles had schemas: what bridge is held to
-        return AskedSchema(BRIDGE, find_instruction(prompt, BRIDGE.instruction(coordinate_steps)))
+    if document == answer_schema(BRIDGE, coordinates.steps):  # before bundles had schemas: what bridge is held to
+        return AskedSchema(BRIDGE, find_instruction(prompt, BRIDGE.instruction(coordinates.steps, coordinates.unit)))
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise BundleVersionError(
             f"{path} describes other reports than this runtime writes; build the bundle anew with the builder of this "
@@ -112,9 +112,8 @@ def open_with_schema(bundle: Bundle, schema: ReportSchema | None) -> tuple[Bundl
         BundleError: the bundle's own cannot be read.
     """
     manifest = bundle.manifest
-    steps = manifest.coordinates.steps
-    asked = load_asked_schema(bundle.file(manifest.report_schema), manifest.prompt, steps)
+    asked = load_asked_schema(bundle.file(manifest.report_schema), manifest.prompt, manifest.coordinates)
     if schema is not None and schema != asked.schema and asked.instruction is None:
         warn_of_own_prompt(bundle.path, schema)
-    prompt, asked = with_schema(manifest.prompt, asked, schema or asked.schema, steps)
+    prompt, asked = with_schema(manifest.prompt, asked, schema or asked.schema, manifest.coordinates)
     return replace(bundle, manifest=replace(manifest, prompt=prompt)), asked

@@ -97,9 +97,12 @@ class ReportSchema:
             raise ValueError(f"{name!r} is no severity of {self.name}; there are {', '.join(self.severity_names)}")
         return self.severity_names.index(name)
 
-    def instruction(self, coordinate_steps: int) -> str:
-        """What a model is asked for, where corners are written in so many steps of the image's width and height."""
-        where = f"x_min, y_min, x_max, y_max in {_STEPS.get(coordinate_steps, f'1/{coordinate_steps}')} of the image"
+    def instruction(self, coordinate_steps: int, coordinate_unit: str = "steps") -> str:
+        """What a model is asked for, where corners are written in so many steps of the image's width and height, or in
+        its ``pixels``."""
+        steps = _STEPS.get(coordinate_steps, f"1/{coordinate_steps}")
+        unit = "pixels" if coordinate_unit == "pixels" else steps
+        where = f"x_min, y_min, x_max, y_max in {unit} of the image"
         said = [f"class ({', '.join(self.class_names)})", f"severity ({', '.join(self.severity_names)})"]
         if self.boxes == "one":
             said.append(f"region ({where})")

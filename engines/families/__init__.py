@@ -68,7 +68,9 @@ def read_model(
 
 def _asking_for(schema: ReportSchema, model: Model) -> Model:
     """The model with a prompt that asks for ``schema``: families ask for bridges."""
-    steps = model.coordinates.steps
-    bridge = AskedSchema(BRIDGE, find_instruction(model.prompt, BRIDGE.instruction(steps)))
-    prompt, asked = with_schema(model.prompt, bridge, schema, steps)
+    coordinates = model.coordinates
+    wording = BRIDGE.instruction(coordinates.steps, coordinates.unit)
+    prompt, asked = with_schema(
+        model.prompt, AskedSchema(BRIDGE, find_instruction(model.prompt, wording)), schema, coordinates
+    )
     return replace(model, prompt=prompt, asked=asked)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.bundle.manifest import manifest_to_json
+from edge_runtime.bundle.manifest import CoordinateSpec, manifest_to_json
 from edge_runtime.bundle.opening import load_bundle
 from edge_runtime.bundle.report_schema import AskedSchema, load_asked_schema
 from edge_runtime.bundle.validation import manifest_from_json
@@ -207,13 +207,13 @@ def test_a_schema_of_other_reports_is_refused(tiny_bundle: Path, tmp_path: Path)
     prompt = load_bundle(tiny_bundle).manifest.prompt
     (tmp_path / "schema.json").write_text(json.dumps({"properties": {"findings": {"maxItems": 3}}}))
     with pytest.raises(BundleVersionError, match="other reports"):
-        load_asked_schema(tmp_path / "schema.json", prompt, 100)
+        load_asked_schema(tmp_path / "schema.json", prompt, CoordinateSpec(100))
 
 
 def test_a_bundle_from_before_schemas_reports_on_bridges(tiny_bundle: Path, tmp_path: Path) -> None:
     prompt = load_bundle(tiny_bundle).manifest.prompt
     (tmp_path / "schema.json").write_text(json.dumps(answer_schema(BRIDGE, 100), indent=2) + "\n")
-    asked = load_asked_schema(tmp_path / "schema.json", prompt, 100)
+    asked = load_asked_schema(tmp_path / "schema.json", prompt, CoordinateSpec(100))
     assert asked == AskedSchema(BRIDGE, BRIDGE.instruction(100))
 
 
@@ -222,7 +222,7 @@ def test_a_schema_that_cannot_be_inspected_by_is_refused(tiny_bundle: Path, tmp_
     document["schema"]["classes"] = {"crack": "", "Crack": ""}
     (tmp_path / "schema.json").write_text(json.dumps(document))
     with pytest.raises(BundleCorruptError, match="would take for one"):
-        load_asked_schema(tmp_path / "schema.json", load_bundle(tiny_bundle).manifest.prompt, 100)
+        load_asked_schema(tmp_path / "schema.json", load_bundle(tiny_bundle).manifest.prompt, CoordinateSpec(100))
 
 
 def test_a_bundle_for_another_engine_is_refused_with_the_rebuild_command(bundle_copy: Path) -> None:

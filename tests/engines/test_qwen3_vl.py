@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from edge_runtime.bundle.manifest import CoordinateSpec, NativeImage
 from edge_runtime.errors import CheckpointError
+from edge_runtime.reports.schema import schema_from_yaml
 from engines.families import read_model
 from engines.families.base import AS_SUGGESTED, ImageOptions, Model
 from engines.families.synthetic import SYNTHETIC_CONFIGS, open_checkpoint, synthetic_checkpoint
@@ -135,3 +137,14 @@ def test_a_real_model_has_the_grids_and_tokens_of_its_frames() -> None:
 def test_real_shapes_have_as_many_numbers_as_their_names_say(name: str, billions: float) -> None:
     checkpoint = open_checkpoint(f"synthetic:{name}")
     assert sum(math.prod(checkpoint.shape(tensor)) for tensor in checkpoint) / 1e9 == pytest.approx(billions, abs=0.005)
+
+
+@pytest.mark.parametrize(("name", "unit"), [(NAME, "thousandths"), (WINDOWS, "pixels")])
+def test_another_schema_asks_for_corners_in_the_units_of_the_family(name: str, unit: str) -> None:
+    schema = schema_from_yaml(b"name: roofs\nsubject: the roof\nclasses: [moss, hole]\nseverities: [small, large]")
+    checkpoint = replace(synthetic_checkpoint(name, SYNTHETIC_CONFIGS[name]), prompt=None)
+
+    prompt = read_model(checkpoint, schema=schema).prompt
+
+    assert "the roof" in prompt.before_image
+    assert f"in {unit} of the image" in prompt.before_image
