@@ -65,10 +65,21 @@ class Timings(IdlStruct, typename="inspection_msgs::msg::dds_::Timings_"):
 
 
 @dataclass
+class FieldValue(IdlStruct, typename="inspection_msgs::msg::dds_::FieldValue_"):
+    name: str
+    text: str
+    number: float64
+    unit: str
+
+
+@dataclass
 class Finding(IdlStruct, typename="inspection_msgs::msg::dds_::Finding_"):
     defect_class: str
     severity: str
+    severity_level: uint8
     region: Region
+    boxes: sequence[Region]
+    fields: sequence[FieldValue]
     confidence: float64
     description: str
     action: str
