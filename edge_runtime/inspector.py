@@ -231,7 +231,7 @@ class Inspector:
         self, frame: NDArray[np.uint8], question: str, should_continue: Callable[[str], bool]
     ) -> InspectionReport:
         prompt = PromptTokens(self._prefix, self._after_image(question))
-        looked = self._look(frame, prompt, self._grammar, should_continue)
+        looked = self._look(frame, prompt, self._grammar, should_continue, self._opening_length)
         max_tokens = min(round(self._max_tokens * looked.level.report_share), looked.room)
         answer = self._write(looked, self._grammar, max_tokens, should_continue)
         coordinates, layout = self.bundle.manifest.coordinates, looked.layout

@@ -81,7 +81,7 @@ def _ask(arguments: argparse.Namespace) -> int:
         )
     [path] = arguments.images
     streams = isinstance(form, Text) and not arguments.json and os.isatty(1)
-    goes_on, shown_already = within(arguments.deadline), ""
+    goes_on, shown_already = within(None), ""
 
     def show(written: str) -> bool:
         nonlocal shown_already
@@ -90,8 +90,11 @@ def _ask(arguments: argparse.Namespace) -> int:
         shown_already = text
         return goes_on(written)
 
-    with Inspector.open(arguments.bundle, arguments.budget, threads=arguments.threads) as inspector:
+    with telling(f"opening {shown(arguments.bundle)}"):
+        inspector = Inspector.open(arguments.bundle, arguments.budget, threads=arguments.threads)
+    with inspector:
         frame = load_image(path, _rules(inspector, arguments))
+        goes_on = within(arguments.deadline)  # not before the bundle is loaded
         try:
             reply = inspector.ask(frame, arguments.question, form, show if streams else goes_on)
         except ValueError as error:

@@ -104,6 +104,7 @@ class Decoder:
         if tuple(prefix) != self._prefix:
             self.holds_image, self._prefix = False, tuple(prefix)
             self._cache.truncate(0)
+            self._cache.place_image(0, None)  # the last one's rows may be among those of the prefix now
             self._run_prefix()
 
     def forget(self) -> None:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edge_runtime.bundle.manifest import CoordinateSpec, NativeImage
 from edge_runtime.errors import CheckpointError
+from edge_runtime.inspector import Inspector
+from edge_runtime.language.questions import Text
 from edge_runtime.reports.schema import schema_from_yaml
+from engines.build import build
 from engines.families import read_model
 from engines.families.base import AS_SUGGESTED, ImageOptions, Model
 from engines.families.synthetic import SYNTHETIC_CONFIGS, open_checkpoint, synthetic_checkpoint
+from engines.quantize.recipe import load_recipe
 
 NAME = "tiny-qwen3-vl"
 TINY = SYNTHETIC_CONFIGS[NAME]
@@ -148,3 +154,19 @@ def test_another_schema_asks_for_corners_in_the_units_of_the_family(name: str, u
 
     assert "the roof" in prompt.before_image
     assert f"in {unit} of the image" in prompt.before_image
+
+
+def test_a_question_between_two_reports_changes_nothing_of_them(tmp_path: Path) -> None:
+    # Its prompt before the image is shorter, and rows before the image count plainly again in the next report.
+    checkpoint = replace(synthetic_checkpoint("seed-1", TINY), prompt=None)  # these weights find something
+    image = ImageOptions(frames=((96, 96),))
+    bundle = build(checkpoint, load_recipe("fp16"), "onnxruntime", tmp_path / "bundle", image=image)
+    frame = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+
+    with Inspector.open(bundle.path, threads=1) as inspector:
+        before = inspector.inspect(frame)
+        inspector.ask(frame, "What is there?", Text(max_tokens=2))
+        after = inspector.inspect(frame)
+
+    assert len(before.findings) == 2
+    assert after.findings == before.findings
