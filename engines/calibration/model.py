@@ -38,7 +38,8 @@ def open_model_runner(
     prompt = prompt_tokens(tokenizer, model.prompt, model.spec.image_token_id)
     length = len(prompt.before_image) + model.image.max_tokens + len(prompt.after_image)
     longest = min(ANSWER_TOKENS, model.spec.max_positions - length)
-    answers = answer_tokens(tokenizer, tokens=longest, schema=model.asked.schema)
+    steps = model.coordinates.steps
+    answers = answer_tokens(tokenizer, tokens=longest, schema=model.asked.schema, coordinate_steps=steps)
     [table] = [name for part in model.parts if part.role == "embedding" for name in part.parameters]
     embedding = _CheckpointEmbedding(checkpoint, table)
     with open_runner(images, model.image, model.positions, prompt, embedding, answers, directory) as runner:

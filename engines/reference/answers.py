@@ -11,7 +11,7 @@ import random
 
 from tokenizers import Tokenizer
 
-from edge_runtime.reports.report import Finding, Region, answer_from_findings
+from edge_runtime.reports.report import REGION_STEPS, Finding, Region, answer_from_findings
 from edge_runtime.reports.schema import BRIDGE, ReportField, ReportSchema
 from engines.reference.renderer.surfaces import SURFACES
 from engines.reference.renderer.truth import describe
@@ -28,22 +28,29 @@ _FACTS = {
 
 
 def answer_tokens(
-    tokenizer: Tokenizer, answers: int = _ANSWERS, tokens: int = ANSWER_TOKENS, schema: ReportSchema = BRIDGE
+    tokenizer: Tokenizer,
+    answers: int = _ANSWERS,
+    tokens: int = ANSWER_TOKENS,
+    schema: ReportSchema = BRIDGE,
+    coordinate_steps: int = REGION_STEPS,
 ) -> tuple[tuple[int, ...], ...]:
-    """Runs of ``tokens`` ids from near the beginning of as many answers; shorter ones where answers are short."""
-    texts = [_answer(random.Random(seed), schema) for seed in range(answers)]
+    """Runs of ``tokens`` ids from near the beginning of as many answers; shorter ones where answers are short.
+
+    Corners are written in ``coordinate_steps`` of the picture's width and height.
+    """
+    texts = [_answer(random.Random(seed), schema, coordinate_steps) for seed in range(answers)]
     ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
     tokens = max(min(tokens, *(len(answer) - _OFFSETS for answer in ids)), 0)
     return tuple(tuple(answer[i % _OFFSETS :][:tokens]) for i, answer in enumerate(ids))
 
 
-def _answer(draw: random.Random, schema: ReportSchema) -> str:
+def _answer(draw: random.Random, schema: ReportSchema, coordinate_steps: int) -> str:
     """What a model may say of a frame with two or three defects."""
     surface = draw.choice(SURFACES)
     names = schema.class_names
     classes = draw.sample(names, min(draw.choice((2, 3)), len(names), schema.max_findings))
     findings = [_finding(draw, name, surface, schema) for name in sorted(classes, key=names.index)]
-    return answer_from_findings(findings, schema)
+    return answer_from_findings(findings, schema, coordinate_steps)
 
 
 def _finding(draw: random.Random, defect_class: str, surface: str, schema: ReportSchema) -> Finding:

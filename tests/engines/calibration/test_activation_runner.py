@@ -1,5 +1,6 @@
 """Images on their way through the components: the decoder sees what it sees in flight, and caches spare the way."""
 
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -94,6 +95,13 @@ def test_answers_are_what_a_model_writes():
     [first, *_] = answer_tokens(tokenizer, answers=2, tokens=200)
 
     assert tokenizer.decode(list(first)).startswith('{"findings":[{"class":"crack","severity":')
+
+
+def test_answers_have_corners_in_the_steps_of_the_family():
+    tokenizer = Tokenizer.from_str(TINY.tokenizer_json.decode())
+    [first, *_] = answer_tokens(tokenizer, answers=1, tokens=10_000, coordinate_steps=100_000)
+
+    assert re.search(r'"region":\[\d{4,5},', tokenizer.decode(list(first)))
 
 
 def test_hidden_states_are_the_prompts_rows_with_the_images_between(runner, parts):
