@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edge_runtime.bundle.opening import load_bundle
+from edge_runtime.bundle.report_schema import open_with_schema
 from edge_runtime.cli.exit_codes import exit_code
 from edge_runtime.errors import UsageError
 from edge_runtime.language.tokenizer import load_tokenizer, prompt_tokens
 from edge_runtime.reports.report import DEFECT_CLASSES
+from edge_runtime.reports.schema import BRIDGE
 from edge_runtime.vision.image_processors import layout_of, pixels_from_frame
 from engines.evaluation.execution import open_bundle_tracer
 from engines.evaluation.sensitivity.questions import teacher_forcing_of, yes_probabilities
@@ -140,7 +142,7 @@ def judge(bundle_path: Path, pictures: Iterable[Picture]) -> dict[str, list[Judg
         BundleError: the bundle must not be loaded.
         BackendError: an engine does not load or run.
     """
-    bundle = load_bundle(bundle_path)
+    bundle, _ = open_with_schema(load_bundle(bundle_path), BRIDGE)  # photographs are labelled in its classes
     manifest = bundle.manifest
     tokenizer = load_tokenizer(bundle.file(manifest.tokenizer))
     prompt = prompt_tokens(tokenizer, manifest.prompt, manifest.model.image_token_id)
