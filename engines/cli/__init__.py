@@ -76,8 +76,9 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         type=_frame_size,
         metavar="WxH",
-        help="a camera's frames, as 1920x1080, of a model that looks at them in tiles: room is planned for the tokens "
-        "that they take; may be given several times (default: any frame)",
+        help="a camera's frames, as 1920x1080, of a model that looks at them in tiles (default: any frame), or in "
+        "their own shape (Qwen; default: 1280x720 and 640x480): room is planned for the tokens that they take; may be "
+        "given several times",
     )
     fitting.add_argument(
         "--tiles",
@@ -110,7 +111,8 @@ def _parser() -> argparse.ArgumentParser:
         "--context",
         type=positive,
         metavar="TOKENS",
-        help="prompt, image and answer that the plan has room for (default: 2048, or the model's most)",
+        help="prompt, image and answer that the plan has room for (default: 2048, more where an "
+        "image takes more, and the model's most at most)",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

@@ -47,7 +47,9 @@ def open_transformers(checkpoint: Path, prompt: PromptTokens, eos_token_ids: Seq
         ).eval()
     except Exception as error:  # it raises whatever its readers raise
         raise CheckpointError(f"transformers cannot load {checkpoint}: {error}") from error
-    see = _VISION[model.config.model_type]
+    see = _VISION.get(model.config.model_type)
+    if see is None:
+        raise CheckpointError(f"the vision encoder of {checkpoint} ({model.config.model_type}) cannot be compared yet")
     image_token_id = model.config.image_token_id
 
     def trace(pixels: NDArray[np.float32], max_tokens: int, layout: ImageLayout) -> Trace:

@@ -1,8 +1,9 @@
 """Train the reference inspector: ``python -m engines.reference.train vision|language --out DIR``; resumable.
 
 Two stages on one CPU. *vision*: the vision encoder learns from labels on every patch (``training/vision_encoder.py``).
-*language*: connector and decoder learn to write the answer, with the loss on the answer only (``language.py``). A stage
-ends after ``--steps`` and goes on from its last state when started again; the rate falls over the last fifth.
+*language*: connector and decoder learn to write the answer, with the loss on the answer only
+(``training/language_model.py``). A stage ends after ``--steps`` and goes on from its last state when started again; the
+rate falls over the last fifth.
 
 The shipped checkpoint learned from the scenes of ``scenes.py``. ``--look lifelike`` trains on scenes that measure like
 photographs among them, and ``--photos PATH`` mixes in the photographs of a list such as ``train.txt``, which are also
@@ -143,7 +144,7 @@ def run(
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        step, runs, minutes_before = state["step"], state["runs"] + 1, state["minutes"]
+        step, runs, minutes_before = state["step"], state["runs"] + 1, state.get("minutes", 0.0)
         print(f"resumed at step {step}", file=sys.stderr)
 
     def minutes() -> float:
