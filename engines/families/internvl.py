@@ -20,6 +20,7 @@ from engines.families.llava import (
     decoder_parts,
     embedding_matrix,
     find_head,
+    lm_head,
     prefix_before,
     read_llama,
     spec_of,
@@ -29,7 +30,7 @@ from engines.families.llava import (
 )
 from engines.layers.attention import SelfAttention
 from engines.layers.connector import Connector
-from engines.layers.decoder import DecoderGroup, LlamaConfig, LmHead
+from engines.layers.decoder import DecoderGroup, LlamaConfig
 from engines.layers.mlp import Mlp
 from engines.layers.norm import Norm
 from engines.layers.parameters import Parameter, under
@@ -140,7 +141,7 @@ def internvl_parameters(config: InternVlConfig, prefix: str = "model.") -> dict[
         **_connector(config, f"{prefix}multi_modal_projector.").parameters(),
         **embedding_matrix(f"{prefix}language_model.embed_tokens", llama).parameters(),
         **under(f"{prefix}language_model.", DecoderGroup(llama, 0, llama.num_layers).parameters()),
-        **_lm_head(llama, f"{prefix}language_model.", "lm_head").parameters(),
+        **lm_head(llama, f"{prefix}language_model.", "lm_head").parameters(),
     }
 
 
@@ -198,7 +199,7 @@ def _parts(checkpoint: Checkpoint, config: InternVlConfig, group_parameters: int
         part_of(checkpoint, "connector", _connector(config, f"{connector}multi_modal_projector.")),
         Part("embedding", "embedding", None, embedding_matrix(embedding, llama).parameters(), None),
         *decoder_parts(checkpoint, llama, decoder, group_parameters),
-        part_of(checkpoint, "lm_head", _lm_head(llama, decoder, head)),
+        part_of(checkpoint, "lm_head", lm_head(llama, decoder, head)),
     )
 
 
@@ -209,10 +210,6 @@ def _connector(config: InternVlConfig, prefix: str) -> Connector:
     norm = Norm(f"{prefix}layer_norm", columns, _CONNECTOR_EPS, has_mean=True)
     mlp = Mlp(first, second, config.connector_activation)
     return Connector(config.vit.num_features, mlp, shuffle=config.shuffle, norm=norm)
-
-
-def _lm_head(llama: LlamaConfig, decoder: str, head: str) -> LmHead:
-    return LmHead(Norm(f"{decoder}norm", llama.hidden_size, llama.rms_norm_eps), embedding_matrix(head, llama))
 
 
 def _side(settings: Settings, key: str, default: int) -> int:

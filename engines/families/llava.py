@@ -231,7 +231,7 @@ def checkpoint_parameters(config: LlavaConfig, layout: Layout) -> dict[str, Para
         **_connector(config, layout).parameters(),
         **embedding_matrix(layout.embedding, llama).parameters(),
         **under(layout.decoder, DecoderGroup(llama, 0, llama.num_layers).parameters()),
-        **_lm_head(config, layout).parameters(),
+        **lm_head(config.llama, layout.decoder, layout.head).parameters(),
     }
 
 
@@ -294,7 +294,7 @@ def _parts(
         part_of(checkpoint, "connector", _connector(config, layout, newline)),
         Part("embedding", "embedding", None, embedding_matrix(layout.embedding, llama).parameters(), None),
         *decoder_parts(checkpoint, llama, layout.decoder, group_parameters),
-        part_of(checkpoint, "lm_head", _lm_head(config, layout)),
+        part_of(checkpoint, "lm_head", lm_head(config.llama, layout.decoder, layout.head)),
     )
 
 
@@ -305,10 +305,9 @@ def _connector(config: LlavaConfig, layout: Layout, newline: str | None = None) 
     return Connector(config.vit.num_features, Mlp(first, second, config.connector_activation), newline)
 
 
-def _lm_head(config: LlavaConfig, layout: Layout) -> LmHead:
-    llama = config.llama
-    norm = Norm(f"{layout.decoder}norm", llama.hidden_size, llama.rms_norm_eps)
-    return LmHead(norm, embedding_matrix(layout.head, llama))
+def lm_head(llama: LlamaConfig, decoder: str, head: str) -> LmHead:
+    """The final norm, whose name begins with ``decoder``, and the matrix that is called ``head``."""
+    return LmHead(Norm(f"{decoder}norm", llama.hidden_size, llama.rms_norm_eps), embedding_matrix(head, llama))
 
 
 def embedding_matrix(name: str, llama: LlamaConfig) -> Projection:

@@ -10,8 +10,8 @@ from edge_runtime.bundle.manifest import ModelSpec, PixelSpec, PositionSpec, Rot
 from edge_runtime.errors import CheckpointError
 from engines.checkpoint import Checkpoint
 from engines.families.base import ImageOptions, Model, Part, Settings, VisionWork
-from engines.families.llava import DEFAULT_PROMPT, embedding_matrix, token_ids
-from engines.layers.decoder import LlamaConfig, LmHead, decoder_layer
+from engines.families.llava import DEFAULT_PROMPT, lm_head, token_ids
+from engines.layers.decoder import LlamaConfig, decoder_layer
 from engines.layers.norm import Norm
 from engines.layers.op_lowering import OpLowering
 from engines.layers.parameters import Parameter, under
@@ -158,7 +158,7 @@ def mllama_parameters(config: MllamaConfig, prefix: str = "") -> dict[str, Param
         **_connector(config, prefix).parameters(),
         **_embedding(config, decoder).parameters(),
         **_layer_parameters(config, decoder, (0, config.llama.num_layers)),
-        **_lm_head(config, decoder, f"{prefix}language_model.lm_head").parameters(),
+        **lm_head(config.llama, decoder, f"{prefix}language_model.lm_head").parameters(),
     }
 
 
@@ -180,18 +180,13 @@ def _parts(checkpoint: Checkpoint, config: MllamaConfig, group_parameters: int) 
             part(f"decoder.{index:02d}", "decoder", _layer_parameters(config, decoder, layers), layers)
             for index, layers in enumerate((first, min(first + step, llama.num_layers)) for first in starts)
         ),
-        part("lm_head", "lm_head", _lm_head(config, decoder, f"{head}lm_head").parameters()),
+        part("lm_head", "lm_head", lm_head(config.llama, decoder, f"{head}lm_head").parameters()),
     )
 
 
 def _connector(config: MllamaConfig, prefix: str) -> Projection:
     width = config.llama.hidden_size
     return projection(f"{prefix}multi_modal_projector", width, config.output_width, has_bias=True)
-
-
-def _lm_head(config: MllamaConfig, decoder: str, head: str) -> LmHead:
-    llama = config.llama
-    return LmHead(Norm(f"{decoder}norm", llama.hidden_size, llama.rms_norm_eps), embedding_matrix(head, llama))
 
 
 def _vision_parameters(config: MllamaConfig, prefix: str) -> dict[str, Parameter]:

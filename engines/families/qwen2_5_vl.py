@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from edge_runtime.bundle.manifest import CoordinateSpec, NativeImage, PositionSpec
 from edge_runtime.errors import CheckpointError
+from edge_runtime.reports.schema import BRIDGE
 from engines.checkpoint import Checkpoint
 from engines.families.base import ImageOptions, Model, Settings
 from engines.families.chat_template import tokenizer_of
-from engines.families.llava import INSTRUCTION, read_llama, spec_of, stop_tokens, token_ids
+from engines.families.llava import read_llama, spec_of, stop_tokens, token_ids
 from engines.families.qwen3_vl import (
     MERGE,
+    QwenVlConfig,
     axial_theta,
     check_tower,
     native_image,
@@ -25,20 +27,8 @@ from engines.families.qwen3_vl import (
 from engines.layers.decoder import LlamaConfig
 from engines.layers.native_tower import Grids, NativeVitConfig, PatchMerger
 
-_INSTRUCTION = INSTRUCTION.replace("hundredths", "pixels")
+_INSTRUCTION = BRIDGE.instruction(1, "pixels")  # until a build asks for another schema
 _DEFAULTS = {"vocab_size": 152064, "rope_theta": 1000000.0, "rms_norm_eps": 1e-5}
-
-
-@dataclass(frozen=True)
-class Qwen25VlConfig:
-    """``config.json``, read and checked; the grids are still to be chosen."""
-
-    vit: NativeVitConfig
-    llama: LlamaConfig
-    sections: tuple[int, ...]  # of mRoPE
-    image_token_id: int
-    bos_token_id: int
-    eos_token_ids: tuple[int, ...]
 
 
 def read_qwen2_5_vl(checkpoint: Checkpoint, group_parameters: int, options: ImageOptions) -> Model:
@@ -66,7 +56,7 @@ def read_qwen2_5_vl(checkpoint: Checkpoint, group_parameters: int, options: Imag
     )
 
 
-def read_qwen2_5_vl_config(values: Mapping[str, Any], generation: Mapping[str, Any]) -> Qwen25VlConfig:
+def read_qwen2_5_vl_config(values: Mapping[str, Any], generation: Mapping[str, Any]) -> QwenVlConfig:
     """The settings, with the defaults of ``Qwen2_5_VLConfig`` in transformers.
 
     The decoder's lie below ``text_config``, or beside ``vision_config`` where an older version saved them.
@@ -82,7 +72,7 @@ def read_qwen2_5_vl_config(values: Mapping[str, Any], generation: Mapping[str, A
     text = Settings({**_DEFAULTS, **_without_mrope_type(text.values)}, text.where)
     llama = read_llama(text, "qwen2")
     eos = generation.get("eos_token_id", text.values.get("eos_token_id", 151645))
-    return Qwen25VlConfig(
+    return QwenVlConfig(
         vit=_read_vision(vision, llama),
         llama=llama,
         sections=read_sections(text, llama.head_dim, is_interleaved=False),

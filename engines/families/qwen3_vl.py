@@ -9,37 +9,37 @@ from typing import Any
 
 from edge_runtime.bundle.manifest import CoordinateSpec, NativeImage, PositionSpec, PromptSpec, prompt_around_image
 from edge_runtime.errors import CheckpointError
+from edge_runtime.reports.schema import BRIDGE
 from edge_runtime.vision.image_processors import native_grid
 from engines.checkpoint import Checkpoint
 from engines.families.base import ImageOptions, Model, Part, Settings, VisionWork, part_of
 from engines.families.chat_template import inspection_prompt, tokenizer_of
 from engines.families.image_processor import mean_colour, read_pixels
 from engines.families.llava import (
-    INSTRUCTION,
     decoder_parts,
     embedding_matrix,
     find_head,
+    lm_head,
     prefix_before,
     read_llama,
     spec_of,
     stop_tokens,
     token_ids,
 )
-from engines.layers.decoder import DecoderGroup, LlamaConfig, LmHead
+from engines.layers.decoder import DecoderGroup, LlamaConfig
 from engines.layers.native_tower import Grids, NativeTower, NativeVitConfig, PatchMerger
-from engines.layers.norm import Norm
 from engines.layers.parameters import Parameter, under
 
 MERGE = 2  # patches along a side of a token
 _STEPS = 1000  # the model writes corners in thousandths of the picture
-_INSTRUCTION = INSTRUCTION.replace("hundredths", "thousandths")
+_INSTRUCTION = BRIDGE.instruction(_STEPS)  # until a build asks for another schema
 _LARGEST_RATIO = 200  # of a frame's sides
 _USUAL_FRAMES = ((1280, 720), (640, 480))  # widths and heights, where no others are asked for
 _DEFAULTS = {"head_dim": 128, "max_position_embeddings": 128000, "rope_theta": 500000.0}
 
 
 @dataclass(frozen=True)
-class Qwen3VlConfig:
+class QwenVlConfig:
     """``config.json``, read and checked; the grids are still to be chosen."""
 
     vit: NativeVitConfig
@@ -84,7 +84,7 @@ def qwen_prompt(checkpoint: Checkpoint, instruction: str, image_token_id: int) -
     return inspection_prompt(checkpoint, instruction, image_token_id, usual)
 
 
-def read_qwen3_vl_config(values: Mapping[str, Any], generation: Mapping[str, Any]) -> Qwen3VlConfig:
+def read_qwen3_vl_config(values: Mapping[str, Any], generation: Mapping[str, Any]) -> QwenVlConfig:
     """The settings, with the defaults of ``Qwen3VLConfig`` in transformers.
 
     Raises:
@@ -98,7 +98,7 @@ def read_qwen3_vl_config(values: Mapping[str, Any], generation: Mapping[str, Any
     llama = read_llama(text, "qwen3")
     vit = _read_vision(vision, llama)
     eos = generation.get("eos_token_id", text.values.get("eos_token_id", 151645))
-    return Qwen3VlConfig(
+    return QwenVlConfig(
         vit=vit,
         llama=replace(llama, deepstack_layers=len(vit.taps)),
         sections=read_sections(text, llama.head_dim),
@@ -268,11 +268,6 @@ def qwen_parts(
         *decoder_parts(checkpoint, llama, decoder, group_parameters),
         part_of(checkpoint, "lm_head", lm_head(llama, decoder, head)),
     )
-
-
-def lm_head(llama: LlamaConfig, decoder: str, head: str) -> LmHead:
-    """The final norm, and the matrix that is called ``head``."""
-    return LmHead(Norm(f"{decoder}norm", llama.hidden_size, llama.rms_norm_eps), embedding_matrix(head, llama))
 
 
 def qwen_vision_work(vit: NativeVitConfig) -> VisionWork:

@@ -20,6 +20,7 @@ from engines.families.llava import (
     decoder_parts,
     embedding_matrix,
     find_head,
+    lm_head,
     prefix_before,
     read_llama,
     spec_of,
@@ -28,7 +29,7 @@ from engines.families.llava import (
     vision_work,
 )
 from engines.layers.connector import Connector
-from engines.layers.decoder import DecoderGroup, LlamaConfig, LmHead
+from engines.layers.decoder import DecoderGroup, LlamaConfig
 from engines.layers.norm import Norm
 from engines.layers.parameters import Parameter, under
 from engines.layers.projection import projection
@@ -127,7 +128,7 @@ def smolvlm_parameters(config: SmolVlmConfig, prefix: str = "model.") -> dict[st
         **_connector(config, f"{prefix}connector.").parameters(),
         **embedding_matrix(f"{prefix}text_model.embed_tokens", llama).parameters(),
         **under(f"{prefix}text_model.", DecoderGroup(llama, 0, llama.num_layers).parameters()),
-        **_lm_head(llama, f"{prefix}text_model.", "lm_head").parameters(),
+        **lm_head(llama, f"{prefix}text_model.", "lm_head").parameters(),
     }
 
 
@@ -160,7 +161,7 @@ def _parts(checkpoint: Checkpoint, config: SmolVlmConfig, group_parameters: int)
         part_of(checkpoint, "connector", _connector(config, connector)),
         Part("embedding", "embedding", None, embedding_matrix(embedding, llama).parameters(), None),
         *decoder_parts(checkpoint, llama, decoder, group_parameters),
-        part_of(checkpoint, "lm_head", _lm_head(llama, decoder, head)),
+        part_of(checkpoint, "lm_head", lm_head(llama, decoder, head)),
     )
 
 
@@ -168,10 +169,6 @@ def _connector(config: SmolVlmConfig, prefix: str) -> Connector:
     columns = config.vit.hidden_size * config.shuffle**2
     matrix = projection(f"{prefix}modality_projection.proj", config.llama.hidden_size, columns)
     return Connector(config.vit.num_features, matrix, shuffle=config.shuffle)
-
-
-def _lm_head(llama: LlamaConfig, decoder: str, head: str) -> LmHead:
-    return LmHead(Norm(f"{decoder}norm", llama.hidden_size, llama.rms_norm_eps), embedding_matrix(head, llama))
 
 
 def _read_image(
