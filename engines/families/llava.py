@@ -178,7 +178,7 @@ def read_config(values: Mapping[str, object], generation: Mapping[str, object]) 
     )
 
 
-def read_llama(text: Settings, kind: str, rms_norm_eps: float = 1e-6) -> LlamaConfig:
+def read_llama(text: Settings, kind: str) -> LlamaConfig:
     """The settings of a decoder of LLaMA's kin, with the defaults that transformers gives it.
 
     Raises:
@@ -200,7 +200,7 @@ def read_llama(text: Settings, kind: str, rms_norm_eps: float = 1e-6) -> LlamaCo
         head_dim=head_dim,
         vocab_size=text.size("vocab_size", known.vocab_size),
         max_positions=text.size("max_position_embeddings", known.max_positions),
-        rms_norm_eps=text.number("rms_norm_eps", rms_norm_eps),
+        rms_norm_eps=text.number("rms_norm_eps", 1e-6),
         rotary=read_rotary(text, head_dim),
         activation=text.choice("hidden_act", "silu", ("silu",)),
         has_query_key_norms=known.has_query_key_norms,
