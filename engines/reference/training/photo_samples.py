@@ -144,7 +144,7 @@ def _with_mask(sample: Sample, photo: Photograph, defect_class: str, mask: NDArr
     surface = photo.surface or _SURFACE_OF_CLASS.get(defect_class, "")
     finding = finding_from_mask(defect_class, mask, facts, surface)
     if finding is None:
-        return sample
+        return replace(sample, opens_with="") if mask.any() else sample
     box = finding.region
     sample.boxes[bit] = box.x_min, box.y_min, box.x_max, box.y_max
     sample.severity[bit] = SEVERITIES.index(finding.severity)

@@ -96,6 +96,16 @@ def test_of_an_answer_with_several_classes_nothing_is_known(photos):
     assert whole(photos["vt_corrosion"]).opens_with == ""
 
 
+def test_a_crack_too_small_for_a_finding_teaches_no_answer(folder, photos):
+    draw_picture(folder / "tiles/images/a.jpg", 256)
+    mask = np.zeros((256, 256), np.uint8)
+    mask[100, 100] = 255
+    assert cv2.imwrite(str(folder / "tiles/masks/a.png"), mask)
+    sample = whole(replace(photos["tiles"], surface="concrete"))
+    assert sample.findings == ()
+    assert sample.opens_with == ""
+
+
 def test_beside_a_tile_nothing_is_cracked_and_in_it_something_is(photos):
     sample = whole(photos["windows"])
     assert sample.known[:, 8:, CRACK].all()
