@@ -63,7 +63,7 @@ bench-peers: $(VENV) $(PEERS_VENV) ## compare a 7B with llama.cpp, onnxruntime-g
 parity: $(PARITY_VENV) ## compare with transformers on torch, and make the golden arrays anew
 	.venv-parity/bin/python -m pytest -m parity --timeout=1800 tests/engines tests/parity
 	.venv-parity/bin/python -m tests.parity.make_golden
-	.venv-parity/bin/python -m pytest tests/engines/test_golden.py
+	.venv-parity/bin/python -m pytest tests/engines/families/test_golden.py
 
 ifeq ($(shell uname -sm),Linux x86_64)
 engines: $(RTX_VENV) ## compile every graph with TensorRT for RTX, which needs no GPU
@@ -82,8 +82,8 @@ soak: $(ROS) $(BUNDLE)/bundle.json ## fly a camera of 1920x1080 at 30 frames a s
 
 fuzz: $(ROS) ## read thousands of pictures, messages, bags and recordings that are harmed at random
 	@$(WITH_ROS) .venv/bin/python -m pytest -m slow --timeout=1800 \
-		tests/edge_runtime/test_image_decoding.py tests/edge_runtime/test_messages_fuzz.py \
-		tests/edge_runtime/test_bags.py tests/ros2_ws/test_recorder.py
+		tests/edge_runtime/vision/test_image_decoding.py tests/edge_runtime/ros/test_messages_fuzz.py \
+		tests/edge_runtime/stream/test_bags.py tests/ros2_ws/test_recorder.py
 
 prove-13b: $(VENV) ## build a 13B and report on IMAGE within 10.4 GB; takes 9 GB of disk, and up to 90 minutes
 	.venv/bin/python -m benchmarks.prove_13b $(if $(IMAGE),--image "$(IMAGE)")

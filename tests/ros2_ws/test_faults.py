@@ -22,7 +22,7 @@ from edge_runtime.memory.monitor import ResourceMonitor
 from edge_runtime.reports.report import InspectionReport
 from edge_runtime.ros.diagnostic_values import counters_from_values
 from edge_runtime.stream.frame_counters import Counters
-from tests.edge_runtime.test_monitor import CRITICAL, HASTY, PLENTY, Machine
+from tests.edge_runtime.memory.test_monitor import CRITICAL, HASTY, PLENTY, Machine
 from tests.fakes import CRACK, ScriptedInspector
 from tests.ros2_ws.rig import WAIT_S
 from tests.ros2_ws.test_node import scripted

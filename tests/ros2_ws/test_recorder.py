@@ -40,7 +40,7 @@ from edge_runtime.flight.recording import load_recording
 from edge_runtime.reports.report import WHOLE, Finding, InspectionReport
 from edge_runtime.ros.diagnostic_values import counters_from_values
 from edge_runtime.ros.messages import fill_compressed
-from tests.edge_runtime.test_image_decoding import HARM, harmed
+from tests.edge_runtime.vision.test_image_decoding import HARM, harmed
 from tests.fakes import CRACK, ScriptedInspector
 from tests.ros2_ws.conftest import PACKAGE
 from tests.ros2_ws.rig import FRAME, WAIT_S

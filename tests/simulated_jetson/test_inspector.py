@@ -19,7 +19,7 @@ from edge_runtime.bundle.opening import load_bundle, sha256_of_file
 from edge_runtime.errors import BackendError
 from edge_runtime.memory.monitor import ResourceMonitor
 from engines.cli import main as build_command
-from tests.edge_runtime.test_monitor import GB, HASTY, LOW, PLENTY, Machine
+from tests.edge_runtime.memory.test_monitor import GB, HASTY, LOW, PLENTY, Machine
 from tests.manifests import edit
 from tests.simulated_jetson import driver
 

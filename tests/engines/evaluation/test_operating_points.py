@@ -14,7 +14,7 @@ from engines.evaluation.operating_points import Judged, judge, operating_point, 
 from engines.reference.photographs import load_photographs
 from tests.engines.reference.labelled_photos import write_checking_folder, write_training_folder
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def judged(positive, negative):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edge_runtime.errors import FrameError
 from edge_runtime.ros.messages import frame_from_compressed, frame_from_image
 from edge_runtime.vision.image_decoding import DecodingRules
-from tests.edge_runtime.test_messages import OPENCV
+from tests.edge_runtime.ros.test_messages import OPENCV
 
 CASES = 10_000
 CONVERSIONS = {**OPENCV, "mono16": (2, cv2.COLOR_GRAY2BGR)}

@@ -20,7 +20,7 @@ from edge_runtime.cli import main
 from edge_runtime.errors import FrameError, SourceError
 from edge_runtime.stream.sources import open_source
 from edge_runtime.vision.image_decoding import STANDARD
-from tests.edge_runtime.test_image_decoding import harmed
+from tests.edge_runtime.vision.test_image_decoding import harmed
 
 LEVELS = (10, 20, 30)
 STORE1, STORE2 = get_typestore(Stores.ROS1_NOETIC), get_typestore(Stores.ROS2_HUMBLE)

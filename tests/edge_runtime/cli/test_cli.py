@@ -200,7 +200,7 @@ def test_a_log_and_results_that_are_sent_into_one_file_are_refused(
     photos: Path, tmp_path: Path, redirection: str, options: list[str]
 ) -> None:
     words = [sys.executable, "-m", "edge_runtime.cli", "stream", "/nowhere", str(photos), "--json", *options]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     command = f"{shlex.join(words)} {redirection} x.jsonl"
     ended = subprocess.run(
         command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
@@ -251,7 +251,7 @@ def test_closed_streams_are_an_error_or_silence_and_nothing_else_takes_their_pla
 ) -> None:
     def run(image: str, closed: str) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", "edge_runtime.cli", "inspect", str(tiny_bundle), str(photos / image)]
-        command, root = f"exec {shlex.join(words)} {closed}", Path(__file__).parents[2]
+        command, root = f"exec {shlex.join(words)} {closed}", Path(__file__).parents[3]
         return subprocess.run(command, shell=True, cwd=root, capture_output=True, text=True, timeout=60, check=False)
 
     deaf = run("0.jpg", ">&-")
@@ -469,7 +469,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
 
 
@@ -508,7 +508,7 @@ def test_a_flight_whose_terminal_goes_away_has_its_log_and_page_complete(
         stderr=theirs,
         start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     os.close(theirs)
     os.read(ours, 1)
