@@ -66,6 +66,7 @@ setup(
         "numpy>=1.24,<3",
         "opencv-python-headless>=4.8,<6",  # headless: a robot has no display, nor the libraries that draw on one
         "simplejpeg>=1.8,<2",  # OpenCV keeps to itself what libjpeg warns of; wheels for x86-64 and aarch64
+        "av>=14,<19",  # OpenCV does not tell which frames of a video FFmpeg could not decode; wheels for both
         "onnxruntime>=1.22,<2",
         "llguidance>=1.8,<2",  # 1.6 takes one end token alone, 1.7 fails in the midst of some schemas' answers
         "tokenizers>=0.20,<1",
@@ -102,7 +103,6 @@ setup(
             "rosbags>=0.10.5,<0.12",
             "ray>=2.40,<3; python_version < '3.15'",
             "aio-rtsp-toolkit[server]>=0.1.4,<0.2",  # an RTSP camera
-            "av>=12,<19",  # films with times of their own, which OpenCV cannot write
             "pillow>=10",  # what the image processors of Hugging Face resize with: preprocessing is held against it
             "ruff>=0.9,<1",
             "mypy>=1.14,<3",

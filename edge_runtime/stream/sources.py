@@ -1,6 +1,6 @@
 """Where frames come from: a folder, a video, a camera.
 
-Knows OpenCV's readers and nothing of models. A damaged image is a frame too, whose
+Knows readers of pictures and videos, and nothing of models. A damaged image is a frame too, whose
 picture raises :class:`FrameError`; a source that cannot be opened raises :class:`SourceError`.
 """
 
@@ -12,17 +12,19 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import FrameError, SourceError
+from edge_runtime.stream.video_reader import Content, VideoReader
 from edge_runtime.vision.image_decoding import STANDARD, DecodingRules, check_size, decode_image
 from edge_runtime.vision.image_header import ExifData, exif_data, is_image, unread_format
 
@@ -37,7 +39,7 @@ _log = logging.getLogger(__name__)
 class SourcedFrame:
     """A frame and where and when it comes from."""
 
-    content: NDArray[np.uint8] | FrameError  # (H, W, 3), BGR; or what is wrong with it
+    content: Content  # (H, W, 3), BGR; or what is wrong with it
     name: str  # file name, or "video.mp4#12"
     stamp_s: float | None  # its own time, since the source's first frame that has one; None where it has none
     place: str = ""  # where it was taken, in words, where that is known
@@ -143,7 +145,7 @@ def open_source(source: str) -> FrameSource:
 _ADDRESS = re.compile(r"(rtsps?|https?|rtmps?|udp|tcp|srt|rtp)://", re.IGNORECASE)
 _ELEMENTS = " ! "  # between those of a GStreamer pipeline
 _NETWORK_PATIENCE_S = 25.0  # for which an address is tried again; less than a stream waits for its source
-_NETWORK_TIMEOUT_MS = 5000  # of opening it, and of one read
+_NETWORK_TIMEOUT_S = 5.0  # of opening it, and of one read
 
 
 def shown(name: str | Path) -> str:
@@ -244,42 +246,62 @@ def _natural(file: Path) -> tuple[list[str | int], str]:
 
 
 class VideoSource(FrameSource):
-    """A video file, frame by frame, each with its presentation time; warns where it ends before it should."""
+    """A video file, frame by frame, damaged ones too, each with its presentation time; warns of an early end."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         advice = "its index is missing, as the recording was cut short; a tool such as untrunc can recover it"
         if not _is_cut_mp4(path):
             advice = "re-encode it: ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4"
-        self._capture = _open_capture(str(path), f"{shown(path)} is no video that OpenCV can read; {advice}")
+        self._reader = _open_video(str(path), f"{shown(path)} is no video that can be read; {advice}")
 
     def __iter__(self) -> Iterator[SourcedFrame]:
-        width, height = (int(self._capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        reader = self._reader
         try:
-            check_size(width, height, self.rules)
+            check_size(reader.width, reader.height, self.rules)
         except FrameError as error:
             raise SourceError(f"{shown(self._path)} {error}") from error
-        announced = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)  # negative or 0 where a container does not say
-        duration_s = announced / (self._capture.get(cv2.CAP_PROP_FPS) or 30.0)
-        index, first_s, last_s = 0, 0.0, -1.0
-        while (image := _read(self._capture)) is not None:
-            time_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            first_s = time_s if index == 0 else first_s
-            stamp_s = time_s - first_s if time_s - first_s > last_s else None  # a stream without times gives one again
+        index, decoded, first_s, last_s = 0, 0, 0.0, -1.0
+        for content, time_s in _without_end_errors(reader, self._path):
+            decoded += not isinstance(content, FrameError)
+            stamp_s = None
+            if time_s is not None:
+                first_s = time_s if index == 0 else first_s
+                stamp_s = time_s - first_s if time_s - first_s > last_s else None  # some containers give one twice
             last_s = last_s if stamp_s is None else stamp_s
-            yield SourcedFrame(image, f"{shown(self._path.name)}#{index}", stamp_s)
+            yield SourcedFrame(_checked(content, self.rules), f"{shown(self._path.name)}#{index}", stamp_s)
             index += 1
-        if index == 0:
-            raise SourceError(f"{shown(self._path)} has no frame that OpenCV can decode; re-encode it with ffmpeg")
+        if decoded == 0:
+            raise SourceError(f"{shown(self._path)} has no frame that can be decoded; re-encode it with ffmpeg")
+        announced, duration_s = reader.frames, reader.duration_s
         # Of a variable frame rate, the number of frames is estimated, and only the time tells.
         if index < _DECODED_SHARE * announced - 1 and last_s + duration_s / index < _DECODED_SHARE * duration_s:
             _log.warning(
-                "%s: %d frames of %.0f could be decoded; was it cut short?", shown(self._path), index, announced
+                "%s: %d frames of %d could be decoded; was it cut short?", shown(self._path), decoded, announced
             )
 
     def close(self) -> None:
         """Close the file."""
-        self._capture.release()
+        self._reader.release()
+
+
+def _without_end_errors(reader: VideoReader, path: Path) -> Iterator[tuple[Content, float | None]]:
+    """The frames up to where the container cannot be read any further, which is warned of."""
+    try:
+        yield from reader
+    except SourceError as error:
+        _log.warning("%s: %s", shown(path), error)
+
+
+def _checked(content: Content, rules: DecodingRules) -> Content:
+    """A frame, or what is wrong with it: its size too, which a stream may change."""
+    if isinstance(content, FrameError):
+        return content
+    try:
+        check_size(content.shape[1], content.shape[0], rules)
+    except FrameError as error:
+        return FrameError(f"the frame {error}")
+    return content
 
 
 def _is_cut_mp4(path: Path) -> bool:
@@ -300,6 +322,16 @@ def _is_cut_mp4(path: Path) -> bool:
     return b"ftyp" in boxes and b"moov" not in boxes
 
 
+class Capture(Protocol):
+    """What a camera is read by, as ``cv2.VideoCapture`` is."""
+
+    def read(self) -> tuple[bool, Any]:
+        """Whether there is a next frame; and it, or the :class:`FrameError` that says what is wrong with it."""
+
+    def release(self) -> None:
+        """Close it."""
+
+
 class CameraSource(FrameSource):
     """A camera, frame by frame, without end: its number, its device, an address, or a GStreamer pipeline.
 
@@ -314,7 +346,7 @@ class CameraSource(FrameSource):
         device: int | str,
         patience_s: float = 10.0,
         retry_s: float = 0.5,
-        open_capture: Callable[[int | str], cv2.VideoCapture] | None = None,
+        open_capture: Callable[[int | str], Capture] | None = None,
     ) -> None:
         self._device = device
         self._name = f"camera{device}" if isinstance(device, int) else shown(device)
@@ -327,23 +359,16 @@ class CameraSource(FrameSource):
         started_s = seen_s = time.monotonic()
         index = 0
         while True:
-            image = _read(self._capture)
+            got, content = self._capture.read()
             now_s = time.monotonic()
-            if image is not None:
+            if got and content is not None:
                 seen_s = now_s
-                yield SourcedFrame(self._content(image), f"{self._name}#{index}", now_s - started_s)
+                yield SourcedFrame(_checked(content, self.rules), f"{self._name}#{index}", now_s - started_s)
                 index += 1
             elif now_s - seen_s > self._patience_s:
                 raise SourceError(f"{self._name} gave no frame for {self._patience_s:g} s; is it still there?")
             else:
                 self._reopen()
-
-    def _content(self, image: NDArray[np.uint8]) -> NDArray[np.uint8] | FrameError:
-        try:
-            check_size(image.shape[1], image.shape[0], self.rules)
-        except FrameError as error:
-            return FrameError(f"the frame {error}")
-        return image
 
     def _reopen(self) -> None:
         _log.warning("%s gives no frame; opening it again", self._name)
@@ -357,7 +382,7 @@ class CameraSource(FrameSource):
         self._capture.release()
 
 
-def _open_camera(device: int | str) -> cv2.VideoCapture:
+def _open_camera(device: int | str) -> Capture:
     if isinstance(device, int):
         return _open_capture(device, f"camera {device} cannot be opened; is it plugged in, and free? ls /dev/video*")
     if _ELEMENTS in device:
@@ -369,32 +394,26 @@ def _open_camera(device: int | str) -> cv2.VideoCapture:
             device, f"the pipeline {device!r} cannot be opened; try it with gst-launch-1.0", cv2.CAP_GSTREAMER
         )
     if _ADDRESS.match(device):
-        timeouts = (
-            cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-            _NETWORK_TIMEOUT_MS,
-            cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-            _NETWORK_TIMEOUT_MS,
-        )
-        return _open_capture(
-            device, f"{shown(device)} gives no video; try it with: ffplay {shown(device)}", cv2.CAP_FFMPEG, timeouts
+        return _open_video(
+            device, f"{shown(device)} gives no video; try it with: ffplay {shown(device)}", _NETWORK_TIMEOUT_S
         )
     return _open_capture(
         device, f"{device} cannot be opened; is it a camera, and free? v4l2-ctl --list-devices", cv2.CAP_V4L2
     )
 
 
-def _open_capture(
-    device: str | int, otherwise: str, backend: int = cv2.CAP_ANY, parameters: Sequence[int] = ()
-) -> cv2.VideoCapture:
+def _open_video(address: str, otherwise: str, timeout_s: float | None = None) -> VideoReader:
     try:
-        capture = cv2.VideoCapture(device, backend, parameters)
+        return VideoReader(address, timeout_s)
+    except SourceError as error:
+        raise SourceError(otherwise) from error
+
+
+def _open_capture(device: str | int, otherwise: str, backend: int = cv2.CAP_ANY) -> Capture:
+    try:
+        capture = cv2.VideoCapture(device, backend)
     except cv2.error as error:
         raise SourceError(otherwise) from error
     if not capture.isOpened():
         raise SourceError(otherwise)
     return capture
-
-
-def _read(capture: cv2.VideoCapture) -> NDArray[np.uint8] | None:
-    got, image = capture.read()
-    return np.asarray(image, np.uint8) if got else None

@@ -322,7 +322,8 @@ def test_a_video_that_ends_before_it_should_is_warned_of(tmp_path: Path, caplog:
     path.write_bytes(path.read_bytes()[:-2000])
     with open_source(str(path)) as source:
         frames = list(source)
-    assert f"{len(frames)} frames of 20 could be decoded" in caplog.text
+    whole = [frame for frame in frames if not isinstance(frame.content, FrameError)]
+    assert f"{len(whole)} frames of 20 could be decoded" in caplog.text
     assert 0 < len(frames) < 20
 
 
